@@ -1,0 +1,126 @@
+"""The one record that every corpus builds (see data/README.md) and how it is written to and read from array_record.
+
+In memory a record is a `Record`; on disk it is a TFDS example made of features that need no TensorFlow. Frames are
+stored as encoded pictures, so that a reader decodes only the frames it wants.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+AUDIO_RATE = 16_000  # Hz, mono, of every record
+LANDMARKS = 68  # iBUG 68-point layout, of every record
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """A word or phoneme: `text` is spoken from `start` to `end`, in seconds from the clip's first frame."""
+
+  text: str
+  start: float
+  end: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One clip of one talking person. Arrays a corpus does not have are empty along axis 0, texts are ''."""
+
+  id: str  # unique in the corpus
+  speaker: str
+  gender: str  # 'male', 'female' or ''
+  caption: str
+  transcript: str
+  fps: float
+  frames: tuple[bytes, ...]  # f encoded pictures (JPEG or PNG), all of one size h, w
+  size: tuple[int, int]  # h, w of the frames
+  audio: np.ndarray  # [s] int16, 16 kHz mono; sample 0 sounds as frame 0 begins
+  box: np.ndarray  # [f, 4] float32, the face: x0, y0, x1, y1 in pixels of the frame
+  landmarks: np.ndarray  # [f, 68, 2] float32, x, y in pixels of the frame
+  pose: np.ndarray  # [f, 3] float32, yaw, pitch, roll of the head in degrees
+  num_faces: int = 1  # most faces seen at once in the source; the largest is the record's
+  coefficients: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [f, k] expression
+  words: tuple[Segment, ...] = ()
+  phonemes: tuple[Segment, ...] = ()
+  attributes: dict[str, str] = dataclasses.field(default_factory=dict)  # what only this corpus knows (emotion, level, ...)
+
+  def frame(self, index: int) -> np.ndarray:
+    """Frame `index` as uint8 [h, w, 3] RGB."""
+    return decode_picture(self.frames[index])
+
+
+def encode_picture(rgb: np.ndarray, quality: int = 95) -> bytes:
+  """uint8 [h, w, 3] RGB -> JPEG bytes without chroma subsampling (lips are small and red)."""
+  flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+  ok, data = cv2.imencode('.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), flags)
+  assert ok
+  return data.tobytes()
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+  """Encoded picture -> uint8 [h, w, 3] RGB."""
+  return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def features() -> tfds.features.FeaturesDict:
+  """The TFDS features of a record; the same for every corpus."""
+  text, tensor = tfds.features.Text, tfds.features.Tensor
+  segments = tfds.features.Sequence({'text': text(), 'start': np.float32, 'end': np.float32})
+  return tfds.features.FeaturesDict({
+      'id': text(),
+      'speaker': text(),
+      'gender': text(),
+      'caption': text(),
+      'transcript': text(),
+      'fps': np.float32,
+      'frames': tfds.features.Sequence(text()),
+      'size': tensor(shape=(2,), dtype=np.int32),
+      'audio': tensor(shape=(None,), dtype=np.int16),
+      'box': tensor(shape=(None, 4), dtype=np.float32),
+      'landmarks': tensor(shape=(None, LANDMARKS, 2), dtype=np.float32),
+      'pose': tensor(shape=(None, 3), dtype=np.float32),
+      'num_faces': np.int32,
+      'coefficients': tensor(shape=(None, None), dtype=np.float32),
+      'words': segments,
+      'phonemes': segments,
+      'attributes': tfds.features.Sequence({'name': text(), 'value': text()}),
+  })
+
+
+def to_example(record: Record) -> dict:
+  """A record as the dict that a TFDS builder yields."""
+  example = {f.name: getattr(record, f.name) for f in dataclasses.fields(Record)}
+  example['frames'] = list(record.frames)
+  example['size'] = np.asarray(record.size, np.int32)
+  for name in ('words', 'phonemes'):
+    example[name] = [dataclasses.asdict(s) for s in getattr(record, name)]
+  example['attributes'] = [{'name': k, 'value': v} for k, v in sorted(record.attributes.items())]
+  return example
+
+
+def from_example(example: dict) -> Record:
+  """A record from one element of a TFDS data source (the inverse of `to_example`)."""
+  values = dict(example)
+  for name in ('id', 'speaker', 'gender', 'caption', 'transcript'):
+    values[name] = _text(example[name])
+  values['fps'] = float(example['fps'])
+  values['num_faces'] = int(example['num_faces'])
+  values['frames'] = tuple(bytes(f) for f in example['frames'])
+  values['size'] = tuple(int(n) for n in example['size'])
+  for name in ('words', 'phonemes'):
+    values[name] = tuple(
+        Segment(_text(t), float(a), float(b)) for t, a, b in _columns(example[name], ('text', 'start', 'end'))
+    )
+  values['attributes'] = {_text(k): _text(v) for k, v in _columns(example['attributes'], ('name', 'value'))}
+  return Record(**values)
+
+
+def _columns(segments, names: Sequence[str]):
+  # TFDS hands a sequence of dicts back as a dict of sequences.
+  return zip(*(segments[n] for n in names), strict=True)
+
+
+def _text(value) -> str:
+  return value.decode() if isinstance(value, bytes) else str(value)

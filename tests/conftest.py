@@ -1,0 +1,33 @@
+"""Where tests find real clips and golden cases, and what every test process sets up."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that tests can import configs and data, which are not installed
+
+if not flags.FLAGS.is_parsed():
+  flags.FLAGS(['pytest'])  # grain's workers read absl flags
+
+
+def _folder(variable: str, default: str) -> pathlib.Path:
+  path = pathlib.Path(os.environ.get(variable, ROOT.parent / 'shared' / default))
+  if not path.is_dir():
+    pytest.skip(f'{variable}: no folder {path}')
+  return path
+
+
+@pytest.fixture(scope='session')
+def samples() -> pathlib.Path:
+  """The folder of real clips (TALKJAX_SAMPLES)."""
+  return _folder('TALKJAX_SAMPLES', 'samples')
+
+
+@pytest.fixture(scope='session')
+def goldens() -> pathlib.Path:
+  """The folder of golden cases (TALKJAX_GOLDENS)."""
+  return _folder('TALKJAX_GOLDENS', 'goldens')
