@@ -82,7 +82,7 @@ def features() -> tfds.features.FeaturesDict:
       'landmarks': tensor(shape=(None, LANDMARKS, 2), dtype=np.float32),
       'pose': tensor(shape=(None, 3), dtype=np.float32),
       'num_faces': np.int32,
-      'coefficients': tensor(shape=(None, None), dtype=np.float32),
+      'coefficients': tensor(shape=(None,), dtype=np.float32),  # flattened: one unknown axis is all that TFDS stores plainly
       'words': segments,
       'phonemes': segments,
       'attributes': tfds.features.Sequence({'name': text(), 'value': text()}),
@@ -94,6 +94,7 @@ def to_example(record: Record) -> dict:
   example = {f.name: getattr(record, f.name) for f in dataclasses.fields(Record)}
   example['frames'] = list(record.frames)
   example['size'] = np.asarray(record.size, np.int32)
+  example['coefficients'] = record.coefficients.ravel()
   for name in ('words', 'phonemes'):
     example[name] = [dataclasses.asdict(s) for s in getattr(record, name)]
   example['attributes'] = [{'name': k, 'value': v} for k, v in sorted(record.attributes.items())]
@@ -109,6 +110,8 @@ def from_example(example: dict) -> Record:
   values['num_faces'] = int(example['num_faces'])
   values['frames'] = tuple(bytes(f) for f in example['frames'])
   values['size'] = tuple(int(n) for n in example['size'])
+  flat = example['coefficients']
+  values['coefficients'] = flat.reshape(len(values['frames']), -1) if flat.size else np.zeros((0, 0), np.float32)
   for name in ('words', 'phonemes'):
     values[name] = tuple(
         Segment(_text(t), float(a), float(b)) for t, a, b in _columns(example[name], ('text', 'start', 'end'))
