@@ -1,6 +1,7 @@
 """How every command starts and ends: flags in, exit code out, one sentence per error.
 
-Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong. A traceback is printed only with `--debug`.
+Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong. A traceback is printed only with
+`--debug`.
 """
 
 import sys
@@ -22,6 +23,7 @@ class UsageError(UserError):
 def run(main, argv=None):
   """Parses flags, runs `main(argv)`, and leaves by exit code (see the module's docstring)."""
   argv = list(sys.argv if argv is None else argv)
+  app.define_help_flags()  # app.run would, but the flags are parsed before it
   debug = any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv)
   try:
     rest = flags.FLAGS(argv)
