@@ -6,7 +6,8 @@ scikit-image computes them; colour is scored channel by channel and averaged.
 Inside a mask (weights in [0, 1], one per pixel):
 - PSNR comes from the weighted mean of the squared error, 10 log10(range^2 * sum(w) / sum(w * mse of the pixel)).
 - SSIM is the weighted mean of the SSIM map. Windows near the mask's edge reach outside it, so what lies outside is
-  first taken from the reference in both pictures: what was generated outside cannot change the score. No border is cropped.
+  first taken from the reference in both pictures: what was generated outside cannot change the score. No border is
+  cropped.
 
 PSNR of identical pictures is infinite. A mean over frames counts every frame at no more than `PSNR_CAP` dB, so that one
 identical frame does not hide the others and the score stays a number that JSON can hold.

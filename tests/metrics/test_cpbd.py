@@ -11,7 +11,7 @@ from talkjax.metrics import cpbd
 def stripes(h=128, w=192, softness=0.3):
   """Upright edges of one width, none quite between two pixels (a tie of two equal gradients is no edge)."""
   y, x = np.mgrid[:h, :w]
-  return 128 + 60 * np.tanh(np.sin((x + 0.07 * y + 0.3) / 6) / softness)
+  return np.round(128 + 60 * np.tanh(np.sin((x + 0.07 * y + 0.3) / 6) / softness))
 
 
 def test_blur_lowers_the_score():
