@@ -1,0 +1,197 @@
+"""Speech-driven video editing: the published PyTorch checkpoint's names and layouts as those of our U-Net.
+
+Source: DanBigioi/DiffusionVideoEditing, models/network.py and models/guided_diffusion_modules/unet.py.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from talkjax.cli import UserError
+
+# Tables of the noise schedule that the file also holds; talkjax computes its own.
+BUFFERS = (
+  'gammas',
+  'sqrt_recip_gammas',
+  'sqrt_recipm1_gammas',
+  'posterior_log_variance_clipped',
+  'posterior_mean_coef1',
+  'posterior_mean_coef2',
+)
+_PREFIX = 'denoise_fn.'
+
+
+def unet_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of `talkjax.nn.unet.UNet` from the published configuration of the network.
+
+  Args:
+    config: the published `unet` block. `attn_res` is in pixels of a picture of `image_size` and becomes a factor of
+      downsampling (unet.py of the source does so), whatever the size of the pictures that are fed.
+
+  Returns:
+    keyword arguments of UNet.
+  """
+  return {
+    'out_channels': config['out_channel'],
+    'width': config['inner_channel'],
+    'multipliers': tuple(config['channel_mults']),
+    'attention_downsamples': tuple(config['image_size'] // pixels for pixels in config['attn_res']),
+    'num_res_blocks': config['res_blocks'],
+    'head_channels': config['num_head_channels'],
+    'dropout': config['dropout'],
+  }
+
+
+def module_names(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  """(published module, our module) for every residual block and attention of a U-Net with these `fields`."""
+  last = len(fields['multipliers']) - 1
+
+  def stage(published, level, ours, i):
+    yield f'{published}.0', f'{ours}_{level}_block_{i}'
+    if 2**level in fields['attention_downsamples']:
+      yield f'{published}.1', f'{ours}_{level}_attention_{i}'
+
+  index = 1  # input_blocks.0 is the first convolution
+  for level in range(last + 1):
+    for i in range(fields['num_res_blocks']):
+      yield from stage(f'input_blocks.{index}', level, 'down', i)
+      index += 1
+    if level != last:
+      yield f'input_blocks.{index}.0', f'down_{level}_shrink'
+      index += 1
+  yield 'middle_block.0', 'middle_block_0'
+  yield 'middle_block.1', 'middle_attention'
+  yield 'middle_block.2', 'middle_block_1'
+  index = 0
+  for level in reversed(range(last + 1)):
+    for i in range(fields['num_res_blocks'] + 1):
+      names = list(stage(f'output_blocks.{index}', level, 'up', i))
+      yield from names
+      if level and i == fields['num_res_blocks']:
+        yield f'output_blocks.{index}.{len(names)}', f'up_{level}_grow'
+      index += 1
+
+
+# A published layer inside a residual block or an attention, and ours.
+_RES_BLOCK = {
+  'in_layers.0': 'norm_0',
+  'in_layers.2': 'conv_0',
+  'emb_layers.1': 'film_0',
+  'audio_emb_layers.1': 'film_1',
+  'out_layers.0': 'norm_1',
+  'out_layers.3': 'conv_1',
+  'skip_connection': 'skip',
+}
+_ATTENTION = {'norm': 'norm', 'qkv': 'qkv', 'proj_out': 'project'}
+_ENDS = {
+  'cond_embed.0': ('embed_noise', 'in'),
+  'cond_embed.2': ('embed_noise', 'out'),
+  'audio_cond_embed.0': ('embed_audio', 'in'),
+  'audio_cond_embed.2': ('embed_audio', 'out'),
+  'input_blocks.0.0': ('conv_in',),
+  'out.0': ('norm_out',),
+  'out.2': ('conv_out',),
+}
+
+
+def layer_names(fields: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+  """Our path of every layer that a published network with these `fields` may have, by its published name."""
+  layers = dict(_ENDS)
+  for published, ours in module_names(fields):
+    inside = _ATTENTION if 'attention' in ours else _RES_BLOCK
+    layers |= {f'{published}.{theirs}': (ours, mine) for theirs, mine in inside.items()}
+  return layers
+
+
+def unet_params(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The parameter tree of our U-Net from a published state dict.
+
+  Args:
+    state: the published entries, by name; the schedule's tables (`BUFFERS`) are passed over.
+    fields: of the UNet they are for, as `unet_fields` or `infer_fields` gives them.
+
+  Returns:
+    nested dicts of float32 arrays: kernels [3, 3, in, out] and [in, out].
+
+  Raises:
+    UserError: an entry that no layer of such a U-Net has.
+  """
+  layers = layer_names(fields)
+  params: dict[str, Any] = {}
+  for full_name, entry in state.items():
+    name, array = full_name.removeprefix(_PREFIX), np.asarray(entry, np.float32)
+    if name in BUFFERS:
+      continue
+    published, _, kind = name.rpartition('.')
+    if published not in layers or kind not in ('weight', 'bias'):
+      raise UserError(
+        f'the checkpoint has an entry {name!r} that a U-Net of these sizes lacks: expected a checkpoint of '
+        'DiffusionVideoEditing (735_Network.pth or 735_Network_ema.pth); check its file and its configuration'
+      )
+    node = params
+    for key in layers[published]:
+      node = node.setdefault(key, {})
+    qkv_head_channels = fields['head_channels'] if published.endswith('.qkv') else None
+    leaf, value = _leaf(kind, array, qkv_head_channels)
+    node[leaf] = value
+  return params
+
+
+def _leaf(kind, array, qkv_head_channels):
+  if qkv_head_channels:  # published rows are ordered (head, q/k/v, channel); ours (q/k/v, head, channel)
+    rows = array.reshape(-1, 3, qkv_head_channels, *array.shape[1:])
+    array = rows.swapaxes(0, 1).reshape(array.shape)
+  if kind == 'bias':
+    return 'bias', array
+  if array.ndim == 1:
+    return 'scale', array
+  if array.ndim == 4 and array.shape[2:] == (3, 3):
+    return 'kernel', array.transpose(2, 3, 1, 0)  # OIHW -> HWIO
+  return 'kernel', array.reshape(array.shape[:2]).T  # 1x1 convolutions are dense layers
+
+
+def infer_fields(state: Mapping[str, np.ndarray], head_channels: int = 64) -> dict[str, Any]:
+  """Sizes of the published U-Net from the shapes in its state dict.
+
+  Args:
+    state: the published entries, by name.
+    head_channels: of an attention head; shapes do not tell it (64 in the released configuration).
+
+  Returns:
+    keyword arguments of UNet, without those that have no parameters.
+
+  Raises:
+    UserError: the entries are not those of this U-Net.
+  """
+  state = {name.removeprefix(_PREFIX): array for name, array in state.items()}
+
+  def index(pattern):
+    return sorted({int(m[1]) for m in (re.match(pattern, name) for name in state) if m})
+
+  up = index(r'output_blocks\.(\d+)\.')
+  grow = index(r'output_blocks\.(\d+)\.[12]\.in_layers')  # every level but the first ends by growing the picture
+  levels = len(grow) + 1
+  num_res_blocks = len(up) // levels - 1
+  # Blocks on the way down: the first convolution, then `num_res_blocks` and a shrinking one for each level.
+  first = [1 + level * (num_res_blocks + 1) for level in range(levels)]
+  try:
+    width = state['input_blocks.0.0.weight'].shape[0]
+    features = [state[f'input_blocks.{i}.0.out_layers.3.weight'].shape[0] for i in first]
+    out_channels = state['out.2.bias'].shape[0]
+  except (KeyError, IndexError):
+    raise UserError(
+      'the checkpoint is not one of DiffusionVideoEditing: expected entries like denoise_fn.input_blocks.0.0.weight '
+      '(735_Network.pth or 735_Network_ema.pth)'
+    ) from None
+  return {
+    'out_channels': out_channels,
+    'width': width,
+    'multipliers': tuple(f // width for f in features),
+    'attention_downsamples': tuple(
+      2**level for level, i in enumerate(first) if f'input_blocks.{i}.1.qkv.weight' in state
+    ),
+    'num_res_blocks': num_res_blocks,
+    'head_channels': head_channels,
+  }
