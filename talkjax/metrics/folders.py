@@ -22,7 +22,7 @@ SAME_RATE = 0.01  # relative difference of frame rates below which frames are co
 def compare_videos(generated: str | os.PathLike, reference: str | os.PathLike, faces: bool = True) -> dict:
   """Scores of one generated video against the true one, over the frames both have.
 
-  Where the frame rates differ, the generated video is read at the reference's. The lip score needs a face in both videos.
+  Where the frame rates differ, the generated video is read at the reference's. The lip score needs a face in both.
 
   Args:
     generated, reference: video files of one picture size.
@@ -30,8 +30,8 @@ def compare_videos(generated: str | os.PathLike, reference: str | os.PathLike, f
 
   Returns:
     Values that JSON can hold: `name`, `frames` (compared), `frames_generated`, `frames_reference`, `psnr`, `ssim`,
-    `identical_frames`, `cpbd` and `cpbd_reference` (sharpness of either), `lip_score`, and `notes`, a list of sentences.
-    A score that has no value is None and a note says why.
+    `identical_frames`, `cpbd` and `cpbd_reference` (sharpness of either), `lip_score`, and `notes`, a list of
+    sentences. A score that has no value is None and a note says why.
 
   Raises:
     UserError: a file cannot be read, or the picture sizes differ.
@@ -152,7 +152,7 @@ def _openings(path: pathlib.Path, frames: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _against_another(made, true, i: int) -> float | None:
-  # The next pair that has a face, around the circle: every reference is used once.
+  # The next pair around the circle that has a face.
   for step in range(1, len(true)):
     other = true[(i + step) % len(true)]
     if other is not None:

@@ -1,7 +1,7 @@
 """The lip score: does the mouth of a generated video open when the mouth of the true one does?
 
-It is the Pearson correlation over a clip's frames between two mouth openings, 1 for lips that follow exactly and about 0
-for lips that follow other speech. Openings are fractions of the face's height, so crops of different sizes compare.
+It is the Pearson correlation over a clip's frames between two mouth openings, 1 for lips that follow exactly and about
+0 for lips that follow other speech. Openings are fractions of the face's height, so crops of different sizes compare.
 What the correlation cannot answer is defined:
 - frames where either opening is nan (no face there) are left out; under two frames left, the score is nan;
 - a true mouth that never moves says nothing about the generated one: nan, left out of means and counted;

@@ -1,0 +1,141 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from talkjax.cli import UserError
+from talkjax.media import video
+from talkjax.metrics import folders, image
+
+
+def write(path, frames, fps=25.0):
+  with video.VideoWriter(path, fps, frames[0].shape[:2], None, 16_000, crf=10) as writer:
+    for frame in frames:
+      writer.write(frame)
+
+
+def moving(num=8, size=(64, 80), shift=0):
+  """Smooth colours that drift; `shift` makes another video of it."""
+  y, x = np.mgrid[: size[0], : size[1]]
+  waves = [np.sin((x + 3 * f + shift) / 9)[..., None] * [1, 0.5, -1] + np.cos(y / 7)[..., None] for f in range(num)]
+  return [np.clip(128 + 50 * w, 0, 255).astype(np.uint8) for w in waves]
+
+
+@pytest.fixture
+def pair(tmp_path):
+  made, true = tmp_path / 'made', tmp_path / 'true'
+  for folder in (made, true):
+    folder.mkdir()
+  for name in ('one', 'two'):
+    write(made / f'{name}.mp4', moving(shift=2))
+    write(true / f'{name}.mp4', moving())
+  return made, true
+
+
+@pytest.fixture
+def faces(monkeypatch):
+  """Stands for the face finder: the mouth is as open as the mean brightness of a corner says."""
+
+  def find(frames):
+    return types.SimpleNamespace(landmarks=np.array([frame[:8, :8].mean() for frame in frames]))
+
+  monkeypatch.setattr(folders.face_landmarks, 'find_faces', find)
+  monkeypatch.setattr(folders.lips, 'real_opening', lambda brightness: brightness / 100)
+
+
+def test_two_videos(pair, faces):
+  made, true = pair
+  row = folders.compare_videos(made / 'one.mp4', true / 'one.mp4')
+  frames = [list(video.read_frames(folder / 'one.mp4')) for folder in (true, made)]
+  assert row['psnr'] == pytest.approx(np.mean([image.psnr(a, b) for a, b in zip(*frames)]))
+  assert row['ssim'] == pytest.approx(np.mean([image.ssim(a, b) for a, b in zip(*frames)]))
+  a, b = ([f[:8, :8].mean() for f in stack] for stack in frames)
+  assert row['lip_score'] == pytest.approx(np.corrcoef(a, b)[0, 1])
+  assert (row['frames'], row['identical_frames'], row['notes']) == (8, 0, [])
+  assert 0 <= row['cpbd'] <= 1
+
+
+def test_a_video_against_itself(pair, faces):
+  row = folders.compare_videos(pair[1] / 'one.mp4', pair[1] / 'one.mp4')
+  assert (row['psnr'], row['ssim'], row['identical_frames']) == (image.PSNR_CAP, 1, 8)
+  assert row['lip_score'] == pytest.approx(1)
+
+
+def test_lengths_and_rates_that_differ_are_reported(pair, faces):
+  made, true = pair
+  write(made / 'one.mp4', moving(5))
+  row = folders.compare_videos(made / 'one.mp4', true / 'one.mp4')
+  assert (row['frames'], row['frames_generated'], row['frames_reference']) == (5, 5, 8)
+  assert row['notes'] == ['has 5 frames, its reference 8: the first 5 are compared']
+  write(made / 'two.mp4', [f for f in moving(8) for _ in range(2)], fps=50.0)
+  row = folders.compare_videos(made / 'two.mp4', true / 'two.mp4')
+  assert row['frames'] == 8
+  assert 'read at the 25 frames/s of the reference' in row['notes'][0]
+  assert row['psnr'] > 35
+
+
+def test_without_a_face_the_other_scores_stay(pair, faces, monkeypatch):
+  def nobody(frames):
+    raise UserError('no face in any of 8 frames')
+
+  monkeypatch.setattr(folders.face_landmarks, 'find_faces', nobody)
+  row = folders.compare_videos(pair[0] / 'one.mp4', pair[1] / 'one.mp4')
+  assert row['lip_score'] is None
+  assert row['psnr'] > 10
+  assert row['notes'] == ['no lip score: one.mp4: no face in any of 8 frames']
+
+
+def test_small_videos_have_no_cpbd(tmp_path, faces):
+  for name in ('a.mp4', 'b.mp4'):
+    write(tmp_path / name, moving(3, (48, 48)))
+  row = folders.compare_videos(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+  assert row['cpbd'] is None
+  assert any('at least 64x64' in note for note in row['notes'])
+
+
+def test_folders_by_name(pair, faces):
+  made, true = pair
+  (true / 'one.mp4').rename(true / 'one.MOV')
+  (true / 'readme.txt').write_text('not a video')
+  rows, means = folders.compare_folders(made, true)
+  assert [row['name'] for row in rows] == ['one', 'two']
+  for score in ('psnr', 'ssim', 'cpbd', 'lip_score', 'lip_score_other_speech'):
+    assert means[score] == pytest.approx(np.mean([row[score] for row in rows]))
+  assert (means['videos'], means['frames'], means['lip_score_videos']) == (2, 16, 2)
+  assert json.loads(json.dumps([rows, means], allow_nan=False)) == [rows, means]
+
+
+def test_table_has_straight_columns(pair, faces):
+  (pair[0] / 'one.mp4').rename(pair[0] / 'a-longer-name.mp4')
+  (pair[1] / 'one.mp4').rename(pair[1] / 'a-longer-name.mp4')
+  rows, means = folders.compare_folders(*pair)
+  rows[0]['cpbd'], rows[0]['notes'] = None, ['says why']
+  lines = folders.table(rows, means).splitlines()
+  assert len({len(line) for line in lines[:-1]}) == 1
+  assert lines[0].split()[:4] == ['video', 'frames', 'psnr', 'ssim']
+  assert '  -  ' in lines[2]
+  assert lines[-2].startswith('mean')
+  assert lines[-1] == 'a-longer-name: says why'
+  assert f'{means["psnr"]:.2f}' in lines[-2]
+
+
+def test_errors_name_the_files(pair, tmp_path, faces):
+  made, true = pair
+  with pytest.raises(UserError, match='there is no folder .*nowhere'):
+    folders.compare_folders(tmp_path / 'nowhere', true)
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(UserError, match='empty has no videos'):
+    folders.compare_folders(made, tmp_path / 'empty')
+  write(made / 'three.mp4', moving(2))
+  with pytest.raises(UserError, match='1 of 3 videos have no counterpart .*true: three.mp4'):
+    folders.compare_folders(made, true)
+  with pytest.raises(UserError, match='1 of 3 videos have no counterpart .*true: three.mp4'):
+    folders.compare_folders(true, made)
+  write(true / 'three.mp4', moving(2, (64, 64)))
+  with pytest.raises(UserError, match='80x64|64x64'):
+    folders.compare_folders(made, true)
+  write(true / 'one.mkv.mp4', moving(2))
+  (true / 'one.mkv.mp4').rename(true / 'one.mkv')
+  with pytest.raises(UserError, match='both one.mkv and one.mp4'):
+    folders.compare_folders(made, true)
