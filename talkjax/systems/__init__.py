@@ -1,0 +1,39 @@
+"""The systems, one file per paper. A system is a value, not a class to inherit from: see `System`."""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from talkjax.cli import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """What the training loop, `generate` and `evaluate` ask of a paper's system.
+
+  Attributes:
+    read: `(record, generator) -> example`: numpy arrays, training examples along axis 0; `id` names the clip.
+    init: `(rng, batch) -> params`.
+    loss: `(params, batch, rng, train) -> (loss, metrics)`.
+    inputs: `(records, ...) -> inputs`: corpus records as what `generate` reads.
+    generate: `(params, inputs, seeds) -> iterator of frames [b, h, w, 3]` in [-1, 1]; compiled once per shape.
+  """
+
+  read: Callable
+  init: Callable
+  loss: Callable
+  inputs: Callable
+  generate: Callable
+
+
+def build(config) -> System:
+  """The system that `config.system` names.
+
+  Raises:
+    UserError: there is none of that name.
+  """
+  names = [m.name for m in pkgutil.iter_modules(__path__)]
+  if config.system not in names:
+    raise UserError(f'config.system={config.system!r} is not one of {", ".join(names)}')
+  return importlib.import_module(f'talkjax.systems.{config.system}').build(config)

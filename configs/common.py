@@ -1,0 +1,87 @@
+"""What every config shares: its arguments `size[,key=value...]` and the settings of the loop."""
+
+import ast
+
+import ml_collections
+
+
+def parse(arg: str | None, sizes) -> tuple[str, dict]:
+  """Splits 'size,key=value,...'.
+
+  Args:
+    arg: what stands after the colon of --config=FILE.py:ARG; None or '' is the first size.
+    sizes: the names a config knows.
+
+  Raises:
+    ValueError: an unknown size, or a part that is not key=value.
+  """
+  first, *rest = (arg or '').split(',')
+  if '=' in first:
+    first, rest = '', [first, *rest]
+  size = first or sizes[0]
+  if size not in sizes:
+    raise ValueError(f'size {size!r} is not one of {", ".join(sizes)}')
+  changes = {}
+  for part in rest:
+    key, equals, value = part.partition('=')
+    if not equals:
+      raise ValueError(f'{part!r} is not key=value')
+    try:
+      changes[key] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      changes[key] = value
+  return size, changes
+
+
+def base() -> ml_collections.ConfigDict:
+  """The settings that `talkjax.train` itself reads."""
+  c = ml_collections.ConfigDict()
+  c.seed = 0
+  c.log_every = 50
+  c.checkpoint_every = 1000
+  c.keep_checkpoints = 2
+  c.sample_every = 0  # steps between sample strips; 0 for none
+  c.sample_frames = 12
+  c.init_from = ''  # a workdir whose weights this run starts from
+  c.train = (('.*', True),)  # (regex, trains): the first that is found in a parameter's path decides
+  c.ema = 0.9999
+  c.dtype = 'float32'  # of the arithmetic; parameters are float32
+  c.remat = False
+  c.mesh = ml_collections.ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+  c.rules = (('kernel', 'fsdp'),)  # (regex, spec), see talkjax.sharding.tree_shardings
+  c.optimizer = ml_collections.ConfigDict({
+      'learning_rate': 1e-4,
+      'schedule': 'constant',
+      'warmup': 0,
+      'b1': 0.9,
+      'b2': 0.999,
+      'eps': 1e-8,
+      'weight_decay': 0.0,
+      'clip': 1.0,
+      'accumulate': 1,
+  })
+  c.data = ml_collections.ConfigDict({
+      'dir': 'datasets',
+      'corpus': 'puppets',
+      'split': 'train',
+      'eval_split': 'test',
+      'examples_per_record': 1,
+      'workers': 0,  # reading processes; 0 reads in threads
+      'threads': 2,
+      'prefetch': 4,
+  })
+  return c
+
+
+def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.ConfigDict:
+  """Applies key=value arguments ('model.width=32') to keys that exist.
+
+  Raises:
+    ValueError: a key does not exist.
+  """
+  for key, value in changes.items():
+    try:
+      config.update_from_flattened_dict({key: value})
+    except (KeyError, AttributeError, TypeError) as error:
+      raise ValueError(f'{key}={value!r} does not fit the config: {error}') from error
+  return config

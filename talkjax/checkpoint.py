@@ -1,0 +1,258 @@
+"""Workdirs: the resolved config, checkpoints and metrics of a run, written so that a kill at any moment loses nothing.
+
+A workdir holds `config.json`, `metrics.jsonl`, `checkpoints/`, `samples/` and TensorBoard's files. A checkpoint has the
+items `params`, `ema`, `training` (optimiser and step), `iterator` (where the data were) and `run` (what must match on
+resumption); a converted one has the first two only, which is all that generating and scoring read.
+"""
+
+import difflib
+import json
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from talkjax.cli import UserError
+from talkjax.state import State
+
+PyTree = Any
+# What a resumed run may change: how long it trains and how often it reports.
+FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_checkpoints')
+
+
+def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+  """Writes config.json, or checks that the one already there says the same.
+
+  Raises:
+    UserError: the workdir belongs to another config; the sentence names the keys that differ.
+  """
+  path = workdir / 'config.json'
+  new = json.loads(config.to_json())
+  if path.exists():
+    old, now = _flat(json.loads(path.read_text())), _flat(new)
+    keys = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k) and k not in FREE_KEYS)
+    if keys:
+      shown = ', '.join(f'{k} ({old.get(k, "absent")} there, {now.get(k, "absent")} here)' for k in keys[:6])
+      more = f' and {len(keys) - 6} more' if len(keys) > 6 else ''
+      raise UserError(
+          f'workdir {workdir} belongs to another config, these keys differ: {shown}{more}; '
+          'choose another --workdir or set the keys back'
+      )
+  workdir.mkdir(parents=True, exist_ok=True)
+  temporary = workdir / 'config.json.tmp'
+  temporary.write_text(json.dumps(new, indent=2, sort_keys=True) + '\n')
+  temporary.replace(path)
+
+
+def read_config(workdir) -> ml_collections.ConfigDict:
+  """The resolved config of a workdir.
+
+  Raises:
+    UserError: there is no workdir, or it has no config.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise UserError(f'{workdir} is not a workdir (it has no config.json): give the --workdir of a training or a conversion')
+  return ml_collections.ConfigDict(json.loads(path.read_text()))
+
+
+def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat.update(_flat(value, f'{prefix}{key}.'))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+class Checkpoints:
+  """The checkpoints of one workdir, saved asynchronously and atomically."""
+
+  def __init__(self, workdir, keep: int = 3):
+    self.path = epath.Path(workdir).resolve() / 'checkpoints'
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._manager = ocp.CheckpointManager(self.path, options=options)
+
+  @property
+  def latest(self) -> int | None:
+    return self._manager.latest_step()
+
+  def save(self, state: State, iterator) -> None:
+    """Starts to write `state` and the data iterator; returns before the writing is done."""
+    step = int(state.step)
+    if step == self.latest:
+      return
+    training = {'step': state.step, 'opt_state': _leaves(state.opt_state)}
+    self._manager.save(
+        step,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            ema=ocp.args.StandardSave(state.ema),
+            training=ocp.args.StandardSave(training),
+            iterator=grain.checkpoint.CheckpointSave(iterator),
+            run=ocp.args.JsonSave({'processes': jax.process_count()}),
+        ),
+    )
+
+  def restore(self, state: State, iterator) -> State:
+    """The latest checkpoint in the shapes and shardings of `state` (arrays or ShapeDtypeStructs); `iterator` is moved.
+
+    Raises:
+      UserError: the checkpoint was written by another number of processes, or its parameters do not fit.
+    """
+    step = self.latest
+    run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    if run['processes'] != jax.process_count():
+      raise UserError(
+          f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}: the order '
+          f'of the data depends on it; resume with {run["processes"]}, or begin a new workdir with --config.init_from'
+      )
+    saved = self._manager.item_metadata(step).params
+    check_fit(saved, state.params, f'checkpoint {self.path}/{step}')
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    training = {'step': abstract.step, 'opt_state': _leaves(abstract.opt_state)}
+    got = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params),
+            ema=ocp.args.StandardRestore(abstract.ema),
+            training=ocp.args.StandardRestore(training),
+            iterator=grain.checkpoint.CheckpointRestore(iterator),
+        ),
+    )
+    opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), _from_leaves(got.training['opt_state']))
+    return State(got.training['step'], got.params, got.ema, opt_state)
+
+  def wait(self) -> None:
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+# Optimiser states are tuples within tuples, which change their type on the way to disk and back: stored as a flat dict.
+def _leaves(tree: PyTree) -> dict[str, Any]:
+  return {f'{i:05}': x for i, x in enumerate(jax.tree.leaves(tree))}
+
+
+def _from_leaves(leaves: dict[str, Any]) -> list:
+  return [leaves[k] for k in sorted(leaves)]
+
+
+def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, PyTree, int]:
+  """(config, parameters, step) of a workdir's newest checkpoint, on the first device.
+
+  Args:
+    workdir: a training's or a conversion's.
+    item: 'ema' (what generates best) or 'params'.
+
+  Raises:
+    UserError: no workdir, no checkpoint yet, or `item` is neither.
+  """
+  if item not in ('ema', 'params'):
+    raise UserError(f'weights {item!r} are not in a checkpoint: ask for ema or params')
+  config = read_config(workdir)
+  path = epath.Path(workdir).resolve() / 'checkpoints'
+  if not path.exists():
+    raise UserError(f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)')
+  with ocp.CheckpointManager(path) as manager:
+    step = manager.latest_step()
+    if step is None:
+      raise UserError(f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)')
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    saved = manager.item_metadata(step)[item]
+    abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), saved.tree if hasattr(saved, 'tree') else saved)
+    params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
+  return config, params, step
+
+
+def save_params(workdir, config: ml_collections.ConfigDict, params: PyTree, step: int, ema: PyTree | None = None) -> None:
+  """Makes a workdir of parameters that come from elsewhere; `generate` and `evaluate` take it as a trained one.
+
+  Raises:
+    UserError: the workdir already has a checkpoint.
+  """
+  workdir = epath.Path(workdir)
+  if (workdir / 'checkpoints').exists():
+    raise UserError(f'{workdir} already has checkpoints: name another --output, nothing is overwritten')
+  write_config(workdir, config)
+  with ocp.CheckpointManager(workdir.resolve() / 'checkpoints') as manager:
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            ema=ocp.args.StandardSave(params if ema is None else ema),
+        ),
+    )
+    manager.wait_until_finished()
+
+
+def check_fit(saved: PyTree, wanted: PyTree, source: str) -> None:
+  """Raises UserError unless both trees have the same names and shapes; the sentence names the first that differ."""
+  shapes = lambda tree: {
+      jax.tree_util.keystr(p, simple=True, separator='/'): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  old, new = shapes(saved), shapes(wanted)
+  for name in new:
+    if name not in old:
+      near = difflib.get_close_matches(name, old, n=1)
+      hint = f' (nearest: {near[0]})' if near else ''
+      raise UserError(f'{source} lacks parameter {name}{hint}: it was made by another model config')
+    if old[name] != new[name]:
+      raise UserError(f'{source} has {name} of shape {old[name]}, the config makes {new[name]}: set config.model as it was')
+  extra = [n for n in old if n not in new]
+  if extra:
+    raise UserError(f'{source} has parameters the config does not make, {", ".join(extra[:3])}: set config.model as it was')
+
+
+class MetricsLog:
+  """metrics.jsonl and TensorBoard: one JSON object a line; a resumed run drops the lines it is about to repeat."""
+
+  def __init__(self, workdir, resumed_step: int):
+    self.active = jax.process_index() == 0
+    if not self.active:
+      return
+    from tensorboardX import SummaryWriter
+
+    self.workdir = epath.Path(workdir)
+    self._path = self.workdir / 'metrics.jsonl'
+    lines = []
+    if self._path.exists():
+      for line in self._path.read_text().splitlines():
+        try:  # the last line of a killed run may be cut off
+          if json.loads(line)['step'] <= resumed_step:
+            lines.append(line)
+        except ValueError:
+          continue
+    self._path.write_text(''.join(line + '\n' for line in lines))
+    self._file = self._path.open('a')
+    self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    if self.active:
+      self._file.write(json.dumps({'step': step, **values}) + '\n')
+      self._file.flush()
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
+
+  def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
+    """Shows uint8 [h, w, 3] in TensorBoard and keeps it as samples/NAME_STEP.png."""
+    if self.active:
+      import cv2
+
+      self._board.add_image(name, rgb, step, dataformats='HWC')
+      folder = self.workdir / 'samples'
+      folder.mkdir(parents=True, exist_ok=True)
+      ok, data = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+      assert ok
+      (folder / f'{name}_{step:07}.png').write_bytes(data.tobytes())
+
+  def close(self) -> None:
+    if self.active:
+      self._file.close()
+      self._board.close()

@@ -1,0 +1,103 @@
+"""The input pipeline: array_record shards -> records -> training examples -> sharded batches, resumable to the example.
+
+Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three belong
+to a run and are checked when it is resumed (see `talkjax.checkpoint`).
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator
+
+import grain
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from talkjax import records
+from talkjax.cli import UserError
+
+
+def open_corpus(data, split: str):
+  """A random-access source of records.
+
+  Args:
+    data: the config's `data`: `dir` (where corpora are built), `corpus` (a name, or name/config).
+    split: a split of the corpus; TFDS slices ('train[:10]') work.
+
+  Returns:
+    A grain MapDataset of `records.Record`.
+
+  Raises:
+    UserError: the corpus is not built there, or has no such split.
+  """
+  root = pathlib.Path(data.dir).expanduser() / data.corpus
+  versions = sorted(root.glob('**/dataset_info.json'))
+  if not versions:
+    folder = data.corpus.split('/')[0]
+    raise UserError(
+        f'no corpus {data.corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
+        f'--data_dir={data.dir}`, or say where it is with --config.data.dir'
+    )
+  builder = tfds.builder_from_directory(versions[-1].parent)
+  name = split.split('[')[0]
+  if name not in builder.info.splits or not builder.info.splits[name].num_examples:
+    raise UserError(f'corpus {data.corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
+  source = builder.as_data_source(split=split)
+  if not len(source):
+    raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: name another split')
+  return grain.MapDataset.source(source).map(records.from_example)
+
+
+def training_iterator(data, read: Callable, batch_size: int, seed: int):
+  """A grain iterator over endless shuffled host batches.
+
+  Args:
+    data: the config's `data`: what `open_corpus` takes, and `split`, `workers` (processes; 0 reads in threads),
+      `examples_per_record`.
+    read: `(record, generator) -> example`, a dict of numpy arrays with `examples_per_record` examples along axis 0.
+    batch_size: of all processes together.
+    seed: of the order and of `generator`.
+
+  Returns:
+    An iterator of dicts of numpy arrays [batch_size / processes, ...] that Orbax can save.
+
+  Raises:
+    UserError: the sizes do not divide, or the corpus has fewer clips than one batch takes.
+  """
+  processes, per_record = jax.process_count(), data.examples_per_record
+  if batch_size % (processes * per_record):
+    raise UserError(
+        f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
+    )
+  dataset = open_corpus(data, data.split)
+  records_per_batch = batch_size // per_record // processes
+  if len(dataset) < processes:
+    raise UserError(f'split {data.split!r} of {data.corpus!r} has {len(dataset)} clips, fewer than {processes} processes')
+  dataset = dataset.seed(seed).shuffle()[jax.process_index() :: processes].repeat()
+  # Each process draws its own randomness, each example its own generator.
+  dataset = dataset.seed(seed + 1 + jax.process_index()).random_map(read)
+  dataset = dataset.batch(records_per_batch, batch_fn=_concatenate)
+  dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
+  if data.workers:
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+  return iter(dataset)
+
+
+def _concatenate(examples) -> dict[str, np.ndarray]:
+  return {k: np.concatenate([e[k] for e in examples]) for k in examples[0]}
+
+
+def to_device(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+  """Lays a host batch over the mesh, split along axis 0 (each process brings its own part)."""
+  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def split_names(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Separates what a device computes on from the clip names (`id`), which only messages want."""
+  return {k: v for k, v in batch.items() if k != 'id'}, [str(n) for n in batch.get('id', ())]
+
+
+def eval_records(data, split: str, limit: int | None = None) -> Iterator[records.Record]:
+  """The records of a split in their stored order, at most `limit`."""
+  dataset = open_corpus(data, split)
+  for i in range(len(dataset) if limit is None else min(limit, len(dataset))):
+    yield dataset[i]

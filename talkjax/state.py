@@ -1,0 +1,141 @@
+"""The train state and its one step: what trains, how, and what a step computes."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from talkjax.cli import UserError
+from talkjax.sharding import path_name
+
+PyTree = Any
+
+
+class State(flax.struct.PyTreeNode):
+  """All that a step changes. `ema` has the leaves of `params`; `opt_state` knows the trainable leaves only."""
+
+  step: jax.Array  # int32, steps done
+  params: PyTree
+  ema: PyTree
+  opt_state: PyTree
+
+
+def trainable_mask(params: PyTree, patterns) -> PyTree:
+  """True for every leaf that a step may change.
+
+  Args:
+    params: the parameter tree.
+    patterns: sequence of (regex, trains): the first regex found in a leaf's path ('unet/in_conv/kernel') decides;
+      True trains it, None freezes it. A leaf that none names is frozen.
+
+  Raises:
+    UserError: a regex names no leaf (with near names), or nothing trains at all.
+  """
+  names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for regex, _ in patterns:
+    if not any(re.search(regex, n) for n in names):
+      tops = sorted({'/'.join(n.split('/')[:2]) for n in names})
+      raise UserError(f'config.train: {regex!r} names no parameter; the parameters begin with {", ".join(tops[:12])}')
+
+  def trains(path, _):
+    name = path_name(path)
+    return next((bool(value) for regex, value in patterns if re.search(regex, name)), False)
+
+  mask = jax.tree_util.tree_map_with_path(trains, params)
+  if not any(jax.tree.leaves(mask)):
+    raise UserError('config.train freezes every parameter: name at least one that trains')
+  return mask
+
+
+def split(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
+  """(leaves where mask is True, leaves where it is False); the others are None, which JAX takes for no leaf at all."""
+  pick = lambda keep: jax.tree.map(lambda m, x: x if m is keep else None, mask, tree)
+  return pick(True), pick(False)
+
+
+def join(a: PyTree, b: PyTree) -> PyTree:
+  """The inverse of `split`."""
+  return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def learning_rate(optimizer, steps: int) -> optax.Schedule:
+  """Linear warm-up to `optimizer.learning_rate`, then `optimizer.schedule`: 'constant', 'cosine' or 'linear' to zero."""
+  peak, warmup = optimizer.learning_rate, optimizer.warmup
+  after = {
+      'constant': lambda n: optax.constant_schedule(peak),
+      'cosine': lambda n: optax.cosine_decay_schedule(peak, n),
+      'linear': lambda n: optax.linear_schedule(peak, 0.0, n),
+  }
+  if optimizer.schedule not in after:
+    raise UserError(f'config.optimizer.schedule={optimizer.schedule!r} is not one of {", ".join(after)}')
+  rest = after[optimizer.schedule](max(1, steps - warmup))
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup]) if warmup else rest
+
+
+def make_optimizer(optimizer, steps: int) -> optax.GradientTransformation:
+  """Clipping by global norm, Adam(W), the schedule; `optimizer.accumulate` is done in the step itself."""
+  return optax.chain(
+      optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity(),
+      optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
+      optax.add_decayed_weights(optimizer.weight_decay) if optimizer.weight_decay else optax.identity(),
+      optax.scale_by_learning_rate(learning_rate(optimizer, steps)),
+  )
+
+
+def create(init: Callable, optimizer: optax.GradientTransformation, patterns, rng: jax.Array, batch: PyTree) -> State:
+  """A fresh state from `init(rng, batch) -> params`; jit it with out_shardings so that no device holds it whole."""
+  params = init(rng, batch)
+  trainable, _ = split(params, trainable_mask(params, patterns))
+  # The EMA is another buffer even at the start: a donated state must not hold one buffer twice.
+  ema = jax.tree.map(lambda x: x + jnp.zeros_like(x), params)
+  return State(jnp.zeros((), jnp.int32), params, ema, optimizer.init(trainable))
+
+
+def make_step(loss: Callable, optimizer: optax.GradientTransformation, patterns, *, ema: float, accumulate: int, seed: int):
+  """The training step `(state, batch) -> (state, metrics)`, to be jitted with the state donated.
+
+  Args:
+    loss: a system's `loss(params, batch, rng, train) -> (loss, metrics)`.
+    optimizer: from `make_optimizer`.
+    patterns: what trains, see `trainable_mask`.
+    ema: decay of the running average of the parameters. It is warmed up, min(ema, (1 + step) / (10 + step)), so that
+      short runs are not averages of their start.
+    accumulate: microbatches a step; gradients are averaged over them.
+    seed: the step's randomness is fold_in(key(seed), step), so that a resumed run repeats nothing and skips nothing.
+  """
+  def step(state: State, batch):
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    mask = trainable_mask(state.params, patterns)
+    trainable, frozen = split(state.params, mask)
+
+    def compute(trainable, batch, rng):
+      return loss(join(trainable, frozen), batch, rng, True)
+
+    gradient = jax.value_and_grad(compute, has_aux=True)
+    if accumulate == 1:
+      (value, metrics), grads = gradient(trainable, batch, rng)
+    else:
+      micro = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+      add = lambda i, b: gradient(trainable, b, jax.random.fold_in(rng, i))
+
+      def body(total, item):
+        return jax.tree.map(jnp.add, total, add(*item)), None
+
+      shapes = jax.eval_shape(add, 0, jax.tree.map(lambda x: x[0], micro))
+      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), micro))
+      (value, metrics), grads = jax.tree.map(lambda x: x / accumulate, total)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+    trainable = optax.apply_updates(trainable, updates)
+    params = join(trainable, frozen)
+    decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(lambda m, e, p: e + (1 - decay) * (p - e) if m else e, mask, state.ema, params)
+    metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), **metrics}
+    return State(state.step + 1, params, average, opt_state), metrics
+
+  return step
