@@ -1,0 +1,342 @@
+"""Videos in and out of files: what is in one, its frames in time, and an H.264 + AAC writer that streams.
+
+Files are opened by their content, not their name, and never over a network. Frame times count from the first frame.
+"""
+
+import contextlib
+import dataclasses
+import fractions
+import os
+import pathlib
+from collections.abc import Iterator
+
+import av
+import numpy as np
+import soxr
+from absl import logging
+
+from talkjax.cli import UserError
+
+# What the AAC encoder takes; other rates are resampled to 48 kHz.
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+# BT.601 matrix, BT.709 primaries and transfer, studio range. The matrix is the one that readers assume where they
+# ignore the tag, so that a frame comes back the same from all of them.
+MATRIX_BT601, PRIMARIES_BT709, TRANSFER_BT709, STUDIO_RANGE = 6, 1, 1, 1
+# swscale's flags bicubic, accurate rounding, full chroma: its fast default darkens every frame it decodes by 1 of 255.
+SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+  """What a video file holds; sizes are those of the upright picture (rotation applied)."""
+
+  width: int
+  height: int
+  fps: float  # frames / duration
+  num_frames: int | None
+  duration: float  # seconds, from the first frame to the end of the last
+  has_audio: bool
+  variable: bool  # frames are not evenly spaced
+
+
+@contextlib.contextmanager
+def open_media(path) -> Iterator[av.container.InputContainer]:
+  """Opens a media file by content. Raises UserError for what is absent, empty, a folder or not media."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise UserError(f'no file {path}: check the path')
+  if path.is_dir():
+    raise UserError(f'{path} is a folder: give a video or audio file')
+  if not os.access(path, os.R_OK):
+    raise UserError(f'{path} cannot be read: check its permissions')
+  if path.stat().st_size == 0:
+    raise UserError(f'{path} is empty (0 bytes): give a video or audio file')
+  try:
+    # Playlists and the like may name other addresses: nothing but this file is opened.
+    container = av.open(str(path), options={'protocol_whitelist': 'file'}, metadata_errors='replace')
+  except (av.error.FFmpegError, OSError, ValueError) as error:
+    raise UserError(f'{path} is not a readable video or audio file ({_reason(error)}): '
+                    'give a whole file that ffmpeg can play') from error
+  with container:
+    if container.format.name == 'tty':  # any text file passes for ANSI art
+      raise UserError(f'{path} is a text file: give a video or audio file')
+    yield container
+
+
+def _reason(error) -> str:
+  return str(getattr(error, 'strerror', '') or error).strip() or type(error).__name__
+
+
+def video_stream(container, path):
+  """The first video stream that is not a cover picture, or None."""
+  del path
+  return next((s for s in container.streams.video if not _is_cover(s)), None)
+
+
+def _is_cover(stream) -> bool:
+  return bool(stream.disposition & stream.disposition.__class__.attached_pic)
+
+
+def _need_video(container, path):
+  stream = video_stream(container, path)
+  if stream is None:
+    raise UserError(f'{path} has no video, only sound: give a file with pictures')
+  stream.thread_type = 'AUTO'
+  return stream
+
+
+def probe(path) -> VideoInfo:
+  """Size, rate and length of a video, from its packets' times (nothing but the first frame is decoded).
+
+  Raises:
+    UserError: the file is absent, unreadable, or has no video.
+  """
+  with open_media(path) as container:
+    stream = _need_video(container, path)
+    has_audio = bool(container.streams.audio)
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    times, ends = [], []
+    try:
+      for packet in container.demux(stream):
+        if packet.pts is not None and not packet.is_discard:
+          times.append(packet.pts)
+          ends.append(packet.pts + (packet.duration or 0))
+    except av.error.FFmpegError as error:
+      logging.warning('%s is damaged after %d frames (%s)', path, len(times), _reason(error))
+    base = float(stream.time_base)
+  first = next(read_frames(path))
+  height, width = first.shape[:2]
+  times = np.unique(np.asarray(times, np.int64))  # decode order to display order
+  if len(times) < 2:
+    return VideoInfo(width, height, rate, len(times) or None, len(times) / rate, has_audio, False)
+  steps = np.diff(times) * base
+  step = float(np.median(steps))
+  last = (max(ends) - times[-1]) * base or step
+  duration = float((times[-1] - times[0]) * base + last)
+  variable = bool(np.abs(steps - step).max() > max(0.25 * step, 2 * base))
+  fps = len(times) / duration if variable else float(exact_rate(1 / steps.mean()))
+  return VideoInfo(width, height, fps, len(times), duration, has_audio, variable)
+
+
+def start_time(container) -> float | None:
+  """Seconds on the container's clock at which the first frame of its video is shown; None without video."""
+  stream = video_stream(container, None)
+  if stream is None:
+    return None
+  with contextlib.suppress(av.error.FFmpegError):
+    for frame in container.decode(stream):
+      if frame.pts is not None:
+        return float(frame.pts * frame.time_base)
+  return None
+
+
+def read_frames(path, fps: float | None = None) -> Iterator[np.ndarray]:
+  """Yields frames as uint8 [h, w, 3] RGB, upright (rotation metadata applied), in constant memory.
+
+  Args:
+    path: any video file.
+    fps: None gives the frames as they are stored. A rate gives a constant one by time: frame k is the source frame
+      whose time is nearest to k / fps, and there are round(duration * fps) of them.
+
+  Raises:
+    UserError: the file is absent, unreadable, has no video, or no frame of it can be decoded.
+  """
+  frames = _timed_frames(path)
+  if fps is None:
+    for rgb, _, _ in frames:
+      yield rgb
+    return
+  index, held, end = 0, None, 0.0
+  for rgb, time, duration in frames:
+    if held is not None:
+      while index / fps < (held[1] + time) / 2:
+        yield held[0]
+        index += 1
+    held, end = (rgb, time), time + duration
+  while index < max(1, round(end * fps)):
+    yield held[0]
+    index += 1
+
+
+def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
+  """(uint8 rgb, seconds since the first frame, seconds it lasts); times always grow."""
+  with open_media(path) as container:
+    stream = _need_video(container, path)
+    nominal = 1 / float(stream.average_rate or stream.guessed_rate or 25)
+    start, time, size, damaged = None, -nominal, None, 0
+    packets = container.demux(stream)
+    while True:
+      try:
+        packet = next(packets, None)
+        if packet is None:
+          break
+        decoded = packet.decode()
+      except av.error.InvalidDataError:
+        damaged += 1
+        continue
+      except av.error.FFmpegError as error:
+        if size is None:
+          raise UserError(f'no frame of {path} can be decoded ({_reason(error)}): convert it with ffmpeg') from error
+        logging.warning('%s ends early: it is damaged (%s)', path, _reason(error))
+        break
+      for frame in decoded:
+        stamp = None if frame.pts is None else float(frame.pts * frame.time_base)
+        start = stamp if start is None else start
+        now = time + nominal if stamp is None or start is None else stamp - start
+        time = max(now, time + 1e-4)  # a stamp that does not grow is a broken one
+        lasts = float(frame.duration * frame.time_base) if frame.duration else nominal
+        rgb = _upright(frame)
+        size = size or rgb.shape
+        if rgb.shape != size:
+          raise UserError(f'{path} changes its picture size from {size[1]}x{size[0]} to {rgb.shape[1]}x{rgb.shape[0]}: '
+                          'convert it to one size with ffmpeg')
+        yield rgb, time, lasts
+    if size is None:
+      raise UserError(f'no frame of {path} can be decoded: convert it with ffmpeg')
+    if damaged:
+      logging.warning('%s is damaged: %d packets were skipped', path, damaged)
+
+
+def _upright(frame) -> np.ndarray:
+  rgb = frame.to_ndarray(format='rgb24', interpolation=SCALER)
+  turns = round(frame.rotation / 90) % 4  # counter-clockwise degrees that set the picture upright
+  return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def read_metadata(path) -> dict[str, str]:
+  """The tags of a media file, as `VideoWriter` or another program wrote them."""
+  with open_media(path) as container:
+    return dict(container.metadata)
+
+
+class VideoWriter:
+  """Writes frames one by one to an MP4 (H.264, with AAC sound if given); a context manager.
+
+  The file appears at a clean exit and not before: it is written beside its place and renamed; an error removes it.
+  Pictures of even size are yuv420p, which everything plays. An odd size exists only in yuv444p, which browsers, VLC
+  and ffmpeg play: the size is kept.
+
+  Args:
+    path: the .mp4 to write; its folder is made.
+    fps: frames per second (29.97 becomes 30000/1001).
+    size: (h, w) of every frame.
+    audio: [s] or [s, channels] float32 in [-1, 1], muxed to exactly its length, or None.
+    audio_rate: Hz.
+    metadata: tags that `read_metadata` gives back.
+    crf: x264 quality, lower is better; 18 is visually lossless.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+
+  def __init__(self, path, fps: float, size: tuple[int, int], audio: np.ndarray | None = None,
+               audio_rate: int = 16_000, metadata: dict[str, str] | None = None, crf: int = 18):
+    self.path = pathlib.Path(path)
+    self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}.partial.mp4')
+    self._size = tuple(size)
+    self._rate = exact_rate(fps)
+    self._count = 0
+    self._samples, rate = aac_input(np.zeros(0) if audio is None else audio, audio_rate)
+    # In the default timescale, 1 ms, the sound's length would be rounded.
+    options = {'movflags': '+faststart+use_metadata_tags', 'movie_timescale': str(rate)}
+    try:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      self._container = av.open(str(self._temporary), 'w', format='mp4', options=options)
+    except (OSError, av.error.FFmpegError) as error:
+      raise UserError(f'cannot write {self.path} ({_reason(error)}): choose a folder that can be written') from error
+    self._container.metadata.update(metadata or {})
+    self._video = self._add_video(crf)
+    self._audio, self._sent = None, 0
+    if self._samples.shape[1]:
+      self._audio = self._container.add_stream('aac', rate=rate)
+      self._audio.layout = 'mono' if self._samples.shape[0] == 1 else 'stereo'
+      self._audio.bit_rate = 96_000 * self._samples.shape[0]
+
+  def _add_video(self, crf: int):
+    height, width = self._size
+    stream = self._container.add_stream('libx264', rate=self._rate, options={'crf': str(crf), 'preset': 'medium'})
+    stream.width, stream.height = width, height
+    stream.pix_fmt = 'yuv420p' if height % 2 == 0 and width % 2 == 0 else 'yuv444p'
+    context = stream.codec_context
+    context.time_base = 1 / self._rate
+    context.colorspace, context.color_range = MATRIX_BT601, STUDIO_RANGE
+    context.color_primaries, context.color_trc = PRIMARIES_BT709, TRANSFER_BT709
+    return stream
+
+  def write(self, rgb: np.ndarray) -> None:
+    """Adds one frame, uint8 [h, w, 3] RGB."""
+    if rgb.shape != (*self._size, 3) or rgb.dtype != np.uint8:
+      raise ValueError(f'a frame is {rgb.dtype} {rgb.shape}, expected uint8 {(*self._size, 3)}')
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format='rgb24')
+    frame = frame.reformat(format=self._video.pix_fmt, dst_colorspace='ITU601', interpolation=SCALER)
+    frame.colorspace, frame.color_range = MATRIX_BT601, STUDIO_RANGE
+    frame.pts, frame.time_base = self._count, 1 / self._rate
+    self._count += 1
+    self._container.mux(self._video.encode(frame))
+    self._write_audio(until=self._count / self._rate)
+
+  def _write_audio(self, until: fractions.Fraction | None) -> None:
+    """Sends the sound up to a time (seconds), so that it lies beside its pictures in the file; None: all of it."""
+    if self._audio is None:
+      return
+    total, rate, block = self._samples.shape[1], self._audio.rate, 1024  # an AAC frame
+    target = total if until is None else min(total, int(until * rate))
+    while self._sent < target and (until is None or target - self._sent >= block):
+      samples = np.ascontiguousarray(self._samples[:, self._sent:self._sent + block])
+      frame = av.AudioFrame.from_ndarray(samples, format='fltp', layout=self._audio.layout.name)
+      frame.sample_rate, frame.pts, frame.time_base = rate, self._sent, fractions.Fraction(1, rate)
+      self._sent += samples.shape[1]
+      self._container.mux(self._audio.encode(frame))
+
+  def close(self) -> None:
+    """Finishes the file and puts it in its place."""
+    if self._count == 0:
+      self._abort()
+      raise UserError(f'{self.path} was not written: there was no frame to write')
+    try:
+      self._write_audio(until=None)
+      self._container.mux(self._video.encode(None))
+      if self._audio is not None:
+        self._container.mux(self._audio.encode(None))
+      self._container.close()
+      os.replace(self._temporary, self.path)
+    except (OSError, av.error.FFmpegError) as error:
+      self._abort()
+      raise UserError(f'cannot write {self.path} ({_reason(error)}): check the space left on the disk') from error
+    except BaseException:
+      self._abort()
+      raise
+
+  def _abort(self) -> None:
+    with contextlib.suppress(Exception):
+      self._container.close()
+    self._temporary.unlink(missing_ok=True)
+
+  def __enter__(self) -> 'VideoWriter':
+    return self
+
+  def __exit__(self, kind, value, trace) -> None:
+    if kind is None:
+      self.close()
+    else:
+      self._abort()
+
+
+def exact_rate(fps: float) -> fractions.Fraction:
+  """29.97 -> 30000/1001, 25.0 -> 25: the broadcast fraction behind a rounded rate, where there is one."""
+  for whole in (24, 30, 48, 60, 120):
+    broadcast = fractions.Fraction(whole * 1000, 1001)
+    if abs(float(broadcast) - float(fps)) < 5e-3:
+      return broadcast
+  return fractions.Fraction(fps).limit_denominator(1001)
+
+
+def aac_input(audio: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+  """[s] or [s, channels] -> ([1 or 2, s] float32, a rate that AAC has)."""
+  audio = np.asarray(audio, np.float32)
+  audio = audio[:, None] if audio.ndim == 1 else audio
+  if audio.shape[1] > 2:
+    audio = audio.mean(1, keepdims=True)
+  if rate not in AAC_RATES:
+    audio, rate = soxr.resample(audio, rate, 48_000), 48_000
+  return np.ascontiguousarray(np.clip(audio, -1, 1).T, np.float32), int(rate)
