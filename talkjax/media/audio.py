@@ -161,7 +161,8 @@ def frame_windows(mel_db: np.ndarray, frames) -> np.ndarray:
   Frame f hears columns [2f - 2, 2f + 2), 40 ms windows every 20 ms (section 3.3.4 of the paper), laid out column after
   column; beyond either end of the clip there is silence (-80 dB). Frames of another rate are asked for by fractions.
   """
-  columns = np.round(ROWS_PER_FRAME * np.asarray(frames)).astype(np.int64)[:, None] + np.arange(-ROWS_PER_FRAME, ROWS_PER_FRAME)
+  centre = np.round(ROWS_PER_FRAME * np.asarray(frames)).astype(np.int64)
+  columns = centre[:, None] + np.arange(-ROWS_PER_FRAME, ROWS_PER_FRAME)
   inside = (columns >= 0) & (columns < mel_db.shape[1])
   rows = mel_db.T[np.clip(columns, 0, mel_db.shape[1] - 1)]  # [k, 4, 256]
   rows = np.where(inside[..., None], rows, np.float32(SILENCE_DB))
