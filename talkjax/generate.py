@@ -6,11 +6,10 @@
 import json
 
 import ml_collections
-import numpy as np
 from absl import flags
 
 from talkjax import checkpoint, cli, systems
-from talkjax.cli import UsageError, UserError
+from talkjax.cli import UsageError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _VIDEO = flags.DEFINE_string('video', None, 'The video to re-voice.')
@@ -55,24 +54,15 @@ def provenance(config: ml_collections.ConfigDict, step: int, seed: int) -> dict[
 def main(_):
   if _WORKDIR.value is None:
     raise UsageError('--workdir is missing: python -m talkjax.generate --workdir=DIR --video=V --audio=A --output=out.mp4')
-  config = checkpoint.read_config(_WORKDIR.value)
-  if config.system == 'speech_edit':
-    for name, value in (('video', _VIDEO.value), ('audio', _AUDIO.value)):
-      if value is None:
-        raise UsageError(f'--{name} is missing: speech_edit re-voices a --video with the speech of an --audio')
-  else:
-    raise UserError(f'{_WORKDIR.value} holds a {config.system}, which talkjax.generate does not know')
-  config = sampler_config(config, _SAMPLER.value, _STEPS.value)
+  config = sampler_config(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
   system = systems.build(config)
   _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
-
-  from talkjax import revoice
-
-  count = revoice.revoice(
-      system, config, params, video=_VIDEO.value, speech=_AUDIO.value, output=_OUTPUT.value, identity=_IDENTITY.value,
-      seed=_SEED.value, metadata=provenance(config, step, _SEED.value),
+  request = systems.Request(
+      output=_OUTPUT.value, video=_VIDEO.value, audio=_AUDIO.value, identity=_IDENTITY.value, seed=_SEED.value,
+      metadata=provenance(config, step, _SEED.value),
   )
-  print(f'{_OUTPUT.value}: {count} frames')
+  count = system.render(params, request)
+  print(f'{request.output}: {count} frames')
 
 
 if __name__ == '__main__':

@@ -17,7 +17,8 @@ class System:
     init: `(rng, batch) -> params`.
     loss: `(params, batch, rng, train) -> (loss, metrics)`.
     inputs: `(records, ...) -> inputs`: corpus records as what `generate` reads.
-    generate: `(params, inputs, seeds) -> iterator of frames [b, h, w, 3]` in [-1, 1]; compiled once per shape.
+    generate: `(params, inputs, seeds) -> iterator of uint8 frames [b, h, w, 3]`; compiled once per shape.
+    render: `(params, request) -> number of frames`: files in, a video file out.
   """
 
   read: Callable
@@ -25,6 +26,19 @@ class System:
   loss: Callable
   inputs: Callable
   generate: Callable
+  render: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What a user asks `talkjax.generate` for: files in, a file out. A system raises UsageError for what it lacks."""
+
+  output: str
+  video: str | None = None
+  audio: str | None = None
+  identity: str | None = None
+  seed: int = 0
+  metadata: dict[str, str] | None = None  # of the written file
 
 
 def build(config) -> System:

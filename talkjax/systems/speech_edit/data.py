@@ -1,29 +1,16 @@
-"""Speech Driven Video Editing via an Audio-Conditioned Diffusion Model (Bigioi et al., 2023).
-
-A masked U-Net repaints the mouth and jaw of one frame from the sound around it, the frame before and an identity frame.
-Training reads single frames (sections 3.1 and 3.2); generation goes frame by frame, each from the one generated before.
-
-Where paper and published code (DanBigioi/DiffusionVideoEditing) differ, the configs train with the paper's numbers and
-the network has the published layout: 9 input channels (the paper's table says 10, its text and the code 9).
-"""
+"""What speech_edit reads: records as training examples and as inputs of generation (sections 3.2 and 3.3)."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from talkjax.cli import UserError
-from talkjax.diffusion import losses, samplers, schedules, targets
 from talkjax.faces import align, mask
 from talkjax.media import audio
-from talkjax.nn.unet import UNet
 from talkjax.records import AUDIO_RATE, Record
-from talkjax.systems import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,42 +28,6 @@ class Inputs:
   frames: Iterable[dict[str, np.ndarray]]
   truth: Sequence[Sequence[np.ndarray]] = ()
   landmarks: Sequence[np.ndarray] = ()
-
-
-def build(config) -> System:
-  """The system of a config with `model`, `diffusion`, `sampler`, `augment`, `data` and `size` (see configs/speech_edit.py)."""
-  net = UNet(
-      width=config.model.width,
-      multipliers=tuple(config.model.multipliers),
-      attention_downsamples=tuple(config.model.attention_downsamples),
-      num_res_blocks=config.model.num_res_blocks,
-      head_channels=config.model.head_channels,
-      dropout=config.model.dropout,
-      patch_size=config.model.patch_size,
-      noise_embedding=config.model.noise_embedding,
-      dtype=jnp.dtype(config.dtype),
-      remat=config.remat,
-  )
-  schedule = make_schedule(config.diffusion, config.diffusion.steps)
-  return System(
-      read=functools.partial(read, config=config),
-      init=functools.partial(init, net=net),
-      loss=functools.partial(loss, net=net, schedule=schedule, target=config.diffusion.target),
-      inputs=functools.partial(record_inputs, config=config),
-      generate=functools.partial(generate, step=make_frame_step(net, config)),
-  )
-
-
-def make_schedule(diffusion, steps: int) -> schedules.Schedule:
-  """The noise schedule with `steps` steps; Palette's way to fewer steps is a fresh, shorter schedule."""
-  if diffusion.schedule == 'linear':
-    return schedules.linear(steps, diffusion.linear_start, diffusion.linear_end)
-  if diffusion.schedule == 'cosine':
-    return schedules.cosine(steps)
-  raise UserError(f'config.diffusion.schedule={diffusion.schedule!r} is not one of linear, cosine')
-
-
-# Reading.
 
 
 def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:
@@ -171,113 +122,6 @@ def to_float(picture: np.ndarray) -> np.ndarray:
 
 def to_uint8(picture: np.ndarray) -> np.ndarray:
   return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-# Learning.
-
-
-def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet) -> Any:
-  """Fresh parameters."""
-  x = jnp.concatenate([batch['target'], batch['previous'], batch['identity']], -1)[:1]
-  return {'unet': net.init(rng, x, jnp.ones(1), batch['audio'][:1])['params']}
-
-
-def loss(params, batch, rng: jax.Array, train: bool, *, net: UNet, schedule: schedules.Schedule, target: str):
-  """Eq. 5 on the masked region: the squared error of the predicted noise (or x0, or velocity) there.
-
-  Args:
-    params: from `init`.
-    batch: from `read`.
-    rng: of the noise, its level and the dropout.
-    train: dropout on.
-    net: the network.
-    schedule: of the noise; its level is continuous, gamma uniform in (gamma_t, gamma_{t-1}), as in Palette.
-    target: what the network predicts.
-
-  Returns:
-    (loss, metrics).
-  """
-  level_rng, noise_rng, dropout_rng = jax.random.split(rng, 3)
-  y_0, region = batch['target'], batch['mask']
-  gamma = schedules.continuous_gamma(schedule, level_rng, (y_0.shape[0],))
-  noise = jax.random.normal(noise_rng, y_0.shape)
-  # y_t = sqrt(gamma) y_0 + sqrt(1 - gamma) epsilon inside the mask (eq. 4), clean outside.
-  alpha_bar = gamma[:, None, None, None]
-  y_t = paste(targets.add_noise(y_0, noise, alpha_bar), y_0, region)
-  x = jnp.concatenate([y_t, batch['previous'], batch['identity']], -1)  # [b, h, w, 9]
-  prediction = net.apply({'params': params['unet']}, x, gamma, batch['audio'], train, rngs={'dropout': dropout_rng})
-  wanted = targets.target(target, y_0, noise, alpha_bar)
-  return losses.masked_mse(prediction, wanted, region), {}
-
-
-def paste(inside: jax.Array, outside: jax.Array, region: jax.Array) -> jax.Array:
-  """`inside` where `region` is 1, `outside` elsewhere."""
-  return region * inside + (1 - region) * outside
-
-
-# Generating.
-
-
-def make_table(config):
-  """The sampler's coefficients: `sampler.name` of ddpm (Palette's, the published), ddim, dpm++."""
-  name, steps = config.sampler.name, config.sampler.steps
-  train_schedule = make_schedule(config.diffusion, config.diffusion.steps)
-  if name == 'palette':
-    return samplers.palette(make_schedule(config.diffusion, steps))
-  if name == 'ddpm':
-    return samplers.ddpm(train_schedule, steps, spacing='trailing')
-  if name == 'ddim':
-    return samplers.ddim(train_schedule, steps, eta=config.sampler.eta, spacing='trailing')
-  if name == 'dpm++':
-    return samplers.dpm_solver_pp_2m(train_schedule, steps, spacing='trailing')
-  raise UserError(f'sampler {name!r} is not one of palette, ddpm, ddim, dpm++')
-
-
-def make_frame_step(net: UNet, config):
-  """The compiled function that makes the next frame of every video of a batch."""
-  table = make_table(config)
-  num_steps = config.sampler.steps
-
-  @jax.jit
-  def step(params, frame, previous, identity, seeds, number):
-    clean, region = frame['clean'], frame['mask']
-
-    def noise(index):
-      """Keyed by (seed, frame, step): a video does not depend on its batch."""
-      def one(seed):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
-        return jax.random.normal(key, clean.shape[1:])
-
-      return jax.vmap(one)(seeds)
-
-    def denoise(y_t, level):
-      x = jnp.concatenate([y_t, previous, identity], -1)
-      gamma = jnp.full(y_t.shape[:1], level.alpha_bar)
-      return net.apply({'params': params['unet']}, x, gamma, frame['audio'])
-
-    return samplers.sample(
-        denoise, noise(num_steps), table, noise, target=config.diffusion.target, clip=1.0,
-        constrain=lambda y: paste(y, clean, region),  # clean pixels outside the mask at every step
-    )
-
-  return step
-
-
-def generate(params, inputs: Inputs, seeds: np.ndarray, *, step) -> Iterator[np.ndarray]:
-  """Frames of all videos of a batch, one after the other, as uint8 [b, h, w, 3].
-
-  Args:
-    params: from training.
-    inputs: see `Inputs`.
-    seeds: [b] uint32, one per video.
-    step: from `make_frame_step`; compiled once per batch and picture size, never per length.
-  """
-  previous = None
-  for number, frame in enumerate(inputs.frames):
-    # As in training, the first frame's previous one is itself as it was filmed.
-    previous = jnp.asarray(frame['clean']) if previous is None else previous
-    previous = step(params, frame, previous, inputs.identity, np.asarray(seeds, np.uint32), number)
-    yield to_uint8(previous)
 
 
 def record_inputs(

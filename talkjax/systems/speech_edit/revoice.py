@@ -1,0 +1,112 @@
+"""Any video and any speech in, the re-voiced video out: own resolution and frame rate, as long as the speech."""
+
+import collections
+import contextlib
+import itertools
+import math
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import tqdm
+
+from talkjax.cli import UsageError, UserError
+from talkjax.faces import align, landmarks, mask
+from talkjax.media import audio, video
+from talkjax.systems.speech_edit import data
+
+
+def revoice(config, generate, params, request) -> int:
+  """Writes the re-voiced video and returns how many frames it has.
+
+  Frames are read, made and written one by one, so memory does not grow with the length. A video shorter than the speech
+  plays forth and back, and only then its frames wait on disk.
+
+  Args:
+    config: the system's.
+    generate: the system's `generate`.
+    params: its weights.
+    request: see `talkjax.systems.Request`: `video`, `audio`, `output`, `identity`, `seed`, `metadata`.
+
+  Raises:
+    UsageError: the request lacks a video or a speech.
+    UserError: a file cannot be read, or no face is found.
+  """
+  if not request.video or not request.audio:
+    raise UsageError('speech_edit re-voices a --video with the speech of an --audio: give both')
+  speech = audio.read_audio(request.audio)
+  sound, sound_rate = audio.read_audio_native(request.audio)
+  info = video.probe(request.video)
+  # A frame for every beginning, so that no sound is cut; the tolerance is for durations that are a whole number of frames.
+  count = max(1, math.ceil(len(sound) / sound_rate * info.fps - 1e-3))
+  source = lambda: itertools.islice(video.read_frames(request.video, fps=info.fps), count)
+
+  # Once per video: where the face is.
+  track = landmarks.find_faces(source())
+  transforms = align.canonical_transforms(track.landmarks, config.size)
+  length = len(transforms)
+  regions = lambda i: mask.jaw_mask(align.transform_points(track.landmarks[i], transforms[i]), config.size, kind=config.mask)
+
+  mel = audio.log_mel(speech, data.mel_frames(len(speech)))
+  identity = _identity(request, config, source, transforms)
+  waiting = collections.deque()  # source frames between their reading and their writing
+
+  def frames(pictures):
+    for number, (index, picture) in enumerate(pictures):
+      clean, region = align.crop(picture, transforms[index], config.size), regions(index)
+      waiting.append((index, picture, region))
+      features = data.audio_features(mel, np.array([number]), info.fps, config.audio)
+      yield {'clean': data.to_float(clean)[None], 'mask': region[None], 'audio': features}
+
+  seeds = np.array([request.seed], np.uint32)
+  with contextlib.ExitStack() as stack:
+    pictures = stack.enter_context(_forth_and_back(source, length, count))
+    writer = stack.enter_context(
+        video.VideoWriter(request.output, info.fps, (info.height, info.width), sound, sound_rate, request.metadata)
+    )
+    inputs = data.Inputs(identity[None], frames(pictures))
+    for made in tqdm.tqdm(generate(params, inputs, seeds), total=count, unit='frame'):
+      index, picture, region = waiting.popleft()
+      writer.write(align.paste(picture, made[0], transforms[index], region))
+  return count
+
+
+def _identity(request, config, source, transforms) -> np.ndarray:
+  """[h, w, 3] in [-1, 1]: frame 0, another frame of the video, or a picture."""
+  wanted = request.identity or '0'
+  if wanted.isdigit():
+    number = int(wanted)
+    picture = next(itertools.islice(source(), number, None), None)
+    if picture is None:
+      raise UserError(f'--identity={number}: the video has frames 0 to {len(transforms) - 1}')
+    return data.to_float(align.crop(picture, transforms[number], config.size))
+  bgr = cv2.imread(wanted) if pathlib.Path(wanted).is_file() else None
+  if bgr is None:
+    raise UserError(f'--identity={wanted} is neither a picture that can be read nor the number of a frame: give one of them')
+  picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+  track = landmarks.find_faces([picture])
+  return data.to_float(align.crop(picture, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
+
+
+@contextlib.contextmanager
+def _forth_and_back(source, length: int, count: int) -> Iterator[Iterator[tuple[int, np.ndarray]]]:
+  """`count` pairs (index, frame) with indices 0, 1, ..., length - 1, length - 2, ..., 0, 1, ..."""
+  if count <= length:
+    yield enumerate(source())
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    name = lambda i: str(pathlib.Path(folder) / f'{i:07}.png')
+
+    def pictures():
+      for i, picture in enumerate(source()):
+        cv2.imwrite(name(i), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        yield i, picture
+      turn = max(1, 2 * (length - 1))
+      for number in range(length, count):
+        i = number % turn
+        i = min(i, turn - i)
+        yield i, cv2.cvtColor(cv2.imread(name(i)), cv2.COLOR_BGR2RGB)
+
+    yield pictures()
