@@ -1,0 +1,73 @@
+"""Losses between a network's output and its target, and the weights put on them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from talkjax.diffusion import targets
+
+
+def snr(level: Any) -> jax.Array:
+  """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) of a level."""
+  return jnp.square(jnp.asarray(level.signal_scale) / level.noise_scale)
+
+
+def min_snr_weight(ratio: jax.Array, target: str, gamma: float = 5.0, velocity_offset: float = 0.0) -> jax.Array:
+  """Min-SNR-gamma weights (arXiv 2303.09556, section 3.4), finite at SNR 0 and infinity.
+
+  Args:
+    ratio: signal-to-noise ratios, any shape.
+    target: what the loss is taken on. epsilon: min(snr, gamma) / snr; x0: min(snr, gamma); velocity:
+      min(snr + velocity_offset, gamma) / (snr + 1).
+    gamma: the cap.
+    velocity_offset: 0 as in the paper and diffusers; 1 adds the one before the minimum too, so that the weight is 1, not 0,
+      at SNR 0, which a zero-terminal-SNR schedule needs in order to learn its last timestep.
+  """
+  ratio = jnp.asarray(ratio)
+  if targets.check(target) == targets.EPSILON:
+    return jnp.minimum(1.0, gamma / ratio)
+  if target == targets.X0:
+    return jnp.minimum(ratio, gamma)
+  return jnp.minimum(ratio + velocity_offset, gamma) / (ratio + 1.0)
+
+
+def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, normalize: bool = True) -> jax.Array:
+  """Mean squared error of each example, [b] float32.
+
+  Args:
+    prediction, target: [b, ...], any float type.
+    weight: weights over positions (a mask, a mouth map), broadcast against prediction: [b, h, w, 1] for [b, h, w, c].
+    normalize: divide by the sum of the weights, which makes a mask's loss the mean over its region, whatever its size; False
+      divides by the number of elements (the published masked loss, and maps whose weights mean what they say). An example
+      whose weights are all 0 has loss 0.
+  """
+  error = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32))
+  axes = tuple(range(1, error.ndim))
+  if weight is None:
+    return jnp.mean(error, axes)
+  weight = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), error.shape)
+  total = jnp.sum(error * weight, axes)
+  if not normalize:
+    return total / (error.size // error.shape[0])
+  mass = jnp.sum(weight, axes)
+  return jnp.where(mass > 0, total / jnp.where(mass > 0, mass, 1.0), 0.0)
+
+
+def loss(
+    prediction: Any, target: Any, *, weight: Any = None, example_weight: jax.Array | None = None, normalize: bool = True
+) -> jax.Array:
+  """The loss, a float32 scalar: `squared_error` of each leaf, summed over leaves (modalities), averaged over examples.
+
+  Args:
+    prediction, target: trees of [b, ...].
+    weight: None, one map for all leaves, or a tree like prediction.
+    example_weight: [b], such as min-SNR weights; averaged as a plain mean of weight * error.
+    normalize: see `squared_error`.
+  """
+  leaves, structure = jax.tree.flatten(prediction)
+  same = weight is not None and jax.tree.structure(weight) == structure
+  weights = structure.flatten_up_to(weight) if same else [weight] * len(leaves)
+  errors = [squared_error(p, t, w, normalize) for p, t, w in zip(leaves, structure.flatten_up_to(target), weights)]
+  error = sum(errors)
+  return jnp.mean(error if example_weight is None else error * example_weight)

@@ -1,0 +1,205 @@
+"""Checks of the diffusion room: schedules, samplers, guidance and loss weights."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from golden_cases import Case, Elementwise
+
+from talkjax.diffusion import guidance, losses, samplers, schedules, targets
+
+TARGETS = {'epsilon': targets.EPSILON, 'v_prediction': targets.VELOCITY, 'sample': targets.X0}
+
+
+def dve_schedule(case: Case) -> dict:
+  out = {}
+  for name, c in case.config['schedules'].items():
+    schedule = schedules.make(c['schedule'], c['n_timestep'], c['linear_start'], c['linear_end'])
+    with np.errstate(divide='ignore'):
+      tables = {
+          'betas': schedule.betas,
+          'gammas': schedule.alpha_bar,
+          'sqrt_recip_gammas': np.sqrt(1 / schedule.alpha_bar),
+          'sqrt_recipm1_gammas': np.sqrt(1 / schedule.alpha_bar - 1),
+      }
+    posterior = schedules.posterior(schedule)
+    tables |= {
+        'posterior_log_variance_clipped': posterior.log_variance,
+        'posterior_mean_coef1': posterior.x0_scale,
+        'posterior_mean_coef2': posterior.x_scale,
+    }
+    # Where the last entry is not finite the published table is stored without it.
+    out |= {f'{name}_{k}': v if np.isfinite(v[-1]) else v[:-1] for k, v in tables.items()}
+  return out
+
+
+def _schedule(config: dict, name: str) -> schedules.Schedule:
+  c = config['betas'][name]
+  schedule = schedules.make(
+      c.get('beta_schedule', name), config.get('num_train_timesteps', 1000), c.get('beta_start'), c.get('beta_end')
+  )
+  return schedules.zero_terminal_snr(schedule) if config.get('rescale_betas_zero_snr') else schedule
+
+
+def _steps(case: Case, make_table) -> dict:
+  """The stored fake network sampled with each of the case's schedules, targets and spacings."""
+  config, start = case.config, jnp.asarray(case.inputs['start'])
+  noises = case.inputs.get('noise')
+  clip = config.get('clip_sample_range', 1.0) if config.get('clip_sample') else None
+  out = {}
+  for key in case.outputs:
+    what, name, *rest = key.split('.')
+    schedule = _schedule(config, name)
+    if what == 'alphas_cumprod':
+      out[key] = schedule.alpha_bar
+      continue
+    table = make_table(config, schedule, rest[-1])
+    if what == 'timesteps':
+      out[key] = table.timestep.astype(np.int64)
+    elif what == 'sigmas':
+      out[key] = np.append(table.noise_scale / table.signal_scale, _final_sigma(config, schedule))
+    elif what == 'trajectory':
+      _, steps = samplers.sample(
+          lambda x, level: 0.3 * x + 0.01 * jnp.sin(level.timestep),
+          start,
+          table,
+          None if noises is None else lambda i: jnp.asarray(noises)[i],
+          target=TARGETS[rest[0]],
+          clip=clip,
+          trajectory=True,
+      )
+      out[key] = steps.x
+  return out
+
+
+def _final_sigma(config, schedule):
+  first = schedule.alpha_bar[0]
+  return 0.0 if config.get('final_sigmas_type', 'zero') == 'zero' else np.sqrt((1 - first) / first)
+
+
+def _ddim(config, schedule, spacing):
+  return samplers.ddim(
+      schedule,
+      config['num_inference_steps'],
+      eta=config.get('eta', 0.0),
+      spacing=spacing,
+      offset=config.get('steps_offset', 0),
+      previous='stride',
+      final_alpha_bar=1.0 if config.get('set_alpha_to_one', True) else schedule.alpha_bar[0],
+      epsilon_from_clipped=False,
+  )
+
+
+def _ddpm(config, schedule, spacing):
+  return samplers.ddpm(
+      schedule,
+      config['num_inference_steps'],
+      spacing=spacing,
+      offset=config.get('steps_offset', 0),
+      variance=config.get('variance_type', 'fixed_small'),
+  )
+
+
+def _dpm_solver(config, schedule, spacing):
+  return samplers.dpm_solver_pp_2m(
+      schedule,
+      config['num_inference_steps'],
+      spacing=spacing,
+      offset=config.get('steps_offset', 0),
+      lambda_min=float(config.get('lambda_min_clipped', '-inf')),
+      final=config.get('final_sigmas_type', 'zero'),
+      solver=config.get('solver_type', 'midpoint'),
+      lower_order_final=config.get('lower_order_final', True),
+  )
+
+
+def min_snr_weights(case: Case) -> dict:
+  config, out = case.config, {}
+  index = case.inputs['timesteps']
+  for key in case.outputs:
+    what, name = key.split('.')
+    schedule = _schedule(config, name)
+    if 'zero_terminal' in what or what == 'weight_vexpress':
+      schedule = schedules.zero_terminal_snr(schedule)
+    ratio = losses.snr(schedules.level_at(schedule, index))
+    weight = functools.partial(losses.min_snr_weight, ratio, gamma=config['gamma'])
+    if what.startswith('snr'):
+      out[key] = Elementwise(ratio, 1e-3)
+    elif what == 'weight_vexpress':
+      out[key] = weight(target=targets.VELOCITY, velocity_offset=1.0)
+    else:
+      of = {'epsilon': targets.EPSILON, 'v': targets.VELOCITY, 'sample': targets.X0}
+      out[key] = weight(target=of[what.split('_')[1]])
+  return out
+
+
+def zero_snr_betas(case: Case) -> dict:
+  out = {}
+  for name, betas in case.inputs.items():
+    rescaled = schedules.zero_terminal_snr(schedules.from_betas(betas))
+    out[name] = rescaled.betas
+    out[name.replace('betas', 'alphas_cumprod', 1)] = rescaled.alpha_bar
+  return out
+
+
+def guided_steps(case: Case) -> dict:
+  config, inputs = case.config, {k: np.asarray(v) for k, v in case.inputs.items()}
+  num = config['steps']
+  make = {'linear': functools.partial(schedules.linear, reference_steps=1000), 'cosine': schedules.cosine}
+  full = make[config['noise_schedule']](num)
+  kept = schedules.sections(config['timestep_respacing'], num)
+  schedule = schedules.respace(full, kept)
+  told = schedule.timesteps * (1000.0 / num if config['rescale_timesteps'] else 1.0)
+  schedule = schedules.Schedule(schedule.betas, schedule.alpha_bar, told)
+  x, raw, gradient, noise = (
+      jnp.moveaxis(jnp.asarray(inputs[k]), 1, -1) for k in ('x', 'model_out', 'grad', 'noise')
+  )
+  channels = x.shape[-1]
+  ancestral = functools.partial(samplers.ddpm, schedule, schedule.num_steps, first_variance='next')
+  tables = {
+      'learned': ancestral(variance='learned_range'),
+      'small': ancestral(variance='fixed_small'),
+      'large': ancestral(variance='fixed_large'),
+      'ddim0': samplers.ddim(schedule, schedule.num_steps),
+      'ddim1': samplers.ddim(schedule, schedule.num_steps, eta=1.0),
+      'ddim0small': samplers.ddim(schedule, schedule.num_steps),
+  }
+
+  def step(kind, guided, item):
+    row = tables[kind].rows([schedule.num_steps - 1 - int(inputs['t'][item])])
+    one = slice(item, item + 1)
+    output = raw[one] if kind in ('learned', 'ddim0', 'ddim1') else raw[one, ..., :channels]
+    denoise = lambda y, level: output  # noqa: E731
+    if guided:
+      wrap = guidance.classifier_score if kind.startswith('ddim') else guidance.classifier_mean
+      denoise = wrap(denoise, lambda y, level: gradient[one], target=targets.EPSILON, clip=1.0)
+    clip = None if guided else 1.0
+    after, steps = samplers.sample(denoise, x[one], row, lambda i: noise[one], clip=clip, trajectory=True)
+    return {'sample': after, 'xstart': steps.x0[0]}
+
+  out = {}
+  for key in case.outputs:
+    parts = key.split('_')
+    if parts[0] in tables and len(parts) == 3:
+      rows = [step(parts[0], parts[1] == 'guided', item)[parts[2]] for item in range(len(x))]
+      out[key] = jnp.moveaxis(jnp.concatenate(rows), -1, 1)
+    elif key.startswith('ddim_map_'):
+      out[key] = schedules.sections(f'ddim{parts[-1]}', num)
+  return out | {
+      'seen_t': told[inputs['t']],
+      'timestep_map': kept,
+      'table_betas': schedule.betas,
+      'table_alphas_cumprod': schedule.alpha_bar,
+      'table_posterior_log_variance_clipped': schedules.posterior(schedule, first='next').log_variance,
+  }
+
+
+CHECKS = {
+    'dve_schedule': dve_schedule,
+    'ddim_steps': functools.partial(_steps, make_table=_ddim),
+    'ddpm_steps': functools.partial(_steps, make_table=_ddpm),
+    'dpmsolverpp_2m_steps': functools.partial(_steps, make_table=_dpm_solver),
+    'min_snr_weights': min_snr_weights,
+    'zero_snr_betas': zero_snr_betas,
+    'guided_steps': guided_steps,
+}
