@@ -152,13 +152,17 @@ def partial_folder(builder) -> epath.Path:
   return final.parent / f'.{final.name}.partial'
 
 
-def finish(builder) -> Report:
+def finish(builder) -> Report | None:
   """After TFDS wrote the dataset: writes the report beside it, throws the waiting records away, returns the report.
+
+  A builder that did not come to `generate` has none.
 
   Raises:
     UserError: nothing was kept (which only Beam finds out this late); the empty dataset is removed.
   """
-  report, folder = builder.talkjax_report, partial_folder(builder)
+  report, folder = getattr(builder, 'talkjax_report', None), partial_folder(builder)
+  if report is None:
+    return None
   if _options.beam:
     _collect_from_beam(report, folder)
     if not any(report.kept.values()):

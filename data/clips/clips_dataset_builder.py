@@ -1,0 +1,143 @@
+"""Any folder of videos of talking people, with or without a CSV that says more about them (see data/README.md).
+
+python -m talkjax.build data/clips --manual_dir=DIR [--config=pieces]
+"""
+
+import csv
+import dataclasses
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from talkjax import corpus, footage, records
+from talkjax.cli import UserError
+
+VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.flv', '.wmv', '.ts', '.3gp')
+TEXTS = ('speaker', 'gender', 'caption', 'transcript')
+SPLITS = ('train', 'test')
+GENDERS = {'m': 'male', 'male': 'male', 'man': 'male', 'f': 'female', 'female': 'female', 'woman': 'female', '': ''}
+
+
+@dataclasses.dataclass
+class ClipsConfig(tfds.core.BuilderConfig):
+  """`size`: of the crop, pixels. `max_seconds`: longer videos are cut. `silent_ok`: keep videos without sound."""
+
+  size: int = 128
+  max_seconds: float | None = None
+  silent_ok: bool = False
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Talking faces of a folder of videos."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    'a folder of videos (in subfolders too), optionally with one .csv that has a column file'
+  )
+  BUILDER_CONFIGS = [
+    ClipsConfig(name='whole', description='A record a video.'),
+    ClipsConfig(name='pieces', max_seconds=10.0, description='Videos are cut to pieces of at most 10 s.'),
+    ClipsConfig(name='silent', silent_ok=True, description='A record a video, also of those without sound.'),
+  ]
+
+  def _info(self):
+    return self.dataset_info_from_configs(features=records.features())
+
+  def _split_generators(self, dl_manager):
+    config = self.builder_config
+    splits = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.max_seconds, config.silent_ok)
+    return corpus.generate(self, splits, footage.talking_record)
+
+
+def find_clips(
+  folder: pathlib.Path, size: int = 128, max_seconds: float | None = None, silent_ok: bool = False
+) -> dict[str, dict[str, footage.Clip]]:
+  """The clips of a folder, by split and name.
+
+  A clip's name is its path in the folder (with '#1', '#2', ... where a video is cut). What the CSV's column `split`
+  does not decide is split by speaker (where the CSV names any; else by video): the last 5 % by name are the test set,
+  at least one, none where there is but one.
+
+  Raises:
+    UserError: no video, or a CSV that can't be understood.
+  """
+  paths = [p for p in folder.rglob('*') if p.suffix.lower() in VIDEOS and not p.name.startswith('.') and p.is_file()]
+  rows = read_table(folder)
+  names = sorted({p.relative_to(folder).as_posix() for p in paths} | set(rows))
+  if not names:
+    raise UserError(f'{folder} has no video: expected files ending in {", ".join(VIDEOS)}, in subfolders too')
+  groups = {name: rows.get(name, {}).get('speaker') or name for name in names}
+  free = sorted({groups[name] for name in names if not rows.get(name, {}).get('split')})
+  held = set(free[-max(1, len(free) // 20) :]) if len(free) > 1 else set()
+  splits = {split: {} for split in SPLITS}
+  for name in names:
+    row = rows.get(name, {})
+    split = row.get('split') or ('test' if groups[name] in held else 'train')
+    for clip in _clips(folder, name, row, max_seconds):
+      splits[split][clip.id] = dataclasses.replace(clip, size=size, silent_ok=silent_ok)
+  return splits
+
+
+def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
+  """The folder's one CSV: file -> its other columns; {} where there is no CSV.
+
+  Raises:
+    UserError: several CSVs, no column `file`, a file named twice, or a split or gender that is none.
+  """
+  tables = sorted(folder.glob('*.csv'))
+  if not tables:
+    return {}
+  if len(tables) > 1:
+    raise UserError(f'{folder} has several CSV files ({", ".join(t.name for t in tables)}): expected one or none')
+  with tables[0].open(newline='', encoding='utf-8-sig') as file:
+    reader = csv.DictReader(file)
+    if 'file' not in (reader.fieldnames or ()):
+      raise UserError(
+        f'{tables[0]} has no column "file": its first line names the columns, file and any of '
+        f'{", ".join((*TEXTS, "split"))}'
+      )
+    rows = [{k: (v or '').strip() for k, v in row.items() if k} for row in reader]
+  table = {}
+  for line, row in enumerate(rows, 2):
+    name = pathlib.PurePosixPath(row.pop('file')).as_posix()
+    where = f'{tables[0]}, line {line}'
+    if name in table:
+      raise UserError(f'{where}: {name} is already in the table; expected a line a file')
+    if row.get('split', '') not in ('', *SPLITS):
+      raise UserError(f'{where}: split is {row["split"]!r}; expected train, test or nothing')
+    if row.get('gender', '').lower() not in GENDERS:
+      raise UserError(f'{where}: gender is {row["gender"]!r}; expected male, female or nothing')
+    table[name] = row
+  return table
+
+
+def _clips(folder: pathlib.Path, name: str, row: dict[str, str], max_seconds: float | None):
+  path = folder / name
+  attributes = {k: v for k, v in row.items() if v and k not in (*TEXTS, 'split')}
+  gender = GENDERS[row.get('gender', '').lower()]
+  clip = footage.Clip(
+    id=name,
+    video=str(path),
+    speaker=row.get('speaker', ''),
+    gender=gender,
+    caption=row.get('caption') or footage.caption_of(gender),
+    transcript=row.get('transcript', ''),
+    attributes=tuple(sorted(attributes.items())),
+  )
+  if not path.is_file():
+    return [dataclasses.replace(clip, problem='named in the CSV, but there is no such file')]
+  cuts = footage.pieces(str(path), max_seconds)
+  if len(cuts) == 1:
+    return [clip]
+  # Of a piece nobody knows which words it holds.
+  return [
+    dataclasses.replace(
+      clip,
+      id=f'{name}#{i}',
+      start=a,
+      end=b,
+      transcript='',
+      attributes=tuple(sorted({**attributes, 'piece': str(i)}.items())),
+    )
+    for i, (a, b) in enumerate(cuts, 1)
+  ]

@@ -1,0 +1,168 @@
+"""GRID: 34 people who read six-word sentences, as the corpus ships (see data/README.md).
+
+python -m talkjax.build data/grid --manual_dir=DIR [--config=speakers]
+"""
+
+import dataclasses
+import pathlib
+import re
+
+import tensorflow_datasets as tfds
+
+from talkjax import corpus, footage, records
+from talkjax.cli import UserError
+
+# The corpus does not state it in a file: 16 of the 34 talkers are women.
+FEMALE = (4, 7, 11, 15, 16, 18, 20, 21, 22, 23, 24, 25, 29, 31, 33, 34)
+HELD_OUT = ('s1', 's2', 's20', 's22')  # two men and two women: the unseen-speaker split of the lip-reading literature
+TICKS = 25_000  # of an alignment's times, in a second
+SILENCE = ('sil', 'sp')
+SLACK = 0.1  # seconds by which an alignment may run past its clip
+# A clip's name spells its sentence, a letter (or digit) a word.
+SPELLING = (
+  {'b': 'bin', 'l': 'lay', 'p': 'place', 's': 'set'},
+  {'b': 'blue', 'g': 'green', 'r': 'red', 'w': 'white'},
+  {'a': 'at', 'b': 'by', 'i': 'in', 'w': 'with'},
+  {c: c for c in 'abcdefghijklmnopqrstuvxyz'},  # w, the only letter of three syllables, is never said
+  dict(zip('z123456789', ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine'))),
+  {'a': 'again', 'n': 'now', 'p': 'please', 's': 'soon'},
+)
+
+
+@dataclasses.dataclass
+class GridConfig(tfds.core.BuilderConfig):
+  """`split`: 's1' (the paper's: speaker 1 alone) or 'speakers' (all, some held out). `size`: of the crop, pixels."""
+
+  split: str = 's1'
+  size: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A clip and the file of its word times ('' where there is none)."""
+
+  clip: footage.Clip
+  alignment: str
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Talking faces of the GRID corpus."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  MANUAL_DOWNLOAD_INSTRUCTIONS = 'the folder with GRID unpacked: sN/**/*.mpg, alignments/sN/*.align or sN/align/*.align'
+  BUILDER_CONFIGS = [
+    GridConfig(name='s1', description='Speaker 1: the last 5 % of the clips by name (at least 20) are the test set.'),
+    GridConfig(name='speakers', split='speakers', description='All speakers; s1, s2, s20 and s22 are the test set.'),
+  ]
+
+  def _info(self):
+    return self.dataset_info_from_configs(
+      features=records.features(),
+      homepage='https://spandh.dcs.shef.ac.uk/gridcorpus/',
+      license='CC BY 4.0',
+    )
+
+  def _split_generators(self, dl_manager):
+    config = self.builder_config
+    items = find_items(pathlib.Path(dl_manager.manual_dir), config.size)
+    return corpus.generate(self, split_items(items, config.split), make_record)
+
+
+def split_items(items: dict[str, Item], split: str) -> dict[str, dict[str, Item]]:
+  """Names -> items, by split.
+
+  's1' is speaker 1 alone: the last 5 % by name are the test set, 50 of the 1,000 (the paper says 950/50 and not which);
+  of fewer clips at least 20, but never more than a tenth. 'speakers' holds `HELD_OUT` out.
+  """
+  if split == 's1':
+    names = sorted(name for name, item in items.items() if item.clip.speaker == 's1')
+    if not names:
+      raise UserError('config s1 is of speaker s1, of whom there is no clip: expected s1/**/*.mpg in --manual_dir')
+    held = min(max(20, len(names) // 20), len(names) // 10)
+    chosen = {'train': names[: len(names) - held], 'test': names[len(names) - held :]}
+  elif split == 'speakers':
+    chosen = {'train': [], 'test': []}
+    for name, item in items.items():
+      chosen['test' if item.clip.speaker in HELD_OUT else 'train'].append(name)
+  else:
+    raise UserError(f"config's split is {split!r}: expected 's1' or 'speakers'")
+  return {split: {name: items[name] for name in names} for split, names in chosen.items()}
+
+
+def find_items(folder: pathlib.Path, size: int = 128) -> dict[str, Item]:
+  """All clips in a folder, by name ('s1_bbaf2n'), in order of speaker and file name.
+
+  Raises:
+    UserError: there is none.
+  """
+  alignments = _by_clip(folder.rglob('*.align'))
+  sounds = _by_clip(sorted(folder.rglob('*.wav'), key=lambda p: '50k' in str(p).lower()))  # 50 kHz rather than 25 kHz
+  videos = _by_clip(sorted(folder.rglob('*.mpg'), key=lambda p: 'mpg_6000' in p.parts))  # rather than mpg_vcd
+  if not videos:
+    raise UserError(f'{folder} has no GRID video: expected sN/**/*.mpg, N from 1 to 34')
+  items = {}
+  for speaker, stem in sorted(videos, key=lambda key: (int(key[0][1:]), key[1])):
+    gender = 'female' if int(speaker[1:]) in FEMALE else 'male'
+    clip = footage.Clip(
+      id=f'{speaker}_{stem}',
+      video=str(videos[speaker, stem]),
+      audio=str(sounds.get((speaker, stem), '')),
+      size=size,
+      speaker=speaker,
+      gender=gender,
+      caption=footage.caption_of(gender),
+      transcript=sentence_of(stem),
+    )
+    items[clip.id] = Item(clip, str(alignments.get((speaker, stem), '')))
+  return items
+
+
+def make_record(item: Item) -> records.Record:
+  """One clip's record, with its word times where it has an alignment."""
+  if not item.alignment:
+    return footage.talking_record(item.clip)
+  words = read_alignment(pathlib.Path(item.alignment))
+  transcript = ' '.join(word.text for word in words)
+  record = footage.talking_record(dataclasses.replace(item.clip, words=words, transcript=transcript))
+  if words and words[-1].end > len(record.frames) / record.fps + SLACK:
+    raise corpus.Skip('its alignment is longer than the video')
+  return record
+
+
+def read_alignment(path: pathlib.Path) -> tuple[records.Segment, ...]:
+  """The words of an .align file: a line each of start, end (1/25000 s) and word; silences left out.
+
+  Raises:
+    corpus.Skip: it is not one.
+  """
+  words, before = [], 0
+  for line in path.read_text(errors='replace').splitlines():
+    parts = line.split()
+    if not parts:
+      continue
+    if len(parts) != 3 or not (parts[0].isdigit() and parts[1].isdigit()):
+      raise corpus.Skip('its alignment is not lines of start, end and word')
+    start, end = int(parts[0]), int(parts[1])
+    if not before <= start <= end:
+      raise corpus.Skip('its alignment does not run forward in time')
+    before = end
+    if parts[2] not in SILENCE:
+      words.append(records.Segment(parts[2], start / TICKS, end / TICKS))
+  return tuple(words)
+
+
+def sentence_of(stem: str) -> str:
+  """The sentence that a clip's name spells ('bbaf2n' -> 'bin blue at f two now'), or ''."""
+  if len(stem) != len(SPELLING) or any(letter not in words for letter, words in zip(stem, SPELLING)):
+    return ''
+  return ' '.join(words[letter] for letter, words in zip(stem, SPELLING))
+
+
+def _by_clip(paths) -> dict[tuple[str, str], pathlib.Path]:
+  """(speaker, file name) -> path; the last of several wins. The speaker is the nearest folder named s1 to s34."""
+  found = {}
+  for path in paths:
+    speaker = next((p for p in reversed(path.parent.parts) if re.fullmatch(r's([1-9]|[12]\d|3[0-4])', p)), None)
+    if speaker and not path.name.startswith('.'):
+      found[speaker, path.stem] = path
+  return found

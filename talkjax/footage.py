@@ -1,0 +1,174 @@
+"""From a video file of a talking person to a record: what every corpus of real people shares.
+
+As 3.3.3 of "Speech Driven Video Editing via an Audio-Conditioned Diffusion Model": frames at 25 per second, landmarks
+found in each, the face aligned to the canonical one with a smoothing window of 7 frames, and a square crop around it.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from talkjax import records
+from talkjax.cli import UserError
+from talkjax.corpus import Skip
+from talkjax.faces import align, landmarks
+from talkjax.media import audio as sound
+from talkjax.media import video
+
+FPS = 25.0
+SAMPLES_PER_FRAME = round(records.AUDIO_RATE / FPS)
+SMOOTH = 7  # frames
+MIN_FOUND = 0.8  # share of frames in which the face has to be seen
+MIN_SECONDS = 0.2
+QUIET = 1e-3  # a sound track that never gets louder than this (of 1) has nobody talking in it
+AGREE = 0.15  # seconds by which sound in a file of its own may differ in length from the video
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """What to make a record from; texts that are not known are ''."""
+
+  id: str
+  video: str
+  size: int = 128  # of the square crop, pixels
+  audio: str = ''  # a file with better sound; used where it is as long as the video, else the video's own is
+  start: float = 0.0  # seconds; with `end` a piece of the video
+  end: float | None = None
+  speaker: str = ''
+  gender: str = ''
+  caption: str = ''
+  transcript: str = ''
+  words: tuple[records.Segment, ...] = ()
+  attributes: tuple[tuple[str, str], ...] = ()
+  silent_ok: bool = False  # keep the clip although it has no sound
+  problem: str = ''  # why the clip can't be used, where its corpus knows without opening it
+
+
+def caption_of(gender: str) -> str:
+  """The caption of a clip of which no more is known (the two of shared use: a man, a woman is talking)."""
+  return {'male': 'A man is talking', 'female': 'A woman is talking'}.get(gender, 'A person is talking')
+
+
+def talking_record(clip: Clip) -> records.Record:
+  """Makes the record of one clip.
+
+  Landmarks and box are in pixels of the crop, pose is of the head in the crop (its roll is what alignment left).
+
+  Raises:
+    Skip: no usable face, sound or video; the message is the reason and names no file.
+  """
+  if clip.problem:
+    raise Skip(clip.problem)
+  try:
+    info = video.probe(clip.video)
+    waveform = _waveform(clip, info)
+    track = landmarks.find_faces(_frames(clip))
+    found = float(np.mean(track.found))
+    if found < MIN_FOUND:
+      raise Skip(f'the face is seen in less than {MIN_FOUND:.0%} of the frames')
+    transforms = align.canonical_transforms(track.landmarks, size=clip.size, smooth=SMOOTH)
+    # The video is read a second time rather than held: a minute of 1080p is 9 GB.
+    pictures = tuple(
+      records.encode_picture(align.crop(frame, transform, clip.size))
+      for frame, transform in zip(_frames(clip), transforms)
+    )
+  except UserError as error:
+    raise Skip(_without_names(str(error), clip)) from error
+  count = len(pictures)
+  if count < MIN_SECONDS * FPS:
+    raise Skip(f'shorter than {MIN_SECONDS} s')
+  return records.Record(
+    id=clip.id,
+    speaker=clip.speaker,
+    gender=clip.gender,
+    caption=clip.caption or caption_of(clip.gender),
+    transcript=clip.transcript,
+    fps=FPS,
+    frames=pictures,
+    size=(clip.size, clip.size),
+    audio=_as_long_as(waveform, clip, count),
+    box=_boxes(track.box, transforms),
+    landmarks=_moved(track.landmarks, transforms),
+    pose=_turned(track.pose, transforms),
+    num_faces=track.num_faces,
+    words=clip.words,
+    attributes={**dict(clip.attributes), 'found': f'{found:.3f}'},
+  )
+
+
+def pieces(path: str, max_seconds: float | None) -> list[tuple[float, float | None]]:
+  """Where to cut a video so that no piece is longer than `max_seconds`: (start, end), equal lengths, whole frames.
+
+  A video that can't be read, or is short enough, is one piece to its end.
+  """
+  try:
+    seconds = video.probe(path).duration if max_seconds else 0.0
+  except UserError:  # whoever makes the record says what is wrong
+    seconds = 0.0
+  if not max_seconds or seconds <= max_seconds:
+    return [(0.0, None)]
+  frames, most = round(seconds * FPS), max(1, int(max_seconds * FPS))
+  cuts = np.linspace(0, frames, -(-frames // most) + 1).round() / FPS
+  return [(float(a), float(b)) for a, b in itertools.pairwise(cuts)]
+
+
+def _frames(clip: Clip) -> Iterator[np.ndarray]:
+  first, last = round(clip.start * FPS), None if clip.end is None else round(clip.end * FPS)
+  return itertools.islice(video.read_frames(clip.video, fps=FPS), first, last)
+
+
+def _waveform(clip: Clip, info: video.VideoInfo) -> np.ndarray:
+  """All the sound of the video, float32 [s]; empty where there is none and that is allowed."""
+  waveform = np.zeros(0, np.float32)
+  if clip.audio and not (clip.start or clip.end):
+    alone = sound.read_audio(clip.audio, records.AUDIO_RATE)
+    if abs(len(alone) / records.AUDIO_RATE - info.duration) <= AGREE:
+      waveform = alone
+  if not len(waveform) and info.has_audio:
+    waveform = sound.read_audio(clip.video, records.AUDIO_RATE)
+  if not clip.silent_ok:
+    if not len(waveform):
+      raise Skip('no sound')
+    if np.abs(waveform).max() < QUIET:
+      raise Skip('the sound track is silent')
+  return waveform
+
+
+def _as_long_as(waveform: np.ndarray, clip: Clip, frames: int) -> np.ndarray:
+  """The clip's part of the sound as int16, to the sample as long as its frames."""
+  if not len(waveform):
+    return np.zeros(0, np.int16)
+  first = round(clip.start * FPS) * SAMPLES_PER_FRAME
+  part = waveform[first : first + frames * SAMPLES_PER_FRAME]
+  part = np.pad(part, (0, frames * SAMPLES_PER_FRAME - len(part)))
+  return np.clip(np.round(part * 32767.0), -32768, 32767).astype(np.int16)
+
+
+def _moved(points: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+  """Points [f, n, 2] of the source -> of the crop."""
+  moved = [align.transform_points(p, t) for p, t in zip(points, transforms)]
+  return np.asarray(moved, np.float32)
+
+
+def _boxes(box: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+  """Boxes [f, 4] of the source -> the upright boxes around them in the crop."""
+  corners = _moved(box[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), transforms)
+  return np.concatenate([corners.min(1), corners.max(1)], 1).astype(np.float32)
+
+
+def _turned(pose: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+  """Pose [f, 3] in the source -> in the crop, which alignment has turned in the picture's plane."""
+  turn = np.degrees(np.arctan2(transforms[:, 1, 0], transforms[:, 0, 0]))
+  roll = (pose[:, 2] + turn + 180.0) % 360.0 - 180.0
+  return np.stack([pose[:, 0], pose[:, 1], roll], 1).astype(np.float32)
+
+
+def _without_names(reason: str, clip: Clip) -> str:
+  """A reason that many clips can share."""
+  for path, name in ((clip.video, 'the video'), (clip.audio, 'the sound file')):
+    if path:
+      reason = reason.replace(str(pathlib.Path(path)), name)
+  return ' '.join(reason.split())
