@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -75,16 +75,16 @@ def compare_folders(
   return rows, _means(rows, made, true)
 
 
-def table(rows: list[dict], means: dict) -> str:
+def table(rows: list[dict], means: dict, scores: Sequence[str] = SCORES) -> str:
   """The rows and their means as text: fixed columns, names first, '-' where there is no value, notes below."""
-  shown = [s for s in SCORES if any(row.get(s) is not None for row in rows)]
+  shown = [s for s in scores if any(row.get(s) is not None for row in rows)]
   lines = [['video', 'frames', *shown]]
   lines += [[row['name'], str(row['frames']), *(_cell(s, row.get(s)) for s in shown)] for row in rows]
   lines += [['mean', str(means['frames']), *(_cell(s, means.get(s)) for s in shown)]]
   widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
   text = ['  '.join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]) for line in lines]
   rule = '-' * len(text[0])
-  notes = [f'{row["name"]}: {note}' for row in rows for note in row['notes']]
+  notes = [f'{row["name"]}: {note}' for row in rows for note in row.get('notes', ())]
   return '\n'.join([text[0], rule, *text[1:-1], rule, text[-1], *notes])
 
 

@@ -64,19 +64,26 @@ def paste(inside: jax.Array, outside: jax.Array, region: jax.Array) -> jax.Array
   return region * inside + (1 - region) * outside
 
 
-def make_table(config):
-  """The sampler's coefficients: `sampler.name` of ddpm (Palette's, the published), ddim, dpm++."""
+def make_table(config) -> samplers.Table:
+  """The sampler's coefficients. `sampler.name`: palette (the published, ancestral), ddpm, ddim or dpm++.
+
+  Raises:
+    UserError: no sampler of that name, or it cannot take so many steps.
+  """
   name, steps = config.sampler.name, config.sampler.steps
-  train_schedule = make_schedule(config.diffusion, config.diffusion.steps)
-  if name == 'palette':
-    return samplers.palette(make_schedule(config.diffusion, steps))
-  if name == 'ddpm':
-    return samplers.ddpm(train_schedule, steps, spacing='trailing')
-  if name == 'ddim':
-    return samplers.ddim(train_schedule, steps, eta=config.sampler.eta, spacing='trailing')
-  if name == 'dpm++':
-    return samplers.dpm_solver_pp_2m(train_schedule, steps, spacing='trailing')
-  raise UserError(f'sampler {name!r} is not one of palette, ddpm, ddim, dpm++')
+  schedule = make_schedule(config.diffusion, config.diffusion.steps)
+  tables = {
+      'palette': lambda: samplers.palette(make_schedule(config.diffusion, steps)),
+      'ddpm': lambda: samplers.ddpm(schedule, steps, spacing='trailing'),
+      'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing='trailing'),
+      'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
+  }
+  if name not in tables:
+    raise UserError(f'sampler {name!r} is not one of {", ".join(tables)}')
+  try:
+    return tables[name]()
+  except ValueError as error:
+    raise UserError(f'sampler {name} cannot take {steps} steps: {error}') from error
 
 
 def make_frame_step(net: UNet, config):

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes .venv with talkjax in it, once: later calls see that setup.py is unchanged and return at once.
+# Usage: launch/setup.sh [extra,...]   (extras of setup.py: test, cuda, tpu, beam, parity)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+extras="${1:-}"
+stamp=".venv/.talkjax"
+wanted="$(cat setup.py launch/setup.sh | cksum) ${extras}"
+if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then exit 0; fi
+
+python=""
+for candidate in "${PYTHON:-}" python3.12 python3.11 python3.13 python3; do
+  if [ -n "$candidate" ] && "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    python="$candidate"
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  echo "error: no Python 3.11, 3.12 or 3.13 was found: install one, or name it with PYTHON=/path/to/python" >&2
+  exit 1
+fi
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+echo "installing talkjax into .venv with $(.venv/bin/python --version)"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+# The last MediaPipe that carries its models pins an old numpy and protobuf that it runs without.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mediapipe==0.10.21
+echo "$wanted" >> "$stamp"

@@ -1,0 +1,157 @@
+"""Measures a config on this machine: training, generation, input.
+
+  python -m talkjax.benchmark --config=configs/speech_edit.py:tiny --output=benchmark.json
+
+Times are medians of interleaved repetitions, so that a noisy machine disturbs all alike. `gflops` counts what XLA says
+the compiled step computes; `matmul_gflops` is what this machine reaches on one large matrix product of the same type.
+"""
+
+import json
+import pathlib
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from talkjax import cli, input, sharding, state, systems
+from talkjax.cli import UsageError
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the config, with its arguments.')
+_OUTPUT = flags.DEFINE_string('output', None, 'A JSON file for the figures.')
+_REPEATS = flags.DEFINE_integer('repeats', 7, 'Repetitions of each measurement.')
+_BATCH = flags.DEFINE_integer('videos', 1, 'Videos generated at once.')
+
+
+def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+  """Median seconds of each function, called in turn `repeats` times after one call that is not counted."""
+  times = {name: [] for name in functions}
+  for repeat in range(repeats + 1):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      jax.block_until_ready(function())
+      if repeat:
+        times[name].append(time.perf_counter() - start)
+  return {name: statistics.median(values) for name, values in times.items()}
+
+
+def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> dict:
+  """The figures, by name; times in seconds, memory in bytes."""
+  mesh = sharding.make_mesh(config.mesh)
+  system = systems.build(config)
+  iterator = input.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  figures = {
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'batch_size': config.batch_size,
+      'dtype': config.dtype,
+  }
+  figures.update(_input(iterator, config.batch_size, repeats))
+
+  # The training step.
+  host, _ = input.split_names(next(iterator))
+  batch_layout = sharding.batch_sharding(mesh)
+  batch = input.to_device(host, batch_layout)
+  optimizer = state.make_optimizer(config.optimizer, config.steps)
+
+  def create(rng):
+    return state.create(system.init, optimizer, config.train, rng, batch)
+
+  abstract = jax.eval_shape(create, jax.random.key(0))
+  layout = sharding.tree_shardings(abstract, mesh, config.rules)
+  holder = [jax.jit(create, out_shardings=layout)(jax.random.key(0))]
+  step = state.make_step(
+      system.loss, optimizer, config.train, ema=config.ema, accumulate=config.optimizer.accumulate, seed=0
+  )
+  jitted = jax.jit(step, in_shardings=(layout, batch_layout), out_shardings=(layout, None), donate_argnums=0)
+  start = time.perf_counter()
+  compiled = jitted.lower(abstract, batch).compile()
+  figures['compile_seconds'] = time.perf_counter() - start
+  params = jax.tree.map(jnp.copy, holder[0].params)
+
+  def train():
+    holder[0], metrics = compiled(holder[0], batch)
+    return metrics
+
+  size = 4096 if jax.default_backend() != 'cpu' else 1536
+  a = jnp.ones((size, size), config.dtype)
+  multiply = jax.jit(lambda a: a @ a)
+  times = interleaved({'step': train, 'matmul': lambda: multiply(a)}, repeats)
+  flops = (compiled.cost_analysis() or {}).get('flops', float('nan'))
+  memory = compiled.memory_analysis()
+  figures.update({
+      'parameters': sum(x.size for x in jax.tree.leaves(params)),
+      'step_seconds': times['step'],
+      'frames_per_second': config.batch_size / times['step'],
+      'gflops': flops / times['step'] / 1e9,
+      'matmul_gflops': 2 * size**3 / times['matmul'] / 1e9,
+      'input_over_step': figures['input_frames_per_second'] * times['step'] / config.batch_size,
+      'step_temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
+  })
+  figures['share_of_matmul'] = figures['gflops'] / figures['matmul_gflops']
+
+  figures.update(_sampler(config, params, repeats, videos))
+  figures['peak_host_bytes'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    figures['peak_device_bytes'] = stats['peak_bytes_in_use']
+  return figures
+
+
+def _input(iterator, batch_size: int, repeats: int) -> dict:
+  """Frames a second that the pipeline alone delivers, after its caches are warm."""
+  for _ in range(repeats):
+    next(iterator)
+  count = 0
+  start = time.perf_counter()
+  while count < 3 * repeats or time.perf_counter() - start < 3:
+    next(iterator)
+    count += 1
+  return {'input_frames_per_second': count * batch_size / (time.perf_counter() - start)}
+
+
+def _sampler(config, params, repeats: int, videos: int) -> dict:
+  """One frame made with all steps of the sampler, beside the same program with one step."""
+  clip = next(input.eval_records(config.data, config.data.split, 1))
+  functions, steps = {}, config.sampler.steps
+  for count in (steps, 1):
+    changed = ml_collections.ConfigDict(config)
+    changed.sampler.steps = count
+    system = systems.build(changed)
+
+    def make(system=system):
+      inputs = system.inputs([clip] * videos, num_frames=1)
+      return list(system.generate(params, inputs, np.zeros(videos, np.uint32)))
+
+    functions[f'{count}'] = make
+  inputs_only = lambda: list(systems.build(config).inputs([clip] * videos, num_frames=1).frames)
+  times = interleaved({**functions, 'inputs': inputs_only}, repeats)
+  whole, one = times[f'{steps}'] - times['inputs'], times['1'] - times['inputs']
+  return {
+      'sampler_steps': steps,
+      'sampler_seconds_per_frame': whole / videos,
+      'sampler_over_bare_steps': whole / (steps * one),
+      'generated_frames_per_second': videos / whole,
+  }
+
+
+def main(_):
+  if _CONFIG.value is None:
+    raise UsageError('--config is missing: python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
+  figures = benchmark(_CONFIG.value, _REPEATS.value, _BATCH.value)
+  width = max(map(len, figures))
+  for name, value in figures.items():
+    print(f'{name.ljust(width)}  {value:,.4g}' if isinstance(value, float) else f'{name.ljust(width)}  {value}')
+  if _OUTPUT.value:
+    path = pathlib.Path(_OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,159 @@
+"""Scores a workdir on a held-out split, or any two folders of videos.
+
+  python -m talkjax.evaluate --workdir=runs/speech_edit --output=metrics.json
+  python -m talkjax.evaluate --generated=made/ --reference=true/
+
+Of a workdir every clip is re-made twice, with its own speech and with that of another clip: `lip_score` correlates the
+mouth opening of the first with the true video's, `lip_score_other_speech` that of the second. `psnr_identity` and
+`ssim_identity` are what repeating the first frame's mouth gets, the least that a system must beat.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from talkjax import checkpoint, cli, generate, input, systems
+from talkjax.cli import UsageError
+from talkjax.faces import landmarks
+from talkjax.media import picture
+from talkjax.metrics import cpbd, folders, image, lips
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
+_SPLIT = flags.DEFINE_string('split', 'test', 'The split of the workdir\'s corpus to score on.')
+_GENERATED = flags.DEFINE_string('generated', None, 'A folder of generated videos.')
+_REFERENCE = flags.DEFINE_string('reference', None, 'A folder of true videos with the same names.')
+_OUTPUT = flags.DEFINE_string('output', None, 'A JSON file for the scores.')
+_STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps per frame (default: the config\'s).')
+_SAMPLER = flags.DEFINE_string('sampler', None, 'The sampler (default: the config\'s).')
+_WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'params'], 'The averaged weights, or the last raw ones.')
+_LIMIT = flags.DEFINE_integer('limit', None, 'Score only so many clips.')
+_BATCH = flags.DEFINE_integer('batch_size', 10, 'Clips generated at once.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise and of the pairing with other speech.')
+_STRIP = flags.DEFINE_string('strip', None, 'A PNG file: truth above, generated below, of the first clip.')
+
+
+SCORES = (
+    'psnr', 'ssim', 'psnr_mask', 'ssim_mask', 'psnr_mask_identity', 'ssim_mask_identity', 'cpbd', 'cpbd_reference',
+    'lip_score', 'lip_score_other_speech',
+)
+
+
+def score_workdir(system, config, params, clips, *, batch_size: int, seed: int) -> tuple[list[dict], dict, np.ndarray]:
+  """Re-makes clips and scores them.
+
+  Args:
+    system, config, params: what was trained.
+    clips: records.
+    batch_size: clips at once.
+    seed: of noise and pairing.
+
+  Returns:
+    (a row of scores per clip, their means, a strip of the first clip).
+  """
+  partner = lips.other_speech([c.transcript or c.id for c in clips], seed)
+  rows, first = [], None
+  bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
+  for start in range(0, len(clips), batch_size):
+    chosen = range(start, min(start + batch_size, len(clips)))
+    batch = [clips[i] for i in chosen]
+    seeds = np.array([seed + i for i in chosen], np.uint32)
+    own = _make(system, params, batch, None, seeds)
+    bar.update(len(batch))
+    other = _make(system, params, batch, [clips[partner[i]] for i in chosen], seeds)
+    bar.update(len(batch))
+    for clip, (made, masks, truth, points), (spoken, *_) in zip(batch, own, other):
+      first = first if first is not None else picture.strip([truth, made])
+      rows.append(_score(clip, config, truth, made, spoken, masks, points))
+  bar.close()
+  return rows, _means(rows), first
+
+
+def _make(system, params, clips, speech, seeds):
+  """Per clip (generated frames, masks, true frames, landmarks)."""
+  inputs = system.inputs(clips, speech=speech)
+  masks = []
+
+  def remember(frames):
+    for frame in frames:
+      masks.append(frame['mask'])
+      yield frame
+
+  inputs = type(inputs)(inputs.identity, remember(inputs.frames), inputs.truth, inputs.landmarks)
+  made = list(system.generate(params, inputs, seeds))
+  for i, (truth, points) in enumerate(zip(inputs.truth, inputs.landmarks)):
+    yield [f[i] for f in made[: len(truth)]], [m[i] for m in masks[: len(truth)]], truth, points
+
+
+def _score(clip, config, truth, made, spoken, masks, points) -> dict:
+  scores = image.video_scores(truth, made, masks)
+  still = [np.where(m > 0, truth[0], t) for m, t in zip(masks, truth)]
+  identity = image.video_scores(truth, still, masks)
+  opening = lambda frames: mouth_opening(frames, points, config.data.mouth)
+  true_opening = opening(truth)
+  return {
+      'name': clip.id,
+      'frames': len(truth),
+      'psnr': scores['psnr'],
+      'ssim': scores['ssim'],
+      'psnr_mask': scores['psnr_mask'],
+      'ssim_mask': scores['ssim_mask'],
+      'psnr_mask_identity': identity['psnr_mask'],
+      'ssim_mask_identity': identity['ssim_mask'],
+      'cpbd': float(np.mean([cpbd.cpbd(f) for f in made])),
+      'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in truth])),
+      'lip_score': lips.lip_score(opening(made), true_opening),
+      'lip_score_other_speech': lips.lip_score(opening(spoken), true_opening),
+  }
+
+
+def mouth_opening(frames, points: np.ndarray, kind: str) -> np.ndarray:
+  """[f] mouth openings of uint8 frames.
+
+  Args:
+    frames: [h, w, 3] each.
+    points: [f, 68, 2] the true landmarks.
+    kind: 'pixels' (drawn puppets: exact) or 'landmarks' (filmed faces, found again in these frames).
+  """
+  if kind == 'pixels':
+    return np.array([lips.puppet_opening(f, p) for f, p in zip(frames, points)])
+  return lips.real_opening(landmarks.find_faces(frames).landmarks)
+
+
+def _means(rows: list[dict]) -> dict:
+  names = [k for k in rows[0] if k not in ('name', 'frames')]
+  values = {k: np.array([r[k] for r in rows], float) for k in names}
+  means = {k: float(np.nanmean(v)) if np.isfinite(v).any() else None for k, v in values.items()}
+  return {'clips': len(rows), 'frames': sum(r['frames'] for r in rows), **means}
+
+
+def main(_):
+  if bool(_WORKDIR.value) == bool(_GENERATED.value) or bool(_GENERATED.value) != bool(_REFERENCE.value):
+    raise UsageError('give either --workdir, or both --generated and --reference')
+  if _GENERATED.value:
+    rows, means = folders.compare_folders(_GENERATED.value, _REFERENCE.value)
+    print(folders.table(rows, means))
+    about = {'generated': _GENERATED.value, 'reference': _REFERENCE.value}
+  else:
+    config = generate.sampler_config(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
+    clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
+    system = systems.build(config)
+    _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
+    rows, means, strip = score_workdir(system, config, params, clips, batch_size=_BATCH.value, seed=_SEED.value)
+    print(folders.table(rows, means, SCORES))
+    about = {
+        'workdir': _WORKDIR.value, 'step': step, 'weights': _WEIGHTS.value, 'corpus': config.data.corpus,
+        'split': _SPLIT.value, 'sampler': config.sampler.to_dict(),
+    }
+    if _STRIP.value:
+      picture.write(_STRIP.value, strip)
+  if _OUTPUT.value:
+    path = pathlib.Path(_OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**means, **about, 'rows': rows}, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  cli.run(main)
