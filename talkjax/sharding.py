@@ -28,7 +28,9 @@ def make_mesh(sizes) -> Mesh:
     shape[shape.index(-1)] = count // rest if rest and count % rest == 0 else 0
   if math.prod(shape) != count or min(shape) < 1:
     wanted = ' x '.join(f'{a}={int(sizes.get(a, 1))}' for a in AXES)
-    raise UserError(f'mesh {wanted} does not cover {count} devices: set config.mesh so that the sizes multiply to {count}')
+    raise UserError(
+      f'mesh {wanted} does not cover {count} devices: set config.mesh so that the sizes multiply to {count}'
+    )
   # Auto axes: linen's convolutions do not run under the Explicit default.
   return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -57,21 +59,27 @@ def tree_shardings(tree, mesh: Mesh, rules):
       axis names or None per array axis, or 'fsdp': split the largest axis that the fsdp size divides, or 'replicated'.
       Leaves no rule names are replicated.
   """
+
   def sharding(path, leaf):
     name = path_name(path)
     for regex, spec in rules:
       if re.search(regex, name):
-        return NamedSharding(mesh, _spec(spec, leaf.shape, mesh))
+        return NamedSharding(mesh, spec_of(spec, leaf.shape, mesh))
     return replicated(mesh)
 
   return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def _spec(spec, shape, mesh: Mesh) -> PartitionSpec:
+def spec_of(spec, shape, mesh: Mesh) -> PartitionSpec:
+  """The PartitionSpec that a rule means for an array of this shape (see `tree_shardings`)."""
   if spec == 'replicated' or not shape:
     return PartitionSpec()
   if spec == 'fsdp':
     size = mesh.shape['fsdp']
     axes = [i for i in np.argsort(shape)[::-1] if shape[i] % size == 0 and shape[i] >= size]
-    return PartitionSpec(*('fsdp' if axes and i == axes[0] else None for i in range(len(shape)))) if size > 1 else PartitionSpec()
+    return (
+      PartitionSpec(*('fsdp' if axes and i == axes[0] else None for i in range(len(shape))))
+      if size > 1
+      else PartitionSpec()
+    )
   return PartitionSpec(*(tuple(a) if isinstance(a, (list, tuple)) else a for a in spec))

@@ -66,9 +66,9 @@ def learning_rate(optimizer, steps: int) -> optax.Schedule:
   """Linear warm-up to `optimizer.learning_rate`, then `optimizer.schedule`: 'constant', 'cosine' or 'linear' to zero."""
   peak, warmup = optimizer.learning_rate, optimizer.warmup
   after = {
-      'constant': lambda n: optax.constant_schedule(peak),
-      'cosine': lambda n: optax.cosine_decay_schedule(peak, n),
-      'linear': lambda n: optax.linear_schedule(peak, 0.0, n),
+    'constant': lambda n: optax.constant_schedule(peak),
+    'cosine': lambda n: optax.cosine_decay_schedule(peak, n),
+    'linear': lambda n: optax.linear_schedule(peak, 0.0, n),
   }
   if optimizer.schedule not in after:
     raise UserError(f'config.optimizer.schedule={optimizer.schedule!r} is not one of {", ".join(after)}')
@@ -79,10 +79,10 @@ def learning_rate(optimizer, steps: int) -> optax.Schedule:
 def make_optimizer(optimizer, steps: int) -> optax.GradientTransformation:
   """Clipping by global norm, Adam(W), the schedule; `optimizer.accumulate` is done in the step itself."""
   return optax.chain(
-      optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity(),
-      optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
-      optax.add_decayed_weights(optimizer.weight_decay) if optimizer.weight_decay else optax.identity(),
-      optax.scale_by_learning_rate(learning_rate(optimizer, steps)),
+    optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity(),
+    optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
+    optax.add_decayed_weights(optimizer.weight_decay) if optimizer.weight_decay else optax.identity(),
+    optax.scale_by_learning_rate(learning_rate(optimizer, steps)),
   )
 
 
@@ -95,7 +95,9 @@ def create(init: Callable, optimizer: optax.GradientTransformation, patterns, rn
   return State(jnp.zeros((), jnp.int32), params, ema, optimizer.init(trainable))
 
 
-def make_step(loss: Callable, optimizer: optax.GradientTransformation, patterns, *, ema: float, accumulate: int, seed: int):
+def make_step(
+  loss: Callable, optimizer: optax.GradientTransformation, patterns, *, ema: float, accumulate: int, seed: int
+):
   """The training step `(state, batch) -> (state, metrics)`, to be jitted with the state donated.
 
   Args:
@@ -107,6 +109,7 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation, patterns,
     accumulate: microbatches a step; gradients are averaged over them.
     seed: the step's randomness is fold_in(key(seed), step), so that a resumed run repeats nothing and skips nothing.
   """
+
   def step(state: State, batch):
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     mask = trainable_mask(state.params, patterns)
@@ -135,7 +138,7 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation, patterns,
     params = join(trainable, frozen)
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
     average = jax.tree.map(lambda m, e, p: e + (1 - decay) * (p - e) if m else e, mask, state.ema, params)
-    metrics = {'loss': value, 'grad_norm': optax.global_norm(grads), **metrics}
+    metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), **metrics}
     return State(state.step + 1, params, average, opt_state), metrics
 
   return step
