@@ -1,5 +1,7 @@
 """The U-Net: sizes, what it may depend on, identity at the start, folding of patches."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from talkjax.nn.unet import UNet, sinusoid
 
 SMALL = {'width': 32, 'multipliers': (1, 2), 'attention_downsamples': (2,), 'num_res_blocks': 1, 'head_channels': 16}
 
+ONE_LEVEL = SMALL | {'multipliers': (1,), 'attention_downsamples': ()}
+
 
 def batch(b=2, size=8, audio=24):
   keys = jax.random.split(jax.random.key(0), 3)
@@ -17,14 +21,13 @@ def batch(b=2, size=8, audio=24):
   return x, jax.random.uniform(keys[1], (b,)), jax.random.normal(keys[2], (b, audio))
 
 
+@functools.cache
 def small(**fields):
+  """A small U-Net and weights past the start, where the zero-initialised layers speak too."""
   unet = UNet(**(SMALL | fields))
-  params = unet.init(jax.random.key(1), *batch())
-  # Past the start, where the zero-initialised layers speak too.
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(2), len(leaves))
-  moved = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
-  return unet, jax.tree.unflatten(tree, moved)
+  shapes = jax.eval_shape(unet.init, jax.random.key(1), *batch())
+  r = np.random.default_rng(2)
+  return unet, jax.tree.map(lambda p: jnp.float32(0.1 * r.standard_normal(p.shape) + (p.ndim == 1)), shapes)
 
 
 @pytest.mark.parametrize(
@@ -41,32 +44,26 @@ def test_parameter_counts_are_the_published_ones(fields, count):
 
 
 def test_starts_by_predicting_nothing():
-  unet = UNet(**SMALL)
+  unet = UNet(**ONE_LEVEL)
   x, gamma, audio = batch()
-  params = unet.init(jax.random.key(1), x, gamma, audio)
-  np.testing.assert_array_equal(unet.apply(params, x, gamma, audio), np.zeros((2, 8, 8, 3)))
+  params = jax.jit(unet.init)(jax.random.key(1), x, gamma, audio)
+  np.testing.assert_array_equal(jax.jit(unet.apply)(params, x, gamma, audio), np.zeros((2, 8, 8, 3)))
 
 
-def test_pictures_of_a_batch_do_not_meet():
-  unet, params = small()
-  x, gamma, audio = batch()
-  gradients = jax.grad(lambda *args: unet.apply(params, *args)[0].sum(), argnums=(0, 1, 2))(x, gamma, audio)
-  for gradient in gradients:
-    assert jnp.abs(gradient[0]).max() > 0
-    assert jnp.abs(gradient[1:]).max() == 0
-
-
-@pytest.mark.parametrize('embedding', ['gamma', 'log_snr'])
-def test_every_parameter_learns(embedding):
-  unet, params = small(noise_embedding=embedding)
-  gradient = jax.grad(lambda p: jnp.square(unet.apply(p, *batch())).sum())(params)
-  for path, leaf in jax.tree.leaves_with_path(gradient):
+def test_pictures_of_a_batch_do_not_meet_and_every_parameter_learns():
+  unet, params = small(noise_embedding='log_snr')
+  gradients = jax.jit(jax.grad(lambda *args: jnp.square(unet.apply(*args)[0]).sum(), argnums=(0, 1, 2, 3)))
+  of_params, *of_inputs = gradients(params, *batch())
+  for path, leaf in jax.tree.leaves_with_path(of_params):
     assert jnp.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+  for leaf in of_inputs:
+    assert jnp.abs(leaf[0]).max() > 0
+    assert jnp.abs(leaf[1:]).max() == 0
 
 
 def test_remat_changes_nothing():
-  unet, params = small()
-  again = UNet(**SMALL, remat=True)
+  unet, params = small(**ONE_LEVEL)
+  again = UNet(**ONE_LEVEL, remat=True)
 
   def loss(p, net):
     out = net.apply(p, *batch(), train=True, rngs={'dropout': jax.random.key(3)})
@@ -81,15 +78,17 @@ def test_remat_changes_nothing():
 def test_bfloat16_is_near_and_keeps_float32_parameters():
   unet, params = small()
   half = UNet(**SMALL, dtype=jnp.bfloat16)
-  full, rough = unet.apply(params, *batch()), half.apply(params, *batch())
+  full, rough = (jax.jit(net.apply)(params, *batch()) for net in (unet, half))
   assert rough.dtype == jnp.float32
   assert jnp.abs(full - rough).max() < 0.05 * jnp.abs(full).max()
-  assert {p.dtype for p in jax.tree.leaves(half.init(jax.random.key(0), *batch()))} == {jnp.dtype('float32')}
+  made = jax.eval_shape(half.init, jax.random.key(0), *batch())
+  assert {p.dtype for p in jax.tree.leaves(made)} == {jnp.dtype('float32')}
 
 
 def test_patches_work_at_a_quarter_of_the_pixels():
-  unet, params = small(patch_size=2)
-  assert unet.apply(params, *batch(size=16)).shape == (2, 16, 16, 3)
+  unet = UNet(**SMALL, patch_size=2)
+  out, params = jax.eval_shape(unet.init_with_output, jax.random.key(0), *batch(size=16))
+  assert out.shape == (2, 16, 16, 3)
   assert params['params']['conv_in']['kernel'].shape == (3, 3, 36, 32)
   x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
   folded = space_to_depth(x, 2)
@@ -110,7 +109,7 @@ def test_sinusoid_is_unscaled():
 
 def test_silent_unet_has_no_audio_parameters():
   x, gamma, _ = batch()
-  params = UNet(**SMALL).init(jax.random.key(0), x, gamma)['params']
+  params = jax.eval_shape(UNet(**SMALL).init, jax.random.key(0), x, gamma)['params']
   assert 'embed_audio' not in params and 'film_1' not in params['middle_block_0']
 
 
