@@ -1,0 +1,153 @@
+"""MediaPipe's face mesh behind one call: a frame in, a list of meshes in pixels out."""
+
+import contextlib
+import os
+import sys
+
+import cv2
+import numpy as np
+
+from talkjax.cli import UserError
+
+MAX_FACES = 4
+SMALL = 256  # pictures whose shorter side is less are enlarged before they are searched
+SEARCH_EVERY = 10  # of the frames that seem empty, how many are searched piece by piece
+CONFIDENCE = 0.5  # of a face in the whole picture
+CLOSE_CONFIDENCE = 0.3  # of a face in a piece of it
+
+
+class Detector:
+  """Finds faces in the frames of one clip, in order; a context manager.
+
+  A face is tracked from frame to frame. Where the whole picture shows none, pieces of it are searched (small faces in
+  large pictures), and then the surroundings of where a face was found that way.
+  """
+
+  def __init__(self):
+    self._tracker = self._still = None
+    self._empty = 0  # frames in a row without a face
+    self._near = None  # (x0, y0, x1, y1) to search where only a close look finds the face
+
+  def __enter__(self) -> 'Detector':
+    self._tracker = _face_mesh(static=False, confidence=CONFIDENCE)
+    return self
+
+  def __exit__(self, *_):
+    for mesh in (self._tracker, self._still):
+      if mesh is not None:
+        mesh.close()
+    self._tracker = self._still = None
+
+  def __call__(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """uint8 [h, w, 3] RGB -> a list of [468, 3] float64 meshes: x, y, z in pixels of the frame."""
+    faces = []
+    if self._near is None:
+      faces = distinct(_process(self._tracker, rgb))
+    if not faces and (self._near is not None or self._empty % SEARCH_EVERY == 0):
+      faces = self._look_closer(rgb)
+    self._empty = 0 if faces else self._empty + 1
+    return faces
+
+  def _look_closer(self, rgb: np.ndarray) -> list[np.ndarray]:
+    if self._still is None:
+      self._still = _face_mesh(static=True, confidence=CLOSE_CONFIDENCE)
+    height, width = rgb.shape[:2]
+    pieces = [self._near] if self._near is not None else [(0, 0, width, height), *tiles(height, width)]
+    faces = []
+    for x0, y0, x1, y1 in pieces:
+      piece = np.ascontiguousarray(rgb[y0:y1, x0:x1])
+      faces += [mesh + [x0, y0, 0] for mesh in _process(self._still, piece)]
+    faces = distinct(faces)
+    self._near = None
+    if faces:
+      x0, y0, x1, y1 = box(max(faces, key=area))
+      side = 1.5 * max(x1 - x0, y1 - y0)  # half of the square to search next time
+      x, y = (x0 + x1) / 2, (y0 + y1) / 2
+      self._near = (max(0, int(x - side)), max(0, int(y - side)), min(width, int(x + side)), min(height, int(y + side)))
+    return faces
+
+
+def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
+  """Overlapping squares that cover a picture, at a half and a quarter of its shorter side: (x0, y0, x1, y1)."""
+  pieces = []
+  for side in (min(height, width) // 2, min(height, width) // 4):
+    if side < 48:
+      break
+    for y0 in np.unique(np.linspace(0, height - side, max(1, round(height / side * 2) - 1)).astype(int)):
+      for x0 in np.unique(np.linspace(0, width - side, max(1, round(width / side * 2) - 1)).astype(int)):
+        pieces.append((int(x0), int(y0), int(x0) + side, int(y0) + side))
+  return pieces
+
+
+def box(mesh: np.ndarray) -> np.ndarray:
+  """[468, 3] -> [4]: x0, y0, x1, y1."""
+  return np.concatenate([mesh[:, :2].min(0), mesh[:, :2].max(0)])
+
+
+def area(mesh: np.ndarray) -> float:
+  """Pixels of the box around a mesh."""
+  x0, y0, x1, y1 = box(mesh)
+  return float((x1 - x0) * (y1 - y0))
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+  """Intersection over union of the boxes of two meshes."""
+  p, q = box(a), box(b)
+  low, high = np.maximum(p[:2], q[:2]), np.minimum(p[2:], q[2:])
+  both = float(np.prod(np.maximum(high - low, 0)))
+  return both / max(area(a) + area(b) - both, 1e-9)
+
+
+def distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
+  """One mesh per face: what overlaps a larger one is the same face seen again."""
+  kept = []
+  for mesh in sorted(faces, key=area, reverse=True):
+    if all(overlap(mesh, other) < 0.3 for other in kept):
+      kept.append(mesh)
+  return kept
+
+
+def _process(face_mesh, rgb: np.ndarray) -> list[np.ndarray]:
+  height, width = rgb.shape[:2]
+  if min(height, width) < SMALL:
+    factor = SMALL / min(height, width)
+    rgb = cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+  faces = face_mesh.process(np.ascontiguousarray(rgb)).multi_face_landmarks or []
+  scale = np.array([width, height, width], np.float64)  # MediaPipe's z has the scale of x
+  return [np.array([(p.x, p.y, p.z) for p in face.landmark[:468]]) * scale for face in faces]
+
+
+def _face_mesh(static: bool, confidence: float):
+  """MediaPipe's FaceMesh, with its refined lips and eyes as the published code has it."""
+  with quiet():
+    try:
+      from mediapipe.python.solutions import face_mesh
+    except ImportError as error:
+      raise UserError(f'MediaPipe with its face models is not installed ({error}): '
+                      'run launch/setup.sh, or pip install --no-deps mediapipe==0.10.21') from error
+    mesh = face_mesh.FaceMesh(static_image_mode=static, max_num_faces=MAX_FACES, refine_landmarks=True,
+                              min_detection_confidence=confidence, min_tracking_confidence=CONFIDENCE)
+    mesh.process(np.zeros((64, 80, 3), np.uint8))  # what it has to say, it says at the first picture
+    return mesh
+
+
+@contextlib.contextmanager
+def quiet():
+  """Silences the process's stderr: MediaPipe's C++ writes to it before anyone can tell it not to."""
+  os.environ.setdefault('GLOG_minloglevel', '3')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  sys.stderr.flush()
+  try:
+    kept = os.dup(2)
+  except OSError:  # there is no stderr
+    yield
+    return
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    sys.stderr.flush()
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nowhere)
