@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import weakref
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ SMALL = 256  # pictures whose shorter side is less are enlarged before they are 
 SEARCH_EVERY = 10  # of the frames that seem empty, how many are searched piece by piece
 CONFIDENCE = 0.5  # of a face in the whole picture
 CLOSE_CONFIDENCE = 0.3  # of a face in a piece of it
+# The FaceMeshes that have found a face: the first time each writes a warning, which is kept from the user.
+_SPOKEN = weakref.WeakSet()
 
 
 class Detector:
@@ -112,7 +115,10 @@ def _process(face_mesh, rgb: np.ndarray) -> list[np.ndarray]:
   if min(height, width) < SMALL:
     factor = SMALL / min(height, width)
     rgb = cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-  faces = face_mesh.process(np.ascontiguousarray(rgb)).multi_face_landmarks or []
+  with contextlib.nullcontext() if face_mesh in _SPOKEN else quiet():
+    faces = face_mesh.process(np.ascontiguousarray(rgb)).multi_face_landmarks or []
+  if faces:
+    _SPOKEN.add(face_mesh)
   scale = np.array([width, height, width], np.float64)  # MediaPipe's z has the scale of x
   return [np.array([(p.x, p.y, p.z) for p in face.landmark[:468]]) * scale for face in faces]
 
@@ -125,10 +131,8 @@ def _face_mesh(static: bool, confidence: float):
     except ImportError as error:
       raise UserError(f'MediaPipe with its face models is not installed ({error}): '
                       'run launch/setup.sh, or pip install --no-deps mediapipe==0.10.21') from error
-    mesh = face_mesh.FaceMesh(static_image_mode=static, max_num_faces=MAX_FACES, refine_landmarks=True,
+    return face_mesh.FaceMesh(static_image_mode=static, max_num_faces=MAX_FACES, refine_landmarks=True,
                               min_detection_confidence=confidence, min_tracking_confidence=CONFIDENCE)
-    mesh.process(np.zeros((64, 80, 3), np.uint8))  # what it has to say, it says at the first picture
-    return mesh
 
 
 @contextlib.contextmanager
