@@ -1,0 +1,63 @@
+"""Still pictures in and out of files, and strips that show frames beside each other."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from talkjax.cli import UserError
+
+GAP = 2  # white pixels between the pictures of a strip
+
+
+def read(path) -> np.ndarray:
+  """A picture file as uint8 [h, w, 3] RGB, upright; what is transparent is black. Raises UserError if it cannot."""
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise UserError(f'no file {path}: check the path of the picture')
+  bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+  if bgr is None:
+    raise UserError(f'{path} is not a readable picture: give a PNG or JPEG')
+  return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def write(path, rgb: np.ndarray) -> None:
+  """Writes uint8 [h, w, 3] RGB to .png or .jpg, whole or not at all. Raises UserError if the folder cannot be written."""
+  path = pathlib.Path(path)
+  kind = path.suffix.lower() if path.suffix.lower() in ('.png', '.jpg', '.jpeg') else '.png'
+  ok, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
+  assert ok
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise UserError(f'cannot write {path} ({error.strerror}): choose a folder that can be written') from error
+
+
+def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12) -> np.ndarray:
+  """Rows of frames as one picture, one row under the other (truth above, generated below).
+
+  Args:
+    rows: lists of uint8 [h, w, 3] RGB frames, all of one size; frame i of every row stands in one column, so the rows
+      are cut to the shortest.
+    columns: most frames in a row; of more, this many are shown, evenly spread from the first to the last.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
+  count = min(len(row) for row in rows)
+  if count == 0:
+    raise ValueError('a row of the strip has no frames')
+  chosen = np.unique(np.linspace(0, count - 1, min(count, columns)).round().astype(int))
+  height, width = rows[0][0].shape[:2]
+  result = np.full((len(rows) * (height + GAP) - GAP, len(chosen) * (width + GAP) - GAP, 3), 255, np.uint8)
+  for r, row in enumerate(rows):
+    for c, index in enumerate(chosen):
+      y, x = r * (height + GAP), c * (width + GAP)
+      result[y:y + height, x:x + width] = row[index]
+  return result
