@@ -24,7 +24,7 @@ def read(path) -> np.ndarray:
 
 
 def write(path, rgb: np.ndarray) -> None:
-  """Writes uint8 [h, w, 3] RGB to .png or .jpg, whole or not at all. Raises UserError if the folder cannot be written."""
+  """Writes uint8 [h, w, 3] RGB to .png or .jpg, whole or not at all. Raises UserError if that fails."""
   path = pathlib.Path(path)
   kind = path.suffix.lower() if path.suffix.lower() in ('.png', '.jpg', '.jpeg') else '.png'
   ok, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
