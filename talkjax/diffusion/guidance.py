@@ -1,6 +1,6 @@
 """Guidance: wrappers that take a denoiser and return one, so that no sampler knows of them.
 
-A denoiser is (x, level) -> output, trees of [b, ...]; its output may have twice x's channels where it learned its variance.
+A denoiser is (x, level) -> output, trees of [b, ...]; the output has twice x's channels where it learned its variance.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def classifier_free(conditional: Denoise, unconditional: Denoise, scale: Any) ->
 
 
 def classifier_free_batched(
-    denoise: Callable[[Any, Any, Any], Any], condition: Any, null_condition: Any, scale: Any
+  denoise: Callable[[Any, Any, Any], Any], condition: Any, null_condition: Any, scale: Any
 ) -> Denoise:
   """The same from one network run once on a batch of 2b.
 
@@ -70,8 +70,8 @@ Gradient = Callable[[Any, Any], Any]  # (x, level) -> scale * grad_x log p(condi
 def classifier_mean(denoise: Denoise, gradient: Gradient, *, target: str, clip: float | None = None) -> Denoise:
   """Classifier guidance of ancestral samplers: the step's mean moves by its variance times the gradient.
 
-  arXiv 2105.05233 algorithm 1. To be sampled with the same target and without the sampler's own `clip`: x0 is clipped here,
-  before it is moved.
+  arXiv 2105.05233 algorithm 1. To be sampled with the same target and without the sampler's own `clip`: x0 is clipped
+  here, before it is moved.
   """
 
   def guided(x, level: Table):
@@ -91,7 +91,8 @@ def classifier_mean(denoise: Denoise, gradient: Gradient, *, target: str, clip: 
 def classifier_score(denoise: Denoise, gradient: Gradient, *, target: str, clip: float | None = None) -> Denoise:
   """Classifier guidance of DDIM and other deterministic samplers: epsilon - sqrt(1 - alpha_bar) * gradient.
 
-  arXiv 2105.05233 algorithm 2. As `classifier_mean`, sampled without the sampler's own `clip`; x0 follows epsilon, unclipped.
+  arXiv 2105.05233 algorithm 2. Sampled without the sampler's own `clip`, as `classifier_mean`; x0 follows epsilon,
+  unclipped.
   """
 
   def guided(x, level):
@@ -124,7 +125,7 @@ def replacement(denoise: Denoise, known: Any, mask: Any, noise: Callable[[Any], 
 
 
 def reconstruction(
-    denoise: Denoise, known: Any, mask: Any, weight: float, *, target: str, loss: Callable[[Any, Any], Any] | None = None
+  denoise: Denoise, known: Any, mask: Any, weight: float, *, target: str, loss: Callable[[Any, Any], Any] | None = None
 ) -> Denoise:
   """Reconstruction guidance: the generated part of x0 moves against the gradient of the error on the known part.
 

@@ -21,8 +21,8 @@ def min_snr_weight(ratio: jax.Array, target: str, gamma: float = 5.0, velocity_o
     target: what the loss is taken on. epsilon: min(snr, gamma) / snr; x0: min(snr, gamma); velocity:
       min(snr + velocity_offset, gamma) / (snr + 1).
     gamma: the cap.
-    velocity_offset: 0 as in the paper and diffusers; 1 adds the one before the minimum too, so that the weight is 1, not 0,
-      at SNR 0, which a zero-terminal-SNR schedule needs in order to learn its last timestep.
+    velocity_offset: 0 as in the paper and diffusers; 1 adds the one before the minimum too, so that the weight at SNR 0
+      is 1, not 0, which a zero-terminal-SNR schedule needs in order to learn its last timestep.
   """
   ratio = jnp.asarray(ratio)
   if targets.check(target) == targets.EPSILON:
@@ -38,9 +38,9 @@ def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, 
   Args:
     prediction, target: [b, ...], any float type.
     weight: weights over positions (a mask, a mouth map), broadcast against prediction: [b, h, w, 1] for [b, h, w, c].
-    normalize: divide by the sum of the weights, which makes a mask's loss the mean over its region, whatever its size; False
-      divides by the number of elements (the published masked loss, and maps whose weights mean what they say). An example
-      whose weights are all 0 has loss 0.
+    normalize: divide by the sum of the weights, which makes a mask's loss the mean over its region, whatever its size;
+      False divides by the number of elements (the published masked loss, and maps whose weights mean what they say). An
+      example whose weights are all 0 has loss 0.
   """
   error = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32))
   axes = tuple(range(1, error.ndim))
@@ -55,7 +55,7 @@ def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, 
 
 
 def loss(
-    prediction: Any, target: Any, *, weight: Any = None, example_weight: jax.Array | None = None, normalize: bool = True
+  prediction: Any, target: Any, *, weight: Any = None, example_weight: jax.Array | None = None, normalize: bool = True
 ) -> jax.Array:
   """The loss, a float32 scalar: `squared_error` of each leaf, summed over leaves (modalities), averaged over examples.
 

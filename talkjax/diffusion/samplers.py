@@ -2,10 +2,10 @@
 
 A step from a noisier x to a less noisy one is, for every sampler here,
 
-    x' = table.x * x + table.x0 * x0 + table.epsilon * epsilon + table.x0_previous * x0_of_the_step_before + table.noise * z
+    x' = table.x * x + table.x0 * x0 + table.epsilon * epsilon + table.x0_previous * x0' + table.noise * z
 
-where x0 and epsilon are what the network's output at x means (targets.py) and z is fresh noise. `ddpm`, `ddim`,
-`dpm_solver_pp_2m` and `palette` differ in their tables alone.
+where x0 and epsilon are what the network's output at x means (targets.py), x0' is the x0 of the step before, and z is
+fresh noise. `ddpm`, `ddim`, `dpm_solver_pp_2m` and `palette` differ in their tables alone.
 
 Noise is the caller's: the start x is given and z comes from `noise(step)`. Keyed by (seed, frame) and folded with the
 step, it makes a frame independent of the batch, window and device it is sampled in.
@@ -27,7 +27,7 @@ VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """The steps of a sampler, the noisiest first: all [steps] float32. One row of it is the `level` a denoiser is given."""
+  """The steps of a sampler, the noisiest first: all [steps] float32. A row of it is the `level` a denoiser is given."""
 
   timestep: Any  # what the network is told
   alpha_bar: Any
@@ -41,7 +41,8 @@ class Table:
   variance: Any  # of the reverse step, also where no noise is added (classifier guidance reads it)
   log_variance: Any  # its clipped logarithm; with learned variance the lower end of the range
   log_variance_max: Any  # the upper end
-  terms: frozenset[str] = frozenset()  # which of x, epsilon, x0_previous, noise, learned the steps use: the rest costs nothing
+  # Which of x, epsilon, x0_previous, noise and learned (variance) the steps use at all: what they don't costs nothing.
+  terms: frozenset[str] = frozenset()
   epsilon_from_clipped: bool = True  # clipping x0 changes epsilon with it
 
   def __len__(self) -> int:
@@ -70,17 +71,17 @@ jax.tree_util.register_dataclass(Steps, ['x', 'x0', 'mean'], [])
 Denoise = Callable[[Any, Any], Any]  # (x, level) -> the network's output
 
 
-# --- tables ------------------------------------------------------------------------------------------------------------
+# --- tables
 
 
 def ddpm(
-    schedule: Schedule,
-    steps: int | Sequence[int],
-    *,
-    spacing: str = 'leading',
-    offset: int = 0,
-    variance: str = 'fixed_small',
-    first_variance: str = 'floor',
+  schedule: Schedule,
+  steps: int | Sequence[int],
+  *,
+  spacing: str = 'leading',
+  offset: int = 0,
+  variance: str = 'fixed_small',
+  first_variance: str = 'floor',
 ) -> Table:
   """Ancestral sampling (DDPM algorithm 2) on strided timesteps (improved DDPM section 4).
 
@@ -114,15 +115,15 @@ def ddpm(
   chosen = large if variance == 'fixed_large' else small
   noisy = entries > 0
   return _table(
-      schedule,
-      entries,
-      x=flipped.x_scale[::-1],
-      x0=flipped.x0_scale[::-1],
-      noise=noisy * (1.0 if learned else np.sqrt(np.maximum(chosen, 1e-20))),
-      variance=chosen,
-      log_variance=np.log(large) if variance == 'fixed_large' else log_small,
-      log_variance_max=np.log(betas),
-      terms={'learned'} if learned else set(),
+    schedule,
+    entries,
+    x=flipped.x_scale[::-1],
+    x0=flipped.x0_scale[::-1],
+    noise=noisy * (1.0 if learned else np.sqrt(np.maximum(chosen, 1e-20))),
+    variance=chosen,
+    log_variance=np.log(large) if variance == 'fixed_large' else log_small,
+    log_variance_max=np.log(betas),
+    terms={'learned'} if learned else set(),
   )
 
 
@@ -136,15 +137,15 @@ def palette(schedule: Schedule) -> Table:
 
 
 def ddim(
-    schedule: Schedule,
-    steps: int | Sequence[int],
-    *,
-    eta: float = 0.0,
-    spacing: str = 'leading',
-    offset: int = 0,
-    previous: str = 'next',
-    final_alpha_bar: float = 1.0,
-    epsilon_from_clipped: bool = True,
+  schedule: Schedule,
+  steps: int | Sequence[int],
+  *,
+  eta: float = 0.0,
+  spacing: str = 'leading',
+  offset: int = 0,
+  previous: str = 'next',
+  final_alpha_bar: float = 1.0,
+  epsilon_from_clipped: bool = True,
 ) -> Table:
   """DDIM (arXiv 2010.02502, eq. 12 and 16).
 
@@ -154,7 +155,7 @@ def ddim(
     previous: the entry a step leads to: 'next' of the list, or 'stride' below this one (diffusers; the same where the
       number of steps divides the schedule).
     final_alpha_bar: alpha_bar after the last step; diffusers without set_alpha_to_one takes schedule.alpha_bar[0].
-    epsilon_from_clipped: where x0 is clipped, epsilon is computed again from it (guided-diffusion), or left (diffusers).
+    epsilon_from_clipped: where x0 is clipped, epsilon is computed again from it (guided-diffusion) or left (diffusers).
   """
   entries = _entries(schedule, steps, spacing, offset)
   if previous == 'stride':
@@ -166,26 +167,26 @@ def ddim(
   variance = (1 - alpha_bar_before) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_before)  # eq. 16, eta = 1
   noise = eta * np.sqrt(np.maximum(variance, 0.0))
   return _table(
-      schedule,
-      entries,
-      x0=np.sqrt(alpha_bar_before),
-      epsilon=np.sqrt(np.maximum(1 - alpha_bar_before - noise**2, 0.0)),
-      noise=noise,
-      variance=noise**2,
-      epsilon_from_clipped=epsilon_from_clipped,
+    schedule,
+    entries,
+    x0=np.sqrt(alpha_bar_before),
+    epsilon=np.sqrt(np.maximum(1 - alpha_bar_before - noise**2, 0.0)),
+    noise=noise,
+    variance=noise**2,
+    epsilon_from_clipped=epsilon_from_clipped,
   )
 
 
 def dpm_solver_pp_2m(
-    schedule: Schedule,
-    steps: int | Sequence[int],
-    *,
-    spacing: str = 'trailing',
-    offset: int = 0,
-    lambda_min: float = -np.inf,
-    final: str = 'zero',
-    solver: str = 'midpoint',
-    lower_order_final: bool = True,
+  schedule: Schedule,
+  steps: int | Sequence[int],
+  *,
+  spacing: str = 'trailing',
+  offset: int = 0,
+  lambda_min: float = -np.inf,
+  final: str = 'zero',
+  solver: str = 'midpoint',
+  lower_order_final: bool = True,
 ) -> Table:
   """DPM-Solver++(2M), a multistep solver of second order (arXiv 2211.01095, algorithm 2). Deterministic.
 
@@ -213,11 +214,11 @@ def dpm_solver_pp_2m(
     inverse_r[-1] = 0.0
   second = np.where(inverse_r == 0, 0.0, slope * inverse_r)
   return _table(
-      schedule,
-      entries,
-      x=np.sqrt((1 - target) / (1 - alpha_bar)),
-      x0=weight + second,
-      x0_previous=-second,
+    schedule,
+    entries,
+    x=np.sqrt((1 - target) / (1 - alpha_bar)),
+    x0=weight + second,
+    x0_previous=-second,
   )
 
 
@@ -236,13 +237,13 @@ def _entries(schedule: Schedule, steps: int | Sequence[int], spacing: str, offse
   return entries
 
 
-def _table(schedule: Schedule, entries: np.ndarray, *, terms=frozenset(), epsilon_from_clipped=True, **columns) -> Table:
+def _table(schedule: Schedule, entries: np.ndarray, *, terms=(), epsilon_from_clipped=True, **columns) -> Table:
   alpha_bar = schedule.alpha_bar[entries]
   columns |= {
-      'timestep': schedule.timesteps[entries],
-      'alpha_bar': alpha_bar,
-      'signal_scale': np.sqrt(alpha_bar),
-      'noise_scale': np.sqrt(1 - alpha_bar),
+    'timestep': schedule.timesteps[entries],
+    'alpha_bar': alpha_bar,
+    'signal_scale': np.sqrt(alpha_bar),
+    'noise_scale': np.sqrt(1 - alpha_bar),
   }
   names = [f.name for f in dataclasses.fields(Table) if f.name not in _META]
   values = {name: np.asarray(columns.get(name, np.zeros(len(entries))), np.float32) for name in names}
@@ -250,25 +251,25 @@ def _table(schedule: Schedule, entries: np.ndarray, *, terms=frozenset(), epsilo
   return Table(**values, terms=frozenset(used | set(terms)), epsilon_from_clipped=epsilon_from_clipped)
 
 
-# --- the scan ----------------------------------------------------------------------------------------------------------
+# --- the scan
 
 
 def sample(
-    denoise: Denoise,
-    x: Any,
-    table: Table,
-    noise: Callable[[jax.Array], Any] | None = None,
-    *,
-    target: str = targets.EPSILON,
-    clip: float | Callable[[Any], Any] | None = None,
-    constrain: Callable[[Any], Any] | None = None,
-    trajectory: bool = False,
+  denoise: Denoise,
+  x: Any,
+  table: Table,
+  noise: Callable[[jax.Array], Any] | None = None,
+  *,
+  target: str = targets.EPSILON,
+  clip: float | Callable[[Any], Any] | None = None,
+  constrain: Callable[[Any], Any] | None = None,
+  trajectory: bool = False,
 ) -> Any:
   """Samples along a table: one lax.scan, to be called inside jit.
 
   Args:
     denoise: (x, level) -> the network's output, a tree like x, or with twice x's channels on the last axis where the
-      network learned its variance. `level` is a row of the table: scalars timestep, alpha_bar, signal_scale, noise_scale.
+      network learned its variance. `level` is a row of the table: scalars timestep, alpha_bar and what else it has.
     x: the noisiest examples, a tree of arrays [b, ...], float32.
     table: a sampler. One row (`table.rows([i])`) is a single step.
     noise: step (0, 1, ... in the order taken) -> standard normal numbers like x; may be None where the table has none.

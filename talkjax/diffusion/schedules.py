@@ -57,7 +57,7 @@ class Posterior:
   log_variance: np.ndarray  # clipped, see `posterior`
 
 
-# --- schedules by name -------------------------------------------------------------------------------------------------
+# --- schedules by name
 
 
 def from_betas(betas: np.ndarray) -> Schedule:
@@ -84,7 +84,7 @@ def scaled_linear(steps: int, start: float = 0.00085, end: float = 0.012) -> Sch
 
 
 def cosine(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
-  """alpha_bar a squared cosine (improved DDPM, arXiv 2102.09672, eq. 17), betas capped; diffusers' squaredcos_cap_v2."""
+  """alpha_bar a squared cosine (arXiv 2102.09672, eq. 17), betas capped; the same as diffusers' squaredcos_cap_v2."""
   angles = (np.arange(steps + 1, dtype=np.float64) / steps + offset) / (1.0 + offset) * math.pi / 2
   alpha_bar = np.cos(angles) ** 2
   return from_betas(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
@@ -108,7 +108,9 @@ def jsd(steps: int) -> Schedule:
   return from_betas(1.0 / np.linspace(steps, 1, steps, dtype=np.float64))
 
 
-def make(name: str, steps: int, start: float | None = None, end: float | None = None, zero_snr: bool = False) -> Schedule:
+def make(
+  name: str, steps: int, start: float | None = None, end: float | None = None, *, zero_snr: bool = False
+) -> Schedule:
   """A schedule by the name a config gives it.
 
   Args:
@@ -123,15 +125,15 @@ def make(name: str, steps: int, start: float | None = None, end: float | None = 
   ends = {k: v for k, v in (('start', start), ('end', end)) if v is not None}
   last = {k: v for k, v in ends.items() if k == 'end'}
   makers = {
-      'linear': lambda: linear(steps, **ends),
-      'scaled_linear': lambda: scaled_linear(steps, **ends),
-      'quad': lambda: scaled_linear(steps, **({'start': 1e-6, 'end': 1e-2} | ends)),
-      'cosine': lambda: cosine(steps),
-      'squaredcos_cap_v2': lambda: cosine(steps),
-      'warmup10': lambda: warmup(steps, fraction=0.1, **ends),
-      'warmup50': lambda: warmup(steps, fraction=0.5, **ends),
-      'const': lambda: constant(steps, **last),
-      'jsd': lambda: jsd(steps),
+    'linear': lambda: linear(steps, **ends),
+    'scaled_linear': lambda: scaled_linear(steps, **ends),
+    'quad': lambda: scaled_linear(steps, **({'start': 1e-6, 'end': 1e-2} | ends)),
+    'cosine': lambda: cosine(steps),
+    'squaredcos_cap_v2': lambda: cosine(steps),
+    'warmup10': lambda: warmup(steps, fraction=0.1, **ends),
+    'warmup50': lambda: warmup(steps, fraction=0.5, **ends),
+    'const': lambda: constant(steps, **last),
+    'jsd': lambda: jsd(steps),
   }
   if name not in makers:
     raise ValueError(f'unknown noise schedule {name!r}: expected one of {", ".join(makers)}')
@@ -140,9 +142,12 @@ def make(name: str, steps: int, start: float | None = None, end: float | None = 
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-  """The schedule rescaled so that nothing of the signal is left at the last timestep (arXiv 2305.08891, algorithm 1)."""
+  """The schedule rescaled so that nothing of the signal is left at the last timestep (arXiv 2305.08891, algorithm 1).
+
+  In the type of the schedule's tables.
+  """
   root = np.sqrt(schedule.alpha_bar)
-  root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+  root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
   alpha_bar = root**2
   alphas = np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
   return Schedule(1.0 - alphas, alpha_bar, schedule.timesteps)
@@ -167,18 +172,18 @@ def posterior_between(betas: np.ndarray, alpha_bar: np.ndarray, previous: np.nda
   else:
     log_variance = np.log(np.maximum(variance, 1e-20))
   return Posterior(
-      x0_scale=betas * np.sqrt(previous) / rest,
-      x_scale=(1.0 - previous) * np.sqrt(1.0 - betas) / rest,
-      variance=variance,
-      log_variance=log_variance,
+    x0_scale=betas * np.sqrt(previous) / rest,
+    x_scale=(1.0 - previous) * np.sqrt(1.0 - betas) / rest,
+    variance=variance,
+    log_variance=log_variance,
   )
 
 
-# --- which timesteps ---------------------------------------------------------------------------------------------------
+# --- which timesteps
 
 
 def spaced(
-    spacing: str, num_train: int, steps: int, offset: int = 0, multistep: bool = False, last: int | None = None
+  spacing: str, num_train: int, steps: int, offset: int = 0, multistep: bool = False, last: int | None = None
 ) -> np.ndarray:
   """Timesteps a sampler visits, most noise first.
 
@@ -188,7 +193,7 @@ def spaced(
     num_train: timesteps of the schedule.
     steps: timesteps wanted, at most num_train.
     offset: added to leading timesteps (Stable Diffusion uses 1).
-    multistep: leading and linspace as diffusers' multistep solvers do: one more is laid out and the least noisy dropped.
+    multistep: lay leading and linspace as diffusers' multistep solvers: one more, and the least noisy is dropped.
     last: only timesteps below this one are visited (where the noisiest carry no signal worth a step).
 
   Returns:
@@ -251,7 +256,7 @@ def respace(schedule: Schedule, kept: Sequence[int] | np.ndarray) -> Schedule:
   return Schedule(betas, alpha_bar, schedule.timesteps[kept])
 
 
-# --- levels for training -----------------------------------------------------------------------------------------------
+# --- levels for training
 
 
 def level_at(schedule: Schedule, index: jax.Array | np.ndarray | int) -> Level:
@@ -260,8 +265,8 @@ def level_at(schedule: Schedule, index: jax.Array | np.ndarray | int) -> Level:
   def gather(table):
     return jnp.asarray(table.astype(np.float32))[index]
 
-  alpha_bar = schedule.alpha_bar
-  return Level(gather(schedule.timesteps), gather(alpha_bar), gather(np.sqrt(alpha_bar)), gather(np.sqrt(1 - alpha_bar)))
+  a = schedule.alpha_bar
+  return Level(gather(schedule.timesteps), gather(a), gather(np.sqrt(a)), gather(np.sqrt(1 - a)))
 
 
 def uniform_level(key: jax.Array, schedule: Schedule, batch: int) -> Level:
@@ -270,9 +275,9 @@ def uniform_level(key: jax.Array, schedule: Schedule, batch: int) -> Level:
 
 
 def continuous_level(key: jax.Array, schedule: Schedule, batch: int) -> Level:
-  """A level [b] for each example, alpha_bar uniform between two neighbours of the schedule (SR3, arXiv 2104.07636, 2.3).
+  """A level [b] for each example, alpha_bar uniform between two neighbours of the schedule.
 
-  The timestep is the fraction on the way between the two.
+  SR3, arXiv 2104.07636, section 2.4. The timestep lies as far between the two as alpha_bar.
   """
   which, where = jax.random.split(key)
   upper = jax.random.randint(which, (batch,), 1, schedule.num_steps)

@@ -7,9 +7,9 @@ With s = sqrt(alpha_bar) and n = sqrt(1 - alpha_bar) of the level, a noisy examp
     x0         x0                  itself                 (x - s x0) / n
     velocity   s epsilon - n x0    s x - n velocity       n x + s velocity
 
-(velocity: arXiv 2202.00512, appendix D). At zero terminal SNR (s = 0) x0 and velocity are defined, epsilon says nothing of
-x0. Examples are trees of arrays [b, ...], mapped; a level is anything with `signal_scale` (s) and `noise_scale` (n), scalars
-or [b], as schedules.Level and the rows of a sampler's table.
+(velocity: arXiv 2202.00512, appendix D). At zero terminal SNR (s = 0) x0 and velocity are defined, epsilon says nothing
+of x0. Examples are trees of arrays [b, ...], mapped; a level is anything with `signal_scale` (s) and `noise_scale` (n),
+scalars or [b], as schedules.Level and the rows of a sampler's table.
 """
 
 from typing import Any

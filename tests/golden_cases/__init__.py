@@ -31,10 +31,10 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class Elementwise:
-  """An output compared element by element, each within `relative` of the stored element's size."""
+  """An output compared element by element, each within `relative` (one for all, or its own) of the stored element."""
 
   value: Any
-  relative: float
+  relative: float | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +163,11 @@ def _difference(meta: dict, name: str, stored: np.ndarray, value: Any) -> str | 
   got, want = np.where(finite, got, 0), np.where(finite, want, 0)
   error = np.abs(got - want)
   if relative is not None:
-    worst = float(np.max(error - relative * np.abs(want), initial=-np.inf))
-    return f'an element is off by more than {relative:g} of itself' if worst > 0 else None
+    wrong = np.flatnonzero(error > relative * np.abs(want))
+    if not len(wrong):
+      return None
+    allowed = np.broadcast_to(relative, error.shape).reshape(-1)[wrong[0]]
+    return f'{len(wrong)} elements off by more than allowed of themselves, the first at {wrong[0]} ({allowed:.3g})'
   if name in meta.get('absolute_tolerances', {}):
     allowed = meta['absolute_tolerances'][name]
     largest = float(np.max(error, initial=0))
