@@ -1,19 +1,21 @@
 """Golden cases of the audio-conditioned editing U-Net, with every activation the case stores."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from talkjax.diffusion import samplers, schedules
 from talkjax.nn.unet import UNet
-from talkjax.systems import speech_edit_import
+from talkjax.systems.speech_edit import published as dve
 
 
 def load(case):
   """The U-Net of a case and its parameters, imported from the published state dict."""
-  fields = speech_edit_import.unet_fields(case.config['unet'])
-  return UNet(**fields), {'params': speech_edit_import.unet_params(case.state, fields)}, fields
+  fields = dve.unet_fields(case.config['unet'])
+  return UNet(**fields), {'params': dve.unet_params(case.state, fields)}, fields
 
 
 def nhwc(x) -> jnp.ndarray:
@@ -43,7 +45,7 @@ def dve_unet(case) -> dict[str, np.ndarray]:
     'act_audio_embed': made.get('embed_audio'),
     'act_input_blocks_0': nchw(made['conv_in']),
   }
-  for published, ours in speech_edit_import.module_names(fields):  # a block's last module is its output
+  for published, ours in dve.module_names(fields):  # a block's last module is its output
     block, _, _ = published.rpartition('.')
     outputs[f'act_{block.replace(".", "_")}'] = nchw(made[ours])
   return {name: _thin(outputs[name], case.json['outputs'][name]) for name in case.outputs}
@@ -58,4 +60,51 @@ def _thin(x, described):
   return np.asarray(x, np.float32)
 
 
-CHECKS = {'dve_unet': dve_unet}
+def dve_sampling(case) -> dict[str, np.ndarray]:
+  """The restoration loop with clean pixels pasted outside the mask, and single steps of a longer schedule."""
+  config, inputs = case.config, {k: jnp.asarray(v) for k, v in case.inputs.items()}
+  unet, params, _ = load(case)
+  conditions = jnp.concatenate([nhwc(inputs['previous_frame']), nhwc(inputs['id_frame'])], axis=-1)
+
+  y_0, mask = nhwc(inputs['y_0']), nhwc(inputs['mask'])
+
+  def paste(y):
+    return y_0 * (1 - mask) + mask * y
+
+  @functools.partial(jax.jit, static_argnames='constrain')
+  def steps(start, table, noise, constrain=None):
+    def denoise(x, level):
+      gamma = jnp.broadcast_to(level.alpha_bar, x.shape[:1])
+      return unet.apply(params, jnp.concatenate([x, conditions], axis=-1), gamma, inputs['audio'])
+
+    run = functools.partial(samplers.sample, target='epsilon', clip=1.0, constrain=constrain, trajectory=True)
+    return run(denoise, start, table, lambda step: noise[step])[1]
+
+  def schedule(c):
+    return schedules.make(c['schedule'], c['n_timestep'], c['linear_start'], c['linear_end'])
+
+  start = paste(nhwc(inputs['start_noise']))
+  table = samplers.palette(schedule(config['beta_schedule']))
+  noise = jnp.moveaxis(inputs['step_noise'], 2, -1)
+  noise = jnp.concatenate([noise, jnp.zeros_like(noise[:1])])  # none at t = 0
+  made = steps(start, table, noise, paste).x
+  count = len(table)
+  shown = [t for t in reversed(range(count)) if t % (count // config['sample_num']) == 0]
+  outputs = {
+    'y_t_start': nchw(start),
+    'final': nchw(made[-1]),
+    'trace': np.concatenate([nchw(start), *(nchw(made[count - 1 - t]) for t in shown)]),
+  }
+  table = samplers.palette(schedule(config['single_beta_schedule']))
+  for t, noise in zip(config['single_t'], jnp.moveaxis(inputs['single_noise'], 2, -1), strict=True):
+    row = table.rows(np.array([len(table) - 1 - t]))
+    made = steps(nhwc(inputs['single_y_t']), row, noise[None])
+    outputs |= {
+      f'single_t{t}': nchw(made.x[0]),
+      f'mean_t{t}': nchw(made.mean[0]),
+      f'logvar_t{t}': np.asarray(row.log_variance).reshape(1, 1, 1, 1),
+    }
+  return outputs
+
+
+CHECKS = {'dve_unet': dve_unet, 'dve_sampling': dve_sampling}
