@@ -5,6 +5,9 @@ A TFDS builder lists its clips and hands them here; what comes back is what TFDS
     def _split_generators(self, dl_manager):
       return corpus.generate(self, {'train': {'clip-1': item, ...}, 'test': {...}}, make_record)
 
+    def _generate_examples(self):
+      raise NotImplementedError  # abstract in TFDS, and not called
+
 `make_record(item) -> Record` is a pure module-level function (or a `functools.partial` of one) of one picklable item,
 raising `Skip` for a clip that can't be used. Every other error, and even the death of its process, skips that clip
 with its reason too. Finished records wait in a folder beside the dataset, so that an interrupted build goes on where it
@@ -233,8 +236,8 @@ def _make_all(title: str, job: _Job, splits) -> dict[tuple[str, str], str]:
         kept += 1
       else:
         skipped[task[:2]] = why
-      bar.update()
       bar.set_postfix(kept=kept, skipped=len(skipped), refresh=False)
+      bar.update()
   return skipped
 
 

@@ -6,8 +6,10 @@ found in each, the face aligned to the canonical one with a smoothing window of 
 
 import dataclasses
 import itertools
+import os
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +24,7 @@ FPS = 25.0
 SAMPLES_PER_FRAME = round(records.AUDIO_RATE / FPS)
 SMOOTH = 7  # frames
 MIN_FOUND = 0.8  # share of frames in which the face has to be seen
+MAX_GAP = 12  # frames in a row in which it may be missing: half a second
 MIN_SECONDS = 0.2
 QUIET = 1e-3  # a sound track that never gets louder than this (of 1) has nobody talking in it
 AGREE = 0.15  # seconds by which sound in a file of its own may differ in length from the video
@@ -52,6 +55,21 @@ def caption_of(gender: str) -> str:
   return {'male': 'A man is talking', 'female': 'A woman is talking'}.get(gender, 'A person is talking')
 
 
+def find_files(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Path]:
+  """All files below a folder, through links to folders too, that end in one of `suffixes` ('.mp4'), sorted.
+
+  Hidden files are left out: unpacking on some systems leaves '._name.mp4' beside every 'name.mp4'.
+  """
+  found, seen = [], set()
+  for where, folders, names in os.walk(folder, followlinks=True):
+    if os.path.realpath(where) in seen:  # a link to a folder above
+      folders.clear()
+      continue
+    seen.add(os.path.realpath(where))
+    found += [pathlib.Path(where, n) for n in names if n.lower().endswith(tuple(suffixes)) and not n.startswith('.')]
+  return sorted(found)
+
+
 def talking_record(clip: Clip) -> records.Record:
   """Makes the record of one clip.
 
@@ -65,10 +83,7 @@ def talking_record(clip: Clip) -> records.Record:
   try:
     info = video.probe(clip.video)
     waveform = _waveform(clip, info)
-    track = landmarks.find_faces(_frames(clip))
-    found = float(np.mean(track.found))
-    if found < MIN_FOUND:
-      raise Skip(f'the face is seen in less than {MIN_FOUND:.0%} of the frames')
+    track = _face(clip)
     transforms = align.canonical_transforms(track.landmarks, size=clip.size, smooth=SMOOTH)
     # The video is read a second time rather than held: a minute of 1080p is 9 GB.
     pictures = tuple(
@@ -95,7 +110,7 @@ def talking_record(clip: Clip) -> records.Record:
     pose=_turned(track.pose, transforms),
     num_faces=track.num_faces,
     words=clip.words,
-    attributes={**dict(clip.attributes), 'found': f'{found:.3f}'},
+    attributes={**dict(clip.attributes), 'found': f'{np.mean(track.found):.3f}'},
   )
 
 
@@ -113,6 +128,19 @@ def pieces(path: str, max_seconds: float | None) -> list[tuple[float, float | No
   frames, most = round(seconds * FPS), max(1, int(max_seconds * FPS))
   cuts = np.linspace(0, frames, -(-frames // most) + 1).round() / FPS
   return [(float(a), float(b)) for a, b in itertools.pairwise(cuts)]
+
+
+def _face(clip: Clip) -> landmarks.FaceTrack:
+  """The face of a clip; the reasons against it are of few kinds, so that they can be counted."""
+  try:
+    track = landmarks.find_faces(_frames(clip), min_found=0.0, max_gap=sys.maxsize)
+  except landmarks.NoFace as error:
+    raise Skip('no face in any frame') from error
+  if np.mean(track.found) < MIN_FOUND:
+    raise Skip(f'a face in less than {MIN_FOUND:.0%} of the frames')
+  if landmarks.longest_gap(track.found)[1] > MAX_GAP:
+    raise Skip(f'no face in more than {MAX_GAP} frames in a row')
+  return track
 
 
 def _frames(clip: Clip) -> Iterator[np.ndarray]:
@@ -167,8 +195,8 @@ def _turned(pose: np.ndarray, transforms: np.ndarray) -> np.ndarray:
 
 
 def _without_names(reason: str, clip: Clip) -> str:
-  """A reason that many clips can share."""
-  for path, name in ((clip.video, 'the video'), (clip.audio, 'the sound file')):
+  """A reason that many clips can share: without the file's name, and without the advice that follows a colon."""
+  for path, name in ((clip.video, 'the file'), (clip.audio, 'the sound file')):
     if path:
       reason = reason.replace(str(pathlib.Path(path)), name)
-  return ' '.join(reason.split())
+  return ' '.join(reason.split(': ')[0].split())

@@ -48,6 +48,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     splits = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.max_seconds, config.silent_ok)
     return corpus.generate(self, splits, footage.talking_record)
 
+  def _generate_examples(self):
+    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+
 
 def find_clips(
   folder: pathlib.Path, size: int = 128, max_seconds: float | None = None, silent_ok: bool = False
@@ -61,9 +64,8 @@ def find_clips(
   Raises:
     UserError: no video, or a CSV that can't be understood.
   """
-  paths = [p for p in folder.rglob('*') if p.suffix.lower() in VIDEOS and not p.name.startswith('.') and p.is_file()]
   rows = read_table(folder)
-  names = sorted({p.relative_to(folder).as_posix() for p in paths} | set(rows))
+  names = sorted({p.relative_to(folder).as_posix() for p in footage.find_files(folder, VIDEOS)} | set(rows))
   if not names:
     raise UserError(f'{folder} has no video: expected files ending in {", ".join(VIDEOS)}, in subfolders too')
   groups = {name: rows.get(name, {}).get('speaker') or name for name in names}

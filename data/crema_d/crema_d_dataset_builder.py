@@ -66,6 +66,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       splits['test' if clip.speaker in HELD_OUT else 'train'][clip.id] = clip
     return corpus.generate(self, splits, footage.talking_record)
 
+  def _generate_examples(self):
+    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+
 
 def find_clips(folder: pathlib.Path, size: int = 128) -> list[footage.Clip]:
   """All clips in a folder, in order of their names.
@@ -73,20 +76,18 @@ def find_clips(folder: pathlib.Path, size: int = 128) -> list[footage.Clip]:
   Raises:
     UserError: there is none, or no VideoDemographics.csv.
   """
-  paths = sorted(
-    (p for p in folder.rglob('*') if p.suffix.lower() in VIDEOS), key=lambda p: VIDEOS.index(p.suffix.lower())
-  )
-  videos = {path.stem: path for path in paths if not path.name.startswith('.')}
+  paths = sorted(footage.find_files(folder, VIDEOS), key=lambda p: VIDEOS.index(p.suffix.lower()))
+  videos = {path.stem: path for path in paths}
   if not videos:
     raise UserError(f'{folder} has no CREMA-D video: expected VideoFlash/*.flv, or *.mp4 made from them')
-  sounds = {path.stem: path for path in folder.rglob('*.wav')}
+  sounds = {path.stem: path for path in footage.find_files(folder, ['.wav'])}
   people = read_people(folder)
   return [_clip(videos[name], sounds.get(name), people, size) for name in sorted(videos)]
 
 
 def read_people(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   """VideoDemographics.csv: actor -> {'Age': ..., 'Sex': ..., 'Race': ..., 'Ethnicity': ...}."""
-  path = next(iter(sorted(folder.rglob('VideoDemographics.csv'))), None)
+  path = next(iter(footage.find_files(folder, ['videodemographics.csv'])), None)
   if path is None:
     raise UserError(f'{folder} has no VideoDemographics.csv, which says who the actors are: copy it from the corpus')
   with path.open(newline='', encoding='utf-8-sig') as file:

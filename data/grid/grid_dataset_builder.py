@@ -67,6 +67,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     items = find_items(pathlib.Path(dl_manager.manual_dir), config.size)
     return corpus.generate(self, split_items(items, config.split), make_record)
 
+  def _generate_examples(self):
+    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+
 
 def split_items(items: dict[str, Item], split: str) -> dict[str, dict[str, Item]]:
   """Names -> items, by split.
@@ -95,9 +98,13 @@ def find_items(folder: pathlib.Path, size: int = 128) -> dict[str, Item]:
   Raises:
     UserError: there is none.
   """
-  alignments = _by_clip(folder.rglob('*.align'))
-  sounds = _by_clip(sorted(folder.rglob('*.wav'), key=lambda p: '50k' in str(p).lower()))  # 50 kHz rather than 25 kHz
-  videos = _by_clip(sorted(folder.rglob('*.mpg'), key=lambda p: 'mpg_6000' in p.parts))  # rather than mpg_vcd
+  alignments = _by_clip(footage.find_files(folder, ['.align']))
+  sounds = _by_clip(
+    sorted(footage.find_files(folder, ['.wav']), key=lambda p: '50k' in str(p).lower())
+  )  # 50 kHz rather than 25 kHz
+  videos = _by_clip(
+    sorted(footage.find_files(folder, ['.mpg']), key=lambda p: 'mpg_6000' in p.parts)
+  )  # rather than mpg_vcd
   if not videos:
     raise UserError(f'{folder} has no GRID video: expected sN/**/*.mpg, N from 1 to 34')
   items = {}
@@ -163,6 +170,6 @@ def _by_clip(paths) -> dict[tuple[str, str], pathlib.Path]:
   found = {}
   for path in paths:
     speaker = next((p for p in reversed(path.parent.parts) if re.fullmatch(r's([1-9]|[12]\d|3[0-4])', p)), None)
-    if speaker and not path.name.startswith('.'):
+    if speaker:
       found[speaker, path.stem] = path
   return found

@@ -1,0 +1,182 @@
+import dataclasses
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from talkjax import build, cli, corpus, footage
+from talkjax.media import video
+
+Builder = build.load(pathlib.Path(__file__).parents[2] / 'data/clips')
+clips = sys.modules[Builder.__module__]
+
+
+def touch(folder, *names):
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+
+
+def test_a_folder_without_a_table(tmp_path):
+  touch(tmp_path, 'b.mp4', 'deep/er/a.MOV', 'c.webm', 'notes.txt', '.hidden.mp4')
+  splits = clips.find_clips(tmp_path)
+  assert list(splits['train']) == ['b.mp4', 'c.webm'] and list(splits['test']) == ['deep/er/a.MOV']
+  clip = splits['train']['b.mp4']
+  assert (clip.speaker, clip.gender, clip.caption, clip.transcript) == ('', '', 'A person is talking', '')
+
+
+def test_linked_folders_are_followed_and_links_in_a_circle_end(tmp_path):
+  touch(tmp_path, 'far/a.mp4', 'here/b.mp4')
+  (tmp_path / 'here/more').symlink_to(tmp_path / 'far')
+  (tmp_path / 'here/round').symlink_to(tmp_path / 'here')
+  splits = clips.find_clips(tmp_path / 'here')
+  assert sorted(splits['train'] | splits['test']) == ['b.mp4', 'more/a.mp4']
+
+
+def test_linked_folders_are_followed_and_links_in_a_circle_end(tmp_path):
+  touch(tmp_path, 'far/a.mp4', 'here/b.mp4')
+  (tmp_path / 'here/more').symlink_to(tmp_path / 'far')
+  (tmp_path / 'here/round').symlink_to(tmp_path / 'here')
+  splits = clips.find_clips(tmp_path / 'here')
+  assert sorted(splits['train'] | splits['test']) == ['b.mp4', 'more/a.mp4']
+
+
+def test_a_table_says_who_and_what_and_adds_attributes(tmp_path):
+  touch(tmp_path, 'x/1.mp4', 'x/2.mp4', '3.mp4')
+  (tmp_path / 'about.csv').write_text(
+    'file,speaker,gender,caption,transcript,mood\n'
+    'x/1.mp4,ann,F,,"hello, you",glad\n'
+    'x/2.mp4,bob,male,A man sings,la,\n'
+    'gone.mp4,ann,female,,,\n'
+  )
+  splits = clips.find_clips(tmp_path)
+  both = splits['train'] | splits['test']
+  assert sorted(both) == ['3.mp4', 'gone.mp4', 'x/1.mp4', 'x/2.mp4']
+  first = both['x/1.mp4']
+  assert (first.speaker, first.gender, first.caption) == ('ann', 'female', 'A woman is talking')
+  assert first.transcript == 'hello, you' and first.attributes == (('mood', 'glad'),)
+  assert both['x/2.mp4'].caption == 'A man sings' and both['x/2.mp4'].attributes == ()
+  assert 'no such file' in both['gone.mp4'].problem and both['3.mp4'].problem == ''
+
+
+def test_speakers_stay_on_one_side_of_the_split_and_the_table_decides_where_it_speaks(tmp_path):
+  lines = ['file,speaker,split']
+  for i in range(40):
+    touch(tmp_path, f'{i:02}.mp4')
+    lines.append(f'{i:02}.mp4,s{i // 4},{"test" if i == 0 else ""}')
+  (tmp_path / 'about.csv').write_text('\n'.join(lines))
+  splits = clips.find_clips(tmp_path)
+  assert list(splits['test']) == ['00.mp4', '36.mp4', '37.mp4', '38.mp4', '39.mp4']
+  assert len(splits['train']) == 35
+
+
+@pytest.mark.parametrize(
+  ('table', 'match'),
+  [
+    ('name\nx.mp4\n', 'no column "file"'),
+    ('file,split\nx.mp4,dev\n', "line 2: split is 'dev'"),
+    ('file,gender\nx.mp4,?\n', "line 2: gender is '\\?'"),
+    ('file\nx.mp4\nx.mp4\n', 'line 3: x.mp4 is already'),
+  ],
+)
+def test_a_table_that_makes_no_sense_is_an_error_with_its_line(tmp_path, table, match):
+  touch(tmp_path, 'x.mp4')
+  (tmp_path / 'about.csv').write_text(table)
+  with pytest.raises(cli.UserError, match=match):
+    clips.find_clips(tmp_path)
+
+
+def test_two_tables_or_no_video_are_errors(tmp_path):
+  with pytest.raises(cli.UserError, match='no video'):
+    clips.find_clips(tmp_path)
+  touch(tmp_path, 'x.mp4', 'a.csv', 'b.csv')
+  with pytest.raises(cli.UserError, match='a.csv, b.csv'):
+    clips.find_clips(tmp_path)
+
+
+def test_long_videos_are_cut_at_whole_frames_without_gap(tmp_path):
+  path = tmp_path / 'long.mp4'
+  with video.VideoWriter(path, 30, (32, 32), np.zeros(16000 * 5, np.float32), 16000) as writer:
+    for _ in range(150):
+      writer.write(np.zeros((32, 32, 3), np.uint8))
+  cuts = footage.pieces(str(path), 2.0)
+  assert len(cuts) == 3 and cuts[0][0] == 0 and cuts[-1][1] == 5.0
+  assert all(a[1] == b[0] for a, b in zip(cuts, cuts[1:]))
+  frames = np.array([[a * 25, b * 25] for a, b in cuts])
+  np.testing.assert_allclose(frames, frames.round(), atol=1e-9)
+  assert (np.diff(frames) <= 50).all()
+  assert footage.pieces(str(path), None) == footage.pieces(str(path), 5.0) == [(0.0, None)]
+  assert footage.pieces(str(tmp_path / 'none.mp4'), 2.0) == [(0.0, None)]
+  (tmp_path / 'about.csv').write_text('file,transcript,mood\nlong.mp4,all the words,sad\n')
+  found = clips.find_clips(tmp_path, max_seconds=2.0)
+  names = [f'long.mp4#{i}' for i in (1, 2, 3)]
+  assert list(found['train'] | found['test']) == names
+  last = (found['train'] | found['test'])[names[2]]
+  assert last.transcript == '' and dict(last.attributes) == {'mood': 'sad', 'piece': '3'}
+
+
+def test_pieces_are_the_parts_of_the_whole(samples):
+  path = samples / 'clips/emotion_m003_happy.mp4'
+  whole = footage.Clip(id='whole', video=str(path), size=64)
+  record = footage.talking_record(whole)
+  half = len(record.frames) // 2
+  piece = footage.talking_record(dataclasses.replace(whole, id='second', start=half / 25, end=len(record.frames) / 25))
+  assert len(piece.frames) == len(record.frames) - half
+  np.testing.assert_array_equal(piece.audio, record.audio[half * 640 :])
+  # Smoothing sees less at the cut; further on the crops are the same pictures.
+  np.testing.assert_allclose(piece.landmarks[8:], record.landmarks[half + 8 :], atol=2.0)
+
+
+@pytest.mark.parametrize('name', ['clips/talk_650_2997fps.mp4', 'hard/variable_frame_rate.mp4'])
+def test_any_frame_rate_becomes_25_and_sound_stays_as_long_as_the_frames(samples, name):
+  clip = footage.Clip(id='clip', video=str(samples / name), size=96, end=2.0)
+  record = footage.talking_record(clip)
+  assert len(record.frames) == 50 and record.fps == 25 and record.size == (96, 96)
+  assert len(record.audio) == 50 * 640 and record.audio.any()
+
+
+def test_a_clip_without_sound_is_skipped_unless_that_is_allowed(samples):
+  clip = footage.Clip(id='clip', video=str(samples / 'clips/silent_w009_happy.mp4'), size=64, end=1.0)
+  with pytest.raises(corpus.Skip, match='no sound'):
+    footage.talking_record(clip)
+  record = footage.talking_record(dataclasses.replace(clip, silent_ok=True))
+  assert len(record.frames) == 25 and len(record.audio) == 0
+
+
+def test_reasons_name_no_file_so_that_they_can_be_counted(samples, tmp_path):
+  broken = tmp_path / 'broken.mp4'
+  broken.write_bytes(b'not a video at all' * 100)
+  empty = tmp_path / 'empty.mp4'
+  empty.touch()
+  for path in (broken, empty, samples / 'hard/wav_named_mov.mov', tmp_path / 'absent.mp4'):
+    with pytest.raises(corpus.Skip) as skip:
+      footage.talking_record(footage.Clip(id='x', video=str(path)))
+    assert str(path) not in str(skip.value) and path.name not in str(skip.value)
+
+
+def test_a_video_without_a_face_is_skipped(tmp_path):
+  path = tmp_path / 'noise.mp4'
+  rng = np.random.default_rng(0)
+  with video.VideoWriter(path, 25, (96, 96), rng.uniform(-0.5, 0.5, 16000).astype(np.float32), 16000) as writer:
+    for _ in range(25):
+      writer.write(rng.integers(0, 256, (96, 96, 3), np.uint8))
+  with pytest.raises(corpus.Skip, match='face'):
+    footage.talking_record(footage.Clip(id='x', video=str(path)))
+
+
+def test_the_command_builds_a_folder_with_good_and_bad_videos(samples, tmp_path, capsys):
+  folder = tmp_path / 'videos'
+  folder.mkdir()
+  for name in ('emotion_m003_happy.mp4', 'emotion_w036_happy.mp4', 'silent_w009_happy.mp4'):
+    shutil.copy(samples / 'clips' / name, folder)
+  (folder / 'broken.mp4').write_bytes(b'broken' * 1000)
+  source = pathlib.Path(__file__).parents[2] / 'data/clips'
+  command = ['build', str(source), f'--manual_dir={folder}', f'--data_dir={tmp_path / "datasets"}', '--workers=0']
+  build.build([*command, '--config={"name": "small", "size": 32}'])
+  out = capsys.readouterr().out
+  assert 'no sound' in out and 'not a readable video' in out and '2 clips in' in out
+  builder = Builder(data_dir=tmp_path / 'datasets', config=clips.ClipsConfig(name='small', size=32))
+  ids = {split: [e['id'].decode() for e in builder.as_data_source(split)] for split in builder.info.splits}
+  assert sorted(sum(ids.values(), [])) == ['emotion_m003_happy.mp4', 'emotion_w036_happy.mp4']
