@@ -4,6 +4,8 @@ import ast
 
 import ml_collections
 
+from talkjax import cli
+
 
 def parse(arg: str | None, sizes) -> tuple[str, dict]:
   """Splits 'size,key=value,...'.
@@ -77,11 +79,9 @@ def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.C
   """Applies key=value arguments ('model.width=32') to keys that exist.
 
   Raises:
-    ValueError: a key does not exist.
+    UsageError: a key does not exist.
   """
   for key, value in changes.items():
-    try:
-      config.update_from_flattened_dict({key: value})
-    except (KeyError, AttributeError, TypeError) as error:
-      raise ValueError(f'{key}={value!r} does not fit the config: {error}') from error
+    cli.check_key(config, key, f'argument {key}={value}')
+    config.update_from_flattened_dict({key: value})
   return config

@@ -9,11 +9,11 @@ python=.venv/bin/python
 $python -m talkjax.build data/puppets
 $python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir="$run"
 if [ ! -f "$run/metrics.json" ]; then
-  $python -m talkjax.evaluate --workdir="$run" --output="$run/metrics.json" --strip="$run/strip.png" \
-    --export="$run/held_out"
+  $python -m talkjax.evaluate --workdir="$run" --output="$run/metrics.json" --strip="$run/strip.png" --videos="$run/held_out"
 fi
-$python -m talkjax.generate --workdir="$run" --video="$run/held_out/video.mp4" --audio="$run/held_out/other_speech.wav" \
-  --output="$run/revoiced.mp4"
+# A held-out puppet says what another held-out puppet said.
+held_out=("$run"/held_out/source/*.mp4)
+$python -m talkjax.generate --workdir="$run" --video="${held_out[0]}" --audio="${held_out[1]}" --output="$run/revoiced.mp4"
 echo "scores   $run/metrics.json"
 echo "video    $run/revoiced.mp4"
 echo "strip    $run/strip.png   (truth above, generated below)"

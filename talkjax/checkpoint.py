@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from talkjax.cli import UserError
+from talkjax.cli import UserError, flatten
 from talkjax.state import State
 
 PyTree = Any
@@ -33,14 +33,14 @@ def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
   if path.exists():
-    old, now = _flat(json.loads(path.read_text())), _flat(new)
+    old, now = flatten(json.loads(path.read_text())), flatten(new)
     keys = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k) and k not in FREE_KEYS)
     if keys:
       shown = ', '.join(f'{k} ({old.get(k, "absent")} there, {now.get(k, "absent")} here)' for k in keys[:6])
       more = f' and {len(keys) - 6} more' if len(keys) > 6 else ''
       raise UserError(
-          f'workdir {workdir} belongs to another config, these keys differ: {shown}{more}; '
-          'choose another --workdir or set the keys back'
+        f'workdir {workdir} belongs to another config, these keys differ: {shown}{more}; '
+        'choose another --workdir or set the keys back'
       )
   workdir.mkdir(parents=True, exist_ok=True)
   temporary = workdir / 'config.json.tmp'
@@ -56,18 +56,10 @@ def read_config(workdir) -> ml_collections.ConfigDict:
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
-    raise UserError(f'{workdir} is not a workdir (it has no config.json): give the --workdir of a training or a conversion')
+    raise UserError(
+      f'{workdir} is not a workdir (it has no config.json): give the --workdir of a training or a conversion'
+    )
   return ml_collections.ConfigDict(json.loads(path.read_text()))
-
-
-def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      flat.update(_flat(value, f'{prefix}{key}.'))
-    else:
-      flat[prefix + key] = value
-  return flat
 
 
 class Checkpoints:
@@ -89,14 +81,14 @@ class Checkpoints:
       return
     training = {'step': state.step, 'opt_state': _leaves(state.opt_state)}
     self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            ema=ocp.args.StandardSave(state.ema),
-            training=ocp.args.StandardSave(training),
-            iterator=grain.checkpoint.CheckpointSave(iterator),
-            run=ocp.args.JsonSave({'processes': jax.process_count()}),
-        ),
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        ema=ocp.args.StandardSave(state.ema),
+        training=ocp.args.StandardSave(training),
+        iterator=grain.checkpoint.CheckpointSave(iterator),
+        run=ocp.args.JsonSave({'processes': jax.process_count()}),
+      ),
     )
 
   def restore(self, state: State, iterator) -> State:
@@ -109,21 +101,21 @@ class Checkpoints:
     run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if run['processes'] != jax.process_count():
       raise UserError(
-          f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}: the order '
-          f'of the data depends on it; resume with {run["processes"]}, or begin a new workdir with --config.init_from'
+        f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}: the order '
+        f'of the data depends on it; resume with {run["processes"]}, or begin a new workdir with --config.init_from'
       )
     saved = self._manager.item_metadata(step).params
     check_fit(saved, state.params, f'checkpoint {self.path}/{step}')
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     training = {'step': abstract.step, 'opt_state': _leaves(abstract.opt_state)}
     got = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params),
-            ema=ocp.args.StandardRestore(abstract.ema),
-            training=ocp.args.StandardRestore(training),
-            iterator=grain.checkpoint.CheckpointRestore(iterator),
-        ),
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(abstract.params),
+        ema=ocp.args.StandardRestore(abstract.ema),
+        training=ocp.args.StandardRestore(training),
+        iterator=grain.checkpoint.CheckpointRestore(iterator),
+      ),
     )
     opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), _from_leaves(got.training['opt_state']))
     return State(got.training['step'], got.params, got.ema, opt_state)
@@ -159,19 +151,28 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
   config = read_config(workdir)
   path = epath.Path(workdir).resolve() / 'checkpoints'
   if not path.exists():
-    raise UserError(f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)')
+    raise UserError(
+      f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)'
+    )
   with ocp.CheckpointManager(path) as manager:
     step = manager.latest_step()
     if step is None:
-      raise UserError(f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)')
+      raise UserError(
+        f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)'
+      )
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = manager.item_metadata(step)[item]
-    abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), saved.tree if hasattr(saved, 'tree') else saved)
+    abstract = jax.tree.map(
+      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
+      saved.tree if hasattr(saved, 'tree') else saved,
+    )
     params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
   return config, params, step
 
 
-def save_params(workdir, config: ml_collections.ConfigDict, params: PyTree, step: int, ema: PyTree | None = None) -> None:
+def save_params(
+  workdir, config: ml_collections.ConfigDict, params: PyTree, step: int, ema: PyTree | None = None
+) -> None:
   """Makes a workdir of parameters that come from elsewhere; `generate` and `evaluate` take it as a trained one.
 
   Raises:
@@ -183,11 +184,11 @@ def save_params(workdir, config: ml_collections.ConfigDict, params: PyTree, step
   write_config(workdir, config)
   with ocp.CheckpointManager(workdir.resolve() / 'checkpoints') as manager:
     manager.save(
-        step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            ema=ocp.args.StandardSave(params if ema is None else ema),
-        ),
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        ema=ocp.args.StandardSave(params if ema is None else ema),
+      ),
     )
     manager.wait_until_finished()
 
@@ -195,7 +196,8 @@ def save_params(workdir, config: ml_collections.ConfigDict, params: PyTree, step
 def check_fit(saved: PyTree, wanted: PyTree, source: str) -> None:
   """Raises UserError unless both trees have the same names and shapes; the sentence names the first that differ."""
   shapes = lambda tree: {
-      jax.tree_util.keystr(p, simple=True, separator='/'): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(tree)
+    jax.tree_util.keystr(p, simple=True, separator='/'): tuple(x.shape)
+    for p, x in jax.tree_util.tree_leaves_with_path(tree)
   }
   old, new = shapes(saved), shapes(wanted)
   for name in new:
@@ -204,10 +206,14 @@ def check_fit(saved: PyTree, wanted: PyTree, source: str) -> None:
       hint = f' (nearest: {near[0]})' if near else ''
       raise UserError(f'{source} lacks parameter {name}{hint}: it was made by another model config')
     if old[name] != new[name]:
-      raise UserError(f'{source} has {name} of shape {old[name]}, the config makes {new[name]}: set config.model as it was')
+      raise UserError(
+        f'{source} has {name} of shape {old[name]}, the config makes {new[name]}: set config.model as it was'
+      )
   extra = [n for n in old if n not in new]
   if extra:
-    raise UserError(f'{source} has parameters the config does not make, {", ".join(extra[:3])}: set config.model as it was')
+    raise UserError(
+      f'{source} has parameters the config does not make, {", ".join(extra[:3])}: set config.model as it was'
+    )
 
 
 class MetricsLog:

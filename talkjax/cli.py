@@ -4,9 +4,13 @@ Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong. 
 `--debug`.
 """
 
+import difflib
+import pathlib
+import runpy
 import sys
 import traceback
 
+import ml_collections
 from absl import app, flags, logging
 
 flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
@@ -26,9 +30,7 @@ def run(main, argv=None):
   app.define_help_flags()  # app.run would, but the flags are parsed before it
   debug = any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv)
   try:
-    rest = flags.FLAGS(argv)
-    if len(rest) > 1:
-      raise UsageError(f'unexpected argument {rest[1]!r}: every option is written --name=value; see --help')
+    rest = _parse(argv)
     logging.set_verbosity(logging.WARNING)
     app.run(main, argv=argv, flags_parser=lambda args: rest)
   except (flags.Error, UsageError) as error:
@@ -42,6 +44,49 @@ def run(main, argv=None):
   except Exception as error:  # an error nobody foresaw is still one sentence, and says how to see more
     _report(error, debug, prefix=f'{type(error).__name__}: ', hint=' (run again with --debug for the traceback)')
     sys.exit(1)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """flags.FLAGS(argv), with what config files and their overrides get wrong as one sentence each."""
+  for value in [a.split('=', 1)[1] for a in argv if a.startswith(('--config=', '-config='))]:
+    path = value.split(':')[0]
+    if not pathlib.Path(path).is_file():
+      there = sorted(str(p) for p in pathlib.Path('configs').glob('*.py') if p.stem not in ('common', '__init__'))
+      near = f': there are {", ".join(there)}' if there else ': run in the root of the clone'
+      raise UsageError(f'--config={value}: no file {path}{near}')
+    config = _load_config(path, value.partition(':')[2] or None)
+    for argument in argv:
+      if argument.startswith(('--config.', '-config.')):
+        check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
+  rest = flags.FLAGS(argv)
+  if len(rest) > 1:
+    raise UsageError(f'unexpected argument {rest[1]!r}: every option is written --name=value; see --help')
+  return rest
+
+
+def _load_config(path: str, arg: str | None) -> ml_collections.ConfigDict:
+  # Once more than ml_collections does, whose own errors are tracebacks.
+  try:
+    return runpy.run_path(path)['get_config'](*([arg] if arg else []))
+  except (ValueError, TypeError) as error:
+    raise UsageError(f'--config={path}{":" + arg if arg else ""}: {error}') from error
+
+
+def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
+  """Raises UsageError, with near names, unless the config has 'a.b.c'."""
+  names = list(flatten(config.to_dict()))
+  if key not in names and not any(n.startswith(key + '.') for n in names):
+    near = difflib.get_close_matches(key, names, n=3) or [n for n in names if n.split('.')[-1] == key.split('.')[-1]]
+    hint = f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
+    raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
+
+
+def flatten(tree: dict, prefix: str = '') -> dict:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  flat = {}
+  for key, value in tree.items():
+    flat.update(flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value})
+  return flat
 
 
 def _report(error, debug, prefix='', hint=''):

@@ -18,8 +18,9 @@ from absl import flags
 from talkjax import checkpoint, cli, generate, input, systems
 from talkjax.cli import UsageError
 from talkjax.faces import landmarks
-from talkjax.media import picture
+from talkjax.media import picture, video
 from talkjax.metrics import cpbd, folders, image, lips
+from talkjax.records import AUDIO_RATE
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _SPLIT = flags.DEFINE_string('split', 'test', 'The split of the workdir\'s corpus to score on.')
@@ -32,6 +33,7 @@ _WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'params'], 'The averaged 
 _LIMIT = flags.DEFINE_integer('limit', None, 'Score only so many clips.')
 _BATCH = flags.DEFINE_integer('batch_size', 10, 'Clips generated at once.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise and of the pairing with other speech.')
+_VIDEOS = flags.DEFINE_string('videos', None, 'A folder for the videos: source, true, generated, other_speech.')
 _STRIP = flags.DEFINE_string('strip', None, 'A PNG file: truth above, generated below, of the first clip.')
 
 
@@ -41,7 +43,9 @@ SCORES = (
 )
 
 
-def score_workdir(system, config, params, clips, *, batch_size: int, seed: int) -> tuple[list[dict], dict, np.ndarray]:
+def score_workdir(
+    system, config, params, clips, *, batch_size: int, seed: int, videos: str | None = None
+) -> tuple[list[dict], dict, np.ndarray]:
   """Re-makes clips and scores them.
 
   Args:
@@ -49,6 +53,8 @@ def score_workdir(system, config, params, clips, *, batch_size: int, seed: int) 
     clips: records.
     batch_size: clips at once.
     seed: of noise and pairing.
+    videos: a folder; per clip its video as the corpus has it goes to `source/`, as the network sees it to `true/`, and
+      what was made of it, with the sound that drove it, to `generated/` and `other_speech/`.
 
   Returns:
     (a row of scores per clip, their means, a strip of the first clip).
@@ -67,8 +73,22 @@ def score_workdir(system, config, params, clips, *, batch_size: int, seed: int) 
     for clip, (made, masks, truth, points), (spoken, *_) in zip(batch, own, other):
       first = first if first is not None else picture.strip([truth, made])
       rows.append(_score(clip, config, truth, made, spoken, masks, points))
+      if videos:
+        voice = clips[partner[clips.index(clip)]]
+        frames = {'source': [clip.frame(i) for i in range(len(clip.frames))], 'true': truth, 'generated': made}
+        for kind, pictures in frames.items():
+          _write_video(pathlib.Path(videos) / kind / f'{clip.id}.mp4', pictures, clip.fps, clip.audio)
+        _write_video(pathlib.Path(videos) / 'other_speech' / f'{clip.id}.mp4', spoken, clip.fps, voice.audio)
   bar.close()
   return rows, _means(rows), first
+
+
+def _write_video(path: pathlib.Path, frames, fps: float, sound: np.ndarray) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  sound = sound[: round(len(frames) / fps * AUDIO_RATE)].astype(np.float32) / 32768
+  with video.VideoWriter(path, fps, frames[0].shape[:2], sound, AUDIO_RATE) as writer:
+    for frame in frames:
+      writer.write(frame)
 
 
 def _make(system, params, clips, speech, seeds):
@@ -141,7 +161,9 @@ def main(_):
     clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
     system = systems.build(config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
-    rows, means, strip = score_workdir(system, config, params, clips, batch_size=_BATCH.value, seed=_SEED.value)
+    rows, means, strip = score_workdir(
+        system, config, params, clips, batch_size=_BATCH.value, seed=_SEED.value, videos=_VIDEOS.value
+    )
     print(folders.table(rows, means, SCORES))
     about = {
         'workdir': _WORKDIR.value, 'step': step, 'weights': _WEIGHTS.value, 'corpus': config.data.corpus,
