@@ -1,16 +1,22 @@
-"""Speech-driven video editing: the published PyTorch checkpoint's names and layouts as those of our U-Net.
+"""The published PyTorch checkpoint's names, layouts and settings as those of our U-Net and config.
 
 Source: DanBigioi/DiffusionVideoEditing, models/network.py and models/guided_diffusion_modules/unet.py.
 """
 
+import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from talkjax import weights
 from talkjax.cli import UserError
 
+NAME = 'diffusion_video_editing'  # of convert --source
+CONFIG = 'configs/speech_edit.py'  # whose numbers hold where the checkpoint does not say
+# The released multi-speaker settings (config/audio_talking_heads_inference.json) where they differ from the paper's.
+RELEASED = {'head_channels': 64, 'dropout': 0.1}
 # Tables of the noise schedule that the file also holds; talkjax computes its own.
 BUFFERS = (
   'gammas',
@@ -140,6 +146,11 @@ def unet_params(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> d
 
 
 def _leaf(kind, array, qkv_head_channels):
+  if qkv_head_channels and array.shape[0] % (3 * qkv_head_channels):
+    raise UserError(
+      f'the checkpoint has attention of {array.shape[0] // 3} channels, which heads of {qkv_head_channels} do not divide: '
+      'set model.head_channels in --config'
+    )
   if qkv_head_channels:  # published rows are ordered (head, q/k/v, channel); ours (q/k/v, head, channel)
     rows = array.reshape(-1, 3, qkv_head_channels, *array.shape[1:])
     array = rows.swapaxes(0, 1).reshape(array.shape)
@@ -152,12 +163,12 @@ def _leaf(kind, array, qkv_head_channels):
   return 'kernel', array.reshape(array.shape[:2]).T  # 1x1 convolutions are dense layers
 
 
-def infer_fields(state: Mapping[str, np.ndarray], head_channels: int = 64) -> dict[str, Any]:
+def infer_fields(state: Mapping[str, np.ndarray], head_channels: int) -> dict[str, Any]:
   """Sizes of the published U-Net from the shapes in its state dict.
 
   Args:
     state: the published entries, by name.
-    head_channels: of an attention head; shapes do not tell it (64 in the released configuration).
+    head_channels: of an attention head; shapes do not tell it.
 
   Returns:
     keyword arguments of UNet, without those that have no parameters.
@@ -195,3 +206,63 @@ def infer_fields(state: Mapping[str, np.ndarray], head_channels: int = 64) -> di
     'num_res_blocks': num_res_blocks,
     'head_channels': head_channels,
   }
+
+
+def find(path: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The files to read: 'params', and 'ema' where the averaged weights lie beside them.
+
+  Args:
+    path: a checkpoint, or a folder with files called NUMBER_Network.pth and NUMBER_Network_ema.pth, of which the
+      highest number is taken.
+
+  Raises:
+    UserError: there is none.
+  """
+  if not path.is_dir():
+    return {'params': path}
+  found = {}
+  for file in path.iterdir():
+    match = re.fullmatch(r'(\d+)_Network(_ema)?\.(pth|safetensors)', file.name)
+    if match:
+      found.setdefault(int(match[1]), {})['ema' if match[2] else 'params'] = file
+  if not found:
+    raise UserError(
+      f'folder {path} has no checkpoint: expected files like 735_Network.pth or 735_Network_ema.pth, or name the file'
+    )
+  files = found[max(found)]
+  return files if 'params' in files else {'params': files['ema']}
+
+
+def step(path: pathlib.Path) -> int:
+  """The number in a checkpoint's name (epochs), or 0."""
+  match = re.match(r'(\d+)_', path.name)
+  return int(match[1]) if match else 0
+
+
+def convert(files: Mapping[str, pathlib.Path], config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Reads the files that `find` found.
+
+  Args:
+    files: by item.
+    config: of speech_edit; its `model` is set to the sizes found. What shapes do not tell is taken from it.
+
+  Returns:
+    parameters by item, and an example of the batch that the system's `init` takes.
+
+  Raises:
+    UserError: a file is not such a checkpoint.
+  """
+  params, state = {}, {}
+  for item, file in files.items():
+    state = weights.read_weights(file)
+    fields = infer_fields(state, config.model.head_channels)
+    params[item] = {'unet': unet_params(state, fields)}
+    fields.pop('out_channels')
+    config.model.update(fields)
+  # As the code that made it: gamma itself in the sinusoid, decibels as they are, noise predicted, whole pixels.
+  config.model.update(noise_embedding='gamma', patch_size=1)
+  config.audio.update(offset=0.0, scale=1.0)
+  config.diffusion.target = 'epsilon'
+  picture = np.zeros((1, config.size, config.size, 3), np.float32)
+  sound = np.zeros((1, params['params']['unet']['embed_audio']['in']['kernel'].shape[0]), np.float32)
+  return params, {'target': picture, 'previous': picture, 'identity': picture, 'audio': sound}

@@ -1,0 +1,85 @@
+"""Makes a workdir of published weights.
+
+python -m talkjax.convert --source=diffusion_video_editing --path=735_Network.pth --output=runs/published
+
+`generate` and `evaluate` take the workdir as they take a trained one. PyTorch is not needed, and nothing in a
+checkpoint is run (see talkjax.weights). Settings that a checkpoint does not hold are those of --config.
+"""
+
+import pathlib
+import runpy
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from talkjax import checkpoint, cli, systems
+from talkjax.cli import UsageError, UserError
+from talkjax.systems.speech_edit import published
+
+SOURCES = {published.NAME: published}
+
+_SOURCE = flags.DEFINE_string('source', None, f'Whose weights: {", ".join(SOURCES)}.')
+_PATH = flags.DEFINE_string('path', None, 'The checkpoint: a file, or a folder that holds it under its published name.')
+_OUTPUT = flags.DEFINE_string('output', None, 'The workdir to make.')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, "Settings that the checkpoint does not hold (default: the source's own, with its released sizes)."
+)
+
+
+def convert(
+  source: str, path: str | pathlib.Path, output: str, config: ml_collections.ConfigDict | None = None
+) -> dict[str, pathlib.Path]:
+  """Reads published weights and writes a workdir.
+
+  Args:
+    source: one of SOURCES.
+    path: a file or folder.
+    output: the workdir; it must not have checkpoints yet.
+    config: of the source's system; by default the source's.
+
+  Returns:
+    the files read, by what they became: 'params', 'ema'.
+
+  Raises:
+    UsageError: no such source.
+    UserError: nothing to read, not a checkpoint of this source, or a workdir that has checkpoints.
+  """
+  if source not in SOURCES:
+    raise UsageError(f'--source={source} is not known: expected one of {", ".join(SOURCES)}')
+  module = SOURCES[source]
+  if config is None:
+    config = _default_config(module)
+  files = module.find(pathlib.Path(path))
+  params, example = module.convert(files, config)
+  wanted = jax.eval_shape(systems.build(config).init, jax.random.key(0), example)
+  for item, file in files.items():
+    checkpoint.check_fit(params[item], wanted, f'checkpoint {file}')
+  checkpoint.save_params(output, config, params['params'], module.step(files['params']), params.get('ema'))
+  return files
+
+
+def _default_config(module) -> ml_collections.ConfigDict:
+  file = pathlib.Path(__file__).resolve().parent.parent / module.CONFIG
+  if not file.is_file():
+    raise UserError(f'{module.CONFIG} is not beside the package: name the file with --config={module.CONFIG}')
+  config = runpy.run_path(str(file))['get_config']()
+  config.model.update(module.RELEASED)
+  return config
+
+
+def main(_):
+  for flag in (_SOURCE, _PATH, _OUTPUT):
+    if flag.value is None:
+      raise UsageError(
+        f'--{flag.name} is missing: python -m talkjax.convert --source={"|".join(SOURCES)} --path=FILE_OR_DIR '
+        '--output=DIR'
+      )
+  files = convert(_SOURCE.value, _PATH.value, _OUTPUT.value, _CONFIG.value)
+  for item, file in files.items():
+    print(f'{_OUTPUT.value}: {item} from {file}')
+
+
+if __name__ == '__main__':
+  cli.run(main)
