@@ -1,0 +1,1 @@
+"""The embedded corpus: drawn talking heads with exact truth (see README.md)."""

@@ -1,0 +1,144 @@
+"""Puppets: drawn people who talk, with exact truth, made on the spot from a seed (see README.md).
+
+python -m talkjax.build data/puppets [--config=tiny]
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from talkjax import corpus, records
+from talkjax.media import speech
+from talkjax.records import AUDIO_RATE, Record, Segment
+
+from . import articulation, drawing, geometry, identities, sentences
+
+FPS = 25.0
+QUALITY = 92  # of the JPEG frames
+
+
+@dataclasses.dataclass
+class PuppetsConfig(tfds.core.BuilderConfig):
+  """How many clips of each split, and the seed of people, sentences and motion."""
+
+  train: int = 432
+  validation: int = 32
+  test: int = 64
+  seed: int = 0
+  brief: bool = False  # clips of about 1.5 s without a pause
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """One clip to be made. `lead` and `trail` are the silence before and after the speech, in seconds."""
+
+  id: str
+  number: int  # of the person
+  seed: int  # of the people
+  motion: int  # seed of the motion
+  transcript: str
+  spoken: str
+  lead: float
+  trail: float
+  gain: float
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Drawn talking heads; test people and test sentences are in no other split."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS = [
+    PuppetsConfig(name='full', description='48 people, 528 clips of about 3 s.'),
+    PuppetsConfig(
+      name='tiny', train=8, validation=2, test=4, brief=True, description='14 short clips, for tests and trials.'
+    ),
+  ]
+
+  def _info(self):
+    return self.dataset_info_from_configs(features=records.features(), license='Apache-2.0')
+
+  def _split_generators(self, dl_manager):
+    return corpus.generate(self, items(self.builder_config), make_record)
+
+  def _generate_examples(self):
+    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+
+
+def items(config: PuppetsConfig) -> dict[str, dict[str, Item]]:
+  """Split -> id -> clip. The same config gives the same clips."""
+  counts = {'train': config.train, 'validation': config.validation, 'test': config.test}
+  held_out = {'validation': identities.VALIDATION, 'test': identities.TEST}
+  used = {n for people in held_out.values() for n in people}
+  people = {'train': [n for n in range(identities.COUNT) if n not in used], **held_out}
+  rng = np.random.default_rng([config.seed, 0])
+  said = sentences.draw(rng, counts, grid_share=1.0 if config.brief else 0.6)
+  out = {}
+  for split, count in counts.items():
+    numbers = np.resize(people[split], count)
+    made = [
+      _item(rng, config, f'{split}-{i:04d}', int(number), said[split][i]) for i, number in enumerate(numbers.tolist())
+    ]
+    out[split] = {item.id: item for item in made}
+  return out
+
+
+def _item(rng: np.random.Generator, config: PuppetsConfig, name: str, number: int, sentence: str) -> Item:
+  text = sentences.spoken(sentence)
+  words = text.split()
+  # A pause somewhere inside most sentences, so that two clips are not silent at the same times.
+  if not config.brief and rng.random() < 0.65:
+    at = int(rng.integers(2, len(words)))
+    text = ' '.join(words[:at]) + rng.choice([',', ',', ':', '.']) + ' ' + ' '.join(words[at:])
+  longest = 0.25 if config.brief else 0.75
+  return Item(
+    id=f'puppets-{name}',
+    number=number,
+    seed=config.seed,
+    motion=int(rng.integers(2**31)),
+    transcript=sentence,
+    spoken=str(text),
+    lead=round(float(rng.uniform(0.08, longest)), 3),
+    trail=round(float(rng.uniform(0.12, longest)), 3),
+    gain=round(float(rng.uniform(0.6, 1.0)), 3),
+  )
+
+
+def make_record(item: Item) -> Record:
+  """Speaks, moves and draws one clip: the same bytes for the same item."""
+  cv2.setNumThreads(1)  # the processes are what uses the cores
+  person = identities.identity(item.number, item.seed)
+  said = speech.speak(item.spoken, person.voice, person.rate_wpm, person.pitch)
+  frames = int(np.ceil((item.lead + len(said.audio) / AUDIO_RATE + item.trail) * FPS))
+  audio = np.zeros(round(frames * AUDIO_RATE / FPS), np.float32)
+  start = round(item.lead * AUDIO_RATE)
+  audio[start : start + len(said.audio)] = said.audio * item.gain
+  lead = start / AUDIO_RATE
+  later = lambda segments: tuple(Segment(s.text, s.start + lead, s.end + lead) for s in segments)  # noqa: E731
+  phonemes, words = later(said.phonemes), later(said.words)
+  if len(words) == len(item.transcript.split()):  # as written, not as spelt for the synthesiser
+    words = tuple(dataclasses.replace(s, text=t) for s, t in zip(words, item.transcript.split()))
+
+  mouth = articulation.articulate(phonemes, audio, AUDIO_RATE, frames, FPS)
+  motion = articulation.move(np.random.default_rng([item.motion, 1]), phonemes, mouth, FPS)
+  who = drawing.puppet(person)
+  marks = geometry.landmarks(who.made, motion.pose, motion.mouth, motion.brow, motion.blink)
+  return Record(
+    id=item.id,
+    speaker=person.name,
+    gender=person.gender,
+    caption=f'A {"man" if person.gender == "male" else "woman"} is talking',
+    transcript=item.transcript,
+    fps=FPS,
+    frames=tuple(records.encode_picture(frame, QUALITY) for frame in drawing.draw(who, motion)),
+    size=(drawing.SIZE, drawing.SIZE),
+    audio=np.round(audio * 32767).astype(np.int16),
+    box=np.concatenate([marks.min(1), marks.max(1)], axis=1).astype(np.float32),
+    landmarks=marks,
+    pose=motion.pose.angles.astype(np.float32),
+    coefficients=motion.coefficients(),
+    words=words,
+    phonemes=phonemes,
+    attributes={'voice': person.voice, 'spoken': item.spoken, 'hair': person.hair_style},
+  )
