@@ -1,5 +1,6 @@
 """Still pictures in and out of files, and strips that show frames beside each other."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def write(path, rgb: np.ndarray) -> None:
     temporary.write_bytes(data.tobytes())
     os.replace(temporary, path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
     raise UserError(f'cannot write {path} ({error.strerror}): choose a folder that can be written') from error
 
 
