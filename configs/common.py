@@ -51,7 +51,8 @@ def base() -> ml_collections.ConfigDict:
   c.remat = False
   c.mesh = ml_collections.ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
   c.rules = (('kernel', 'fsdp'),)  # (regex, spec), see talkjax.sharding.tree_shardings
-  c.optimizer = ml_collections.ConfigDict({
+  c.optimizer = ml_collections.ConfigDict(
+    {
       'learning_rate': 1e-4,
       'schedule': 'constant',
       'warmup': 0,
@@ -61,8 +62,10 @@ def base() -> ml_collections.ConfigDict:
       'weight_decay': 0.0,
       'clip': 1.0,
       'accumulate': 1,
-  })
-  c.data = ml_collections.ConfigDict({
+    }
+  )
+  c.data = ml_collections.ConfigDict(
+    {
       'dir': 'datasets',
       'corpus': 'puppets',
       'split': 'train',
@@ -71,7 +74,8 @@ def base() -> ml_collections.ConfigDict:
       'workers': 0,  # reading processes; 0 reads in threads
       'threads': 2,
       'prefetch': 4,
-  })
+    }
+  )
   return c
 
 

@@ -23,14 +23,14 @@ def get_config(arg: str | None = None):
   c.size = 128
   c.mask = 'published'  # the region that is repainted: 'published' (jaw quadrilateral to the bottom) or 'rectangle'
   c.model = dict(
-      width=64,
-      multipliers=(1, 2, 3),
-      attention_downsamples=(4,),  # 32 x 32
-      num_res_blocks=2,
-      head_channels=32,
-      dropout=0.2,
-      patch_size=1,
-      noise_embedding='gamma',
+    width=64,
+    multipliers=(1, 2, 3),
+    attention_downsamples=(4,),  # 32 x 32
+    num_res_blocks=2,
+    head_channels=32,
+    dropout=0.2,
+    patch_size=1,
+    noise_embedding='gamma',
   )
   c.diffusion = dict(schedule='cosine', steps=1000, linear_start=1e-6, linear_end=0.01, target='epsilon')
   c.sampler = dict(name='palette', steps=500, eta=0.0)
@@ -56,8 +56,14 @@ def get_config(arg: str | None = None):
   elif size in ('tiny', 'grid_small'):
     c.size = 64
     c.model.update(
-        width=32, multipliers=(1, 2, 4), attention_downsamples=(), num_res_blocks=1, head_channels=32, dropout=0.0, patch_size=2,
-        noise_embedding='log_snr',
+      width=32,
+      multipliers=(1, 2, 4),
+      attention_downsamples=(),
+      num_res_blocks=1,
+      head_channels=32,
+      dropout=0.0,
+      patch_size=2,
+      noise_embedding='log_snr',
     )
     c.diffusion.target = 'velocity'
     c.sampler.update(name='ddim', steps=8)

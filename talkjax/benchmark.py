@@ -47,9 +47,9 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
   system = systems.build(config)
   iterator = input.training_iterator(config.data, system.read, config.batch_size, config.seed)
   figures = {
-      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-      'batch_size': config.batch_size,
-      'dtype': config.dtype,
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'batch_size': config.batch_size,
+    'dtype': config.dtype,
   }
   figures.update(_input(iterator, config.batch_size, repeats))
 
@@ -66,7 +66,7 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
   layout = sharding.tree_shardings(abstract, mesh, config.rules)
   holder = [jax.jit(create, out_shardings=layout)(jax.random.key(0))]
   step = state.make_step(
-      system.loss, optimizer, config.train, ema=config.ema, accumulate=config.optimizer.accumulate, seed=0
+    system.loss, optimizer, config.train, ema=config.ema, accumulate=config.optimizer.accumulate, seed=0
   )
   jitted = jax.jit(step, in_shardings=(layout, batch_layout), out_shardings=(layout, None), donate_argnums=0)
   start = time.perf_counter()
@@ -84,7 +84,8 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
   times = interleaved({'step': train, 'matmul': lambda: multiply(a)}, repeats)
   flops = (compiled.cost_analysis() or {}).get('flops', float('nan'))
   memory = compiled.memory_analysis()
-  figures.update({
+  figures.update(
+    {
       'parameters': sum(x.size for x in jax.tree.leaves(params)),
       'step_seconds': times['step'],
       'frames_per_second': config.batch_size / times['step'],
@@ -92,7 +93,8 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
       'matmul_gflops': 2 * size**3 / times['matmul'] / 1e9,
       'input_over_step': figures['input_frames_per_second'] * times['step'] / config.batch_size,
       'step_temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
-  })
+    }
+  )
   figures['share_of_matmul'] = figures['gflops'] / figures['matmul_gflops']
 
   figures.update(_sampler(config, params, repeats, videos))
@@ -133,10 +135,10 @@ def _sampler(config, params, repeats: int, videos: int) -> dict:
   times = interleaved({**functions, 'inputs': inputs_only}, repeats)
   whole, one = times[f'{steps}'] - times['inputs'], times['1'] - times['inputs']
   return {
-      'sampler_steps': steps,
-      'sampler_seconds_per_frame': whole / videos,
-      'sampler_over_bare_steps': whole / (steps * one),
-      'generated_frames_per_second': videos / whole,
+    'sampler_steps': steps,
+    'sampler_seconds_per_frame': whole / videos,
+    'sampler_over_bare_steps': whole / (steps * one),
+    'generated_frames_per_second': videos / whole,
   }
 
 

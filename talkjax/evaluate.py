@@ -23,12 +23,12 @@ from talkjax.metrics import cpbd, folders, image, lips
 from talkjax.records import AUDIO_RATE
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
-_SPLIT = flags.DEFINE_string('split', 'test', 'The split of the workdir\'s corpus to score on.')
+_SPLIT = flags.DEFINE_string('split', 'test', "The split of the workdir's corpus to score on.")
 _GENERATED = flags.DEFINE_string('generated', None, 'A folder of generated videos.')
 _REFERENCE = flags.DEFINE_string('reference', None, 'A folder of true videos with the same names.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A JSON file for the scores.')
-_STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps per frame (default: the config\'s).')
-_SAMPLER = flags.DEFINE_string('sampler', None, 'The sampler (default: the config\'s).')
+_STEPS = flags.DEFINE_integer('steps', None, "Denoising steps per frame (default: the config's).")
+_SAMPLER = flags.DEFINE_string('sampler', None, "The sampler (default: the config's).")
 _WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'params'], 'The averaged weights, or the last raw ones.')
 _LIMIT = flags.DEFINE_integer('limit', None, 'Score only so many clips.')
 _BATCH = flags.DEFINE_integer('batch_size', 10, 'Clips generated at once.')
@@ -38,13 +38,21 @@ _STRIP = flags.DEFINE_string('strip', None, 'A PNG file: truth above, generated 
 
 
 SCORES = (
-    'psnr', 'ssim', 'psnr_mask', 'ssim_mask', 'psnr_mask_identity', 'ssim_mask_identity', 'cpbd', 'cpbd_reference',
-    'lip_score', 'lip_score_other_speech',
+  'psnr',
+  'ssim',
+  'psnr_mask',
+  'ssim_mask',
+  'psnr_mask_identity',
+  'ssim_mask_identity',
+  'cpbd',
+  'cpbd_reference',
+  'lip_score',
+  'lip_score_other_speech',
 )
 
 
 def score_workdir(
-    system, config, params, clips, *, batch_size: int, seed: int, videos: str | None = None
+  system, config, params, clips, *, batch_size: int, seed: int, videos: str | None = None
 ) -> tuple[list[dict], dict, np.ndarray]:
   """Re-makes clips and scores them.
 
@@ -114,18 +122,18 @@ def _score(clip, config, truth, made, spoken, masks, points) -> dict:
   opening = lambda frames: mouth_opening(frames, points, config.data.mouth)
   true_opening = opening(truth)
   return {
-      'name': clip.id,
-      'frames': len(truth),
-      'psnr': scores['psnr'],
-      'ssim': scores['ssim'],
-      'psnr_mask': scores['psnr_mask'],
-      'ssim_mask': scores['ssim_mask'],
-      'psnr_mask_identity': identity['psnr_mask'],
-      'ssim_mask_identity': identity['ssim_mask'],
-      'cpbd': float(np.mean([cpbd.cpbd(f) for f in made])),
-      'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in truth])),
-      'lip_score': lips.lip_score(opening(made), true_opening),
-      'lip_score_other_speech': lips.lip_score(opening(spoken), true_opening),
+    'name': clip.id,
+    'frames': len(truth),
+    'psnr': scores['psnr'],
+    'ssim': scores['ssim'],
+    'psnr_mask': scores['psnr_mask'],
+    'ssim_mask': scores['ssim_mask'],
+    'psnr_mask_identity': identity['psnr_mask'],
+    'ssim_mask_identity': identity['ssim_mask'],
+    'cpbd': float(np.mean([cpbd.cpbd(f) for f in made])),
+    'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in truth])),
+    'lip_score': lips.lip_score(opening(made), true_opening),
+    'lip_score_other_speech': lips.lip_score(opening(spoken), true_opening),
   }
 
 
@@ -162,12 +170,16 @@ def main(_):
     system = systems.build(config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
     rows, means, strip = score_workdir(
-        system, config, params, clips, batch_size=_BATCH.value, seed=_SEED.value, videos=_VIDEOS.value
+      system, config, params, clips, batch_size=_BATCH.value, seed=_SEED.value, videos=_VIDEOS.value
     )
     print(folders.table(rows, means, SCORES))
     about = {
-        'workdir': _WORKDIR.value, 'step': step, 'weights': _WEIGHTS.value, 'corpus': config.data.corpus,
-        'split': _SPLIT.value, 'sampler': config.sampler.to_dict(),
+      'workdir': _WORKDIR.value,
+      'step': step,
+      'weights': _WEIGHTS.value,
+      'corpus': config.data.corpus,
+      'split': _SPLIT.value,
+      'sampler': config.sampler.to_dict(),
     }
     if _STRIP.value:
       picture.write(_STRIP.value, strip)

@@ -30,15 +30,18 @@ def open_corpus(data, split: str):
     UserError: the corpus is not built there, or has no such split.
   """
   root = pathlib.Path(data.dir).expanduser() / data.corpus
-  versions = sorted(root.glob('**/dataset_info.json'))
-  if not versions:
+  found = {p.parent.parent: p.parent for p in sorted(root.glob('**/dataset_info.json'))}  # the newest version of each
+  if not found:
     folder = data.corpus.split('/')[0]
     raise UserError(
-        f'no corpus {data.corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
-        f'--data_dir={data.dir}`, or say where it is with --config.data.dir'
+      f'no corpus {data.corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
+      f'--data_dir={data.dir}`, or say where it is with --config.data.dir'
     )
-  builder = tfds.builder_from_directory(versions[-1].parent)
-  name = split.split('[')[0]
+  if len(found) > 1:
+    names = ', '.join(f'{data.corpus}/{p.relative_to(root)}' for p in sorted(found))
+    raise UserError(f'corpus {data.corpus!r} was built in several ways: choose one with --config.data.corpus ({names})')
+  builder = tfds.builder_from_directory(found.popitem()[1])
+  name = split.partition('[')[0]
   if name not in builder.info.splits or not builder.info.splits[name].num_examples:
     raise UserError(f'corpus {data.corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
   source = builder.as_data_source(split=split)
@@ -66,12 +69,14 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
   processes, per_record = jax.process_count(), data.examples_per_record
   if batch_size % (processes * per_record):
     raise UserError(
-        f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
+      f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
     )
   dataset = open_corpus(data, data.split)
   records_per_batch = batch_size // per_record // processes
   if len(dataset) < processes:
-    raise UserError(f'split {data.split!r} of {data.corpus!r} has {len(dataset)} clips, fewer than {processes} processes')
+    raise UserError(
+      f'split {data.split!r} of {data.corpus!r} has {len(dataset)} clips, fewer than {processes} processes'
+    )
   dataset = dataset.seed(seed).shuffle()[jax.process_index() :: processes].repeat()
   # Each process draws its own randomness, each example its own generator.
   dataset = dataset.seed(seed + 1 + jax.process_index()).random_map(read)

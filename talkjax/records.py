@@ -41,10 +41,14 @@ class Record:
   landmarks: np.ndarray  # [f, 68, 2] float32, x, y in pixels of the frame
   pose: np.ndarray  # [f, 3] float32, yaw, pitch, roll of the head in degrees
   num_faces: int = 1  # most faces seen at once in the source; the largest is the record's
-  coefficients: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [f, k] expression
+  coefficients: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros((0, 0), np.float32)
+  )  # [f, k] expression
   words: tuple[Segment, ...] = ()
   phonemes: tuple[Segment, ...] = ()
-  attributes: dict[str, str] = dataclasses.field(default_factory=dict)  # what only this corpus knows (emotion, level, ...)
+  attributes: dict[str, str] = dataclasses.field(
+    default_factory=dict
+  )  # what only this corpus knows (emotion, level, ...)
 
   def frame(self, index: int) -> np.ndarray:
     """Frame `index` as uint8 [h, w, 3] RGB."""
@@ -68,7 +72,8 @@ def features() -> tfds.features.FeaturesDict:
   """The TFDS features of a record; the same for every corpus."""
   text, tensor = tfds.features.Text, tfds.features.Tensor
   segments = tfds.features.Sequence({'text': text(), 'start': np.float32, 'end': np.float32})
-  return tfds.features.FeaturesDict({
+  return tfds.features.FeaturesDict(
+    {
       'id': text(),
       'speaker': text(),
       'gender': text(),
@@ -82,11 +87,14 @@ def features() -> tfds.features.FeaturesDict:
       'landmarks': tensor(shape=(None, LANDMARKS, 2), dtype=np.float32),
       'pose': tensor(shape=(None, 3), dtype=np.float32),
       'num_faces': np.int32,
-      'coefficients': tensor(shape=(None,), dtype=np.float32),  # flattened: one unknown axis is all that TFDS stores plainly
+      'coefficients': tensor(
+        shape=(None,), dtype=np.float32
+      ),  # flattened: one unknown axis is all that TFDS stores plainly
       'words': segments,
       'phonemes': segments,
       'attributes': tfds.features.Sequence({'name': text(), 'value': text()}),
-  })
+    }
+  )
 
 
 def to_example(record: Record) -> dict:
@@ -114,7 +122,7 @@ def from_example(example: dict) -> Record:
   values['coefficients'] = flat.reshape(len(values['frames']), -1) if flat.size else np.zeros((0, 0), np.float32)
   for name in ('words', 'phonemes'):
     values[name] = tuple(
-        Segment(_text(t), float(a), float(b)) for t, a, b in _columns(example[name], ('text', 'start', 'end'))
+      Segment(_text(t), float(a), float(b)) for t, a, b in _columns(example[name], ('text', 'start', 'end'))
     )
   values['attributes'] = {_text(k): _text(v) for k, v in _columns(example['attributes'], ('name', 'value'))}
   return Record(**values)

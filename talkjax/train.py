@@ -24,7 +24,9 @@ from talkjax import checkpoint, cli, input, sharding, state, systems
 from talkjax.cli import UserError
 from talkjax.media.picture import strip
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the config, with its arguments: FILE.py[:size[,key=value...]].')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'File of the config, with its arguments: FILE.py[:size[,key=value...]].'
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: a new one, or one to go on with.')
 
 
@@ -78,18 +80,22 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
   # Step.
   step_fn = jax.jit(
-      state.make_step(system.loss, optimizer, config.train, ema=config.ema, accumulate=accumulate, seed=config.seed),
-      in_shardings=(layout, batch_layout),
-      out_shardings=(layout, sharding.replicated(mesh)),
-      donate_argnums=0,
+    state.make_step(system.loss, optimizer, config.train, ema=config.ema, accumulate=accumulate, seed=config.seed),
+    in_shardings=(layout, batch_layout),
+    out_shardings=(layout, sharding.replicated(mesh)),
+    donate_argnums=0,
   )
   log = checkpoint.MetricsLog(workdir, first)
   stop = _StopRequest()
   previous = None  # metrics of the step before: fetched after the next one is dispatched, so that no device waits
   clock, clock_step = time.perf_counter(), first
   bar = tqdm.tqdm(
-      total=config.steps, initial=first, unit='step', disable=jax.process_index() > 0, file=sys.stderr,
-      mininterval=0.5 if sys.stderr.isatty() else 30,
+    total=config.steps,
+    initial=first,
+    unit='step',
+    disable=jax.process_index() > 0,
+    file=sys.stderr,
+    mininterval=0.5 if sys.stderr.isatty() else 30,
   )
 
   def settle(previous):
@@ -99,8 +105,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     if not math.isfinite(values['loss']):
       raise UserError(
-          f'the loss is {values["loss"]} at step {step} on clips {", ".join(sorted(set(names))[:8])}: nothing after the last '
-          'checkpoint is kept; lower config.optimizer.learning_rate or look at those clips'
+        f'the loss is {values["loss"]} at step {step} on clips {", ".join(sorted(set(names))[:8])}: nothing after the last '
+        'checkpoint is kept; lower config.optimizer.learning_rate or look at those clips'
       )
     if step % config.log_every == 0 or step == config.steps:
       now = time.perf_counter()
@@ -180,10 +186,12 @@ class _StopRequest:
 def main(_):
   for name, value in (('config', _CONFIG.value), ('workdir', _WORKDIR.value)):
     if value is None:
-      raise cli.UsageError(f'--{name} is missing: python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny')
+      raise cli.UsageError(
+        f'--{name} is missing: python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny'
+      )
   if 'TALKJAX_COORDINATOR' in os.environ:  # set by launch/; a cloud TPU pod is found without it
     jax.distributed.initialize(
-        os.environ['TALKJAX_COORDINATOR'], int(os.environ['TALKJAX_PROCESSES']), int(os.environ['TALKJAX_PROCESS'])
+      os.environ['TALKJAX_COORDINATOR'], int(os.environ['TALKJAX_PROCESSES']), int(os.environ['TALKJAX_PROCESS'])
     )
   elif os.environ.get('TALKJAX_DISTRIBUTED'):
     jax.distributed.initialize()

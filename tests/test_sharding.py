@@ -17,14 +17,14 @@ def test_mesh_that_does_not_cover_the_devices_is_refused():
 
 
 @pytest.mark.parametrize(
-    ('spec', 'shape', 'expected'),
-    [
-        ('fsdp', (3, 3, 9, 64), PartitionSpec(None, None, None, 'fsdp')),  # the largest axis that 8 divides
-        ('fsdp', (64, 128), PartitionSpec(None, 'fsdp')),
-        ('fsdp', (7, 5), PartitionSpec(None, None)),  # none does
-        ('replicated', (64, 128), PartitionSpec()),
-        ((None, 'tensor'), (64, 128), PartitionSpec(None, 'tensor')),
-    ],
+  ('spec', 'shape', 'expected'),
+  [
+    ('fsdp', (3, 3, 9, 64), PartitionSpec(None, None, None, 'fsdp')),  # the largest axis that 8 divides
+    ('fsdp', (64, 128), PartitionSpec(None, 'fsdp')),
+    ('fsdp', (7, 5), PartitionSpec(None, None)),  # none does
+    ('replicated', (64, 128), PartitionSpec()),
+    ((None, 'tensor'), (64, 128), PartitionSpec(None, 'tensor')),
+  ],
 )
 def test_specs(spec, shape, expected):
   class Mesh:  # only its sizes are read

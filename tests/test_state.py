@@ -7,7 +7,8 @@ import pytest
 from talkjax import state
 from talkjax.cli import UserError
 
-ADAM = ml_collections.ConfigDict({
+ADAM = ml_collections.ConfigDict(
+  {
     'learning_rate': 0.1,
     'schedule': 'constant',
     'warmup': 0,
@@ -17,7 +18,8 @@ ADAM = ml_collections.ConfigDict({
     'weight_decay': 0.0,
     'clip': 0.0,
     'accumulate': 1,
-})
+  }
+)
 ALL = (('.*', True),)
 
 

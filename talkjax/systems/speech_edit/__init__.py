@@ -19,24 +19,24 @@ from talkjax.systems.speech_edit import data, model, revoice
 def build(config) -> System:
   """The system of a config with `model`, `diffusion`, `sampler`, `augment`, `data` and `size` (see configs/speech_edit.py)."""
   net = UNet(
-      width=config.model.width,
-      multipliers=tuple(config.model.multipliers),
-      attention_downsamples=tuple(config.model.attention_downsamples),
-      num_res_blocks=config.model.num_res_blocks,
-      head_channels=config.model.head_channels,
-      dropout=config.model.dropout,
-      patch_size=config.model.patch_size,
-      noise_embedding=config.model.noise_embedding,
-      dtype=jnp.dtype(config.dtype),
-      remat=config.remat,
+    width=config.model.width,
+    multipliers=tuple(config.model.multipliers),
+    attention_downsamples=tuple(config.model.attention_downsamples),
+    num_res_blocks=config.model.num_res_blocks,
+    head_channels=config.model.head_channels,
+    dropout=config.model.dropout,
+    patch_size=config.model.patch_size,
+    noise_embedding=config.model.noise_embedding,
+    dtype=jnp.dtype(config.dtype),
+    remat=config.remat,
   )
   schedule = model.make_schedule(config.diffusion, config.diffusion.steps)
   generate_frames = functools.partial(model.generate, step=model.make_frame_step(net, config))
   return System(
-      read=functools.partial(data.read, config=config),
-      init=functools.partial(model.init, net=net),
-      loss=functools.partial(model.loss, net=net, schedule=schedule, target=config.diffusion.target),
-      inputs=functools.partial(data.record_inputs, config=config),
-      generate=generate_frames,
-      render=functools.partial(revoice.revoice, config, generate_frames),
+    read=functools.partial(data.read, config=config),
+    init=functools.partial(model.init, net=net),
+    loss=functools.partial(model.loss, net=net, schedule=schedule, target=config.diffusion.target),
+    inputs=functools.partial(data.record_inputs, config=config),
+    generate=generate_frames,
+    render=functools.partial(revoice.revoice, config, generate_frames),
   )

@@ -44,12 +44,12 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
   # Frame 0 has no frame before it: as published it is its own.
   previous = [augment(picture(max(i - 1, 0)), generator, config.augment) for i in numbers]
   return {
-      'target': to_float(np.stack([picture(i) for i in numbers])),
-      'previous': np.stack(previous),
-      'identity': np.repeat(to_float(picture(0))[None], k, 0),
-      'mask': np.stack(masks),
-      'audio': audio_features(record_mel(record), numbers, record.fps, config.audio),
-      'id': np.full(k, record.id),
+    'target': to_float(np.stack([picture(i) for i in numbers])),
+    'previous': np.stack(previous),
+    'identity': np.repeat(to_float(picture(0))[None], k, 0),
+    'mask': np.stack(masks),
+    'audio': audio_features(record_mel(record), numbers, record.fps, config.audio),
+    'id': np.full(k, record.id),
   }
 
 
@@ -72,7 +72,9 @@ def record_mel(record: Record) -> np.ndarray:
   """The mel spectrogram of a record's sound, [256, t]."""
   waveform = record.audio.astype(np.float32) / 32768
   if not waveform.size:
-    raise UserError(f'clip {record.id} has no sound: speech_edit trains on talking clips, rebuild the corpus without silent ones')
+    raise UserError(
+      f'clip {record.id} has no sound: speech_edit trains on talking clips, rebuild the corpus without silent ones'
+    )
   return audio.log_mel(waveform, mel_frames(len(waveform)))
 
 
@@ -125,7 +127,7 @@ def to_uint8(picture: np.ndarray) -> np.ndarray:
 
 
 def record_inputs(
-    clips: Sequence[Record], *, config, speech: Sequence[Record] | None = None, num_frames: int | None = None
+  clips: Sequence[Record], *, config, speech: Sequence[Record] | None = None, num_frames: int | None = None
 ) -> Inputs:
   """Corpus records as inputs: each video re-voiced with its own sound, or with that of another record.
 
@@ -150,14 +152,14 @@ def record_inputs(
   def frames():
     for f in range(count):
       yield {
-          'clean': to_float(np.stack([pictures[number[f]] for number, pictures, *_ in videos])),
-          'mask': np.stack([regions[number[f]] for number, _, regions, *_ in videos]),
-          'audio': np.stack([features[f] for *_, features, _ in videos]),
+        'clean': to_float(np.stack([pictures[number[f]] for number, pictures, *_ in videos])),
+        'mask': np.stack([regions[number[f]] for number, _, regions, *_ in videos]),
+        'audio': np.stack([features[f] for *_, features, _ in videos]),
       }
 
   return Inputs(
-      identity=to_float(np.stack([pictures[0] for _, pictures, *_ in videos])),
-      frames=frames(),
-      truth=[pictures for _, pictures, *_ in videos],
-      landmarks=[points for *_, points in videos],
+    identity=to_float(np.stack([pictures[0] for _, pictures, *_ in videos])),
+    frames=frames(),
+    truth=[pictures for _, pictures, *_ in videos],
+    landmarks=[points for *_, points in videos],
   )

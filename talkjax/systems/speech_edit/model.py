@@ -54,7 +54,7 @@ def loss(params, batch, rng: jax.Array, train: bool, *, net: UNet, schedule: sch
   y_t = paste(targets.add_noise(y_0, noise, level), y_0, region)
   x = jnp.concatenate([y_t, batch['previous'], batch['identity']], -1)  # [b, h, w, 9]
   prediction = net.apply(
-      {'params': params['unet']}, x, level.alpha_bar, batch['audio'], train, rngs={'dropout': dropout_rng}
+    {'params': params['unet']}, x, level.alpha_bar, batch['audio'], train, rngs={'dropout': dropout_rng}
   )
   return losses.loss(prediction, targets.make(target, y_0, noise, level), weight=region), {}
 
@@ -73,10 +73,10 @@ def make_table(config) -> samplers.Table:
   name, steps = config.sampler.name, config.sampler.steps
   schedule = make_schedule(config.diffusion, config.diffusion.steps)
   tables = {
-      'palette': lambda: samplers.palette(make_schedule(config.diffusion, steps)),
-      'ddpm': lambda: samplers.ddpm(schedule, steps, spacing='trailing'),
-      'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing='trailing'),
-      'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
+    'palette': lambda: samplers.palette(make_schedule(config.diffusion, steps)),
+    'ddpm': lambda: samplers.ddpm(schedule, steps, spacing='trailing'),
+    'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing='trailing'),
+    'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
   }
   if name not in tables:
     raise UserError(f'sampler {name!r} is not one of {", ".join(tables)}')
@@ -97,6 +97,7 @@ def make_frame_step(net: UNet, config):
 
     def noise(index):
       """Keyed by (seed, frame, step): a video does not depend on its batch."""
+
       def one(seed):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
         return jax.random.normal(key, clean.shape[1:])
@@ -109,8 +110,13 @@ def make_frame_step(net: UNet, config):
       return net.apply({'params': params['unet']}, x, gamma, frame['audio'])
 
     return samplers.sample(
-        denoise, noise(num_steps), table, noise, target=config.diffusion.target, clip=1.0,
-        constrain=lambda y: paste(y, clean, region),  # clean pixels outside the mask at every step
+      denoise,
+      noise(num_steps),
+      table,
+      noise,
+      target=config.diffusion.target,
+      clip=1.0,
+      constrain=lambda y: paste(y, clean, region),  # clean pixels outside the mask at every step
     )
 
   return step

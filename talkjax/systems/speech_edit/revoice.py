@@ -47,7 +47,9 @@ def revoice(config, generate, params, request) -> int:
   track = landmarks.find_faces(source())
   transforms = align.canonical_transforms(track.landmarks, config.size)
   length = len(transforms)
-  regions = lambda i: mask.jaw_mask(align.transform_points(track.landmarks[i], transforms[i]), config.size, kind=config.mask)
+  regions = lambda i: mask.jaw_mask(
+    align.transform_points(track.landmarks[i], transforms[i]), config.size, kind=config.mask
+  )
 
   mel = audio.log_mel(speech, data.mel_frames(len(speech)))
   identity = _identity(request, config, source, transforms)
@@ -64,7 +66,7 @@ def revoice(config, generate, params, request) -> int:
   with contextlib.ExitStack() as stack:
     pictures = stack.enter_context(_forth_and_back(source, length, count))
     writer = stack.enter_context(
-        video.VideoWriter(request.output, info.fps, (info.height, info.width), sound, sound_rate, request.metadata)
+      video.VideoWriter(request.output, info.fps, (info.height, info.width), sound, sound_rate, request.metadata)
     )
     inputs = data.Inputs(identity[None], frames(pictures))
     for made in tqdm.tqdm(generate(params, inputs, seeds), total=count, unit='frame'):
@@ -84,7 +86,9 @@ def _identity(request, config, source, transforms) -> np.ndarray:
     return data.to_float(align.crop(picture, transforms[number], config.size))
   bgr = cv2.imread(wanted) if pathlib.Path(wanted).is_file() else None
   if bgr is None:
-    raise UserError(f'--identity={wanted} is neither a picture that can be read nor the number of a frame: give one of them')
+    raise UserError(
+      f'--identity={wanted} is neither a picture that can be read nor the number of a frame: give one of them'
+    )
   picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
   track = landmarks.find_faces([picture])
   return data.to_float(align.crop(picture, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
