@@ -160,6 +160,9 @@ def _parse(argv: list[str]):
     )
   if args.generation.file_format is None:
     args = dataclasses.replace(args, generation=dataclasses.replace(args.generation, file_format='array_record'))
+  if args.beam and not args.generation.beam_pipeline_options:  # TFDS insists on some; this is Beam on this machine
+    generation = dataclasses.replace(args.generation, beam_pipeline_options='runner=DirectRunner')
+    args = dataclasses.replace(args, generation=generation)
   if args.workers is not None and args.workers < 0:
     raise UsageError(f'--workers={args.workers}: expected 0 or more')
   return args

@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import pathlib
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -174,8 +175,10 @@ def finish(builder) -> Report | None:
   report.seconds = time.time() - builder.talkjax_start
   target = epath.Path(builder.data_dir) / REPORT
   target.write_text(json.dumps(report.to_json(), indent=2) + '\n')
-  if folder.exists():
-    folder.rmtree()
+  # What TFDS left of builds that were killed goes too.
+  for left in (folder, *folder.parent.glob(f'incomplete.*_{epath.Path(builder.data_dir).name}')):
+    if left.exists():
+      left.rmtree()
   return report
 
 
@@ -250,11 +253,14 @@ def _read(job: _Job, items):
 
 def _import_folder(process) -> str | None:
   """The folder that workers must import from: TFDS takes a builder's module from a path that it then forgets."""
-  function = process.func if isinstance(process, functools.partial) else process
-  module = sys.modules.get(function.__module__)
+  module = sys.modules.get(_function(process).__module__)
   if module is None or module.__name__ == '__main__' or not getattr(module, '__file__', None):
     return None
   return str(pathlib.Path(module.__file__).resolve().parents[module.__name__.count('.')])
+
+
+def _function(process):
+  return process.func if isinstance(process, functools.partial) else process
 
 
 def _raise_if_empty(report: Report):
@@ -271,15 +277,18 @@ def _raise_if_empty(report: Report):
 def _beam(job: _Job, split: str, items: dict[str, Any]):
   try:
     import apache_beam as beam
+    from apache_beam.internal.cloudpickle import cloudpickle
   except ImportError as error:
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"') from error
-  tasks = [(split, name, item) for name, item in items.items()]
+  # Beam's workers have talkjax installed, but no folder of builders: the builder's code travels with the pipeline.
+  cloudpickle.register_pickle_by_value(sys.modules[_function(job.process).__module__.split('.')[0]])
+  tasks = [cloudpickle.dumps((split, name, item)) for name, item in items.items()]
   return beam.Create(tasks, reshuffle=True) | beam.FlatMap(functools.partial(_beam_clip, job))
 
 
-def _beam_clip(job: _Job, task):
+def _beam_clip(job: _Job, task: bytes):
+  split, name, item = task = pickle.loads(task)
   reason = job(task)
-  split, name, item = task
   if reason is None:
     yield from _read(job, [(name, item)])
   else:  # the pipeline may run anywhere: reasons come home as files

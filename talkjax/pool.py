@@ -78,7 +78,7 @@ class _Worker:
     context = multiprocessing.get_context('spawn')
     self.pipe, theirs = context.Pipe()
     self.task = None
-    self.log = tempfile.NamedTemporaryFile(prefix='talkjax-worker-', suffix='.log')  # noqa: SIM115 (closed in close)
+    self.log = tempfile.NamedTemporaryFile(prefix='talkjax-worker-', delete=False)  # noqa: SIM115 (closed in close)
     self.process = context.Process(target=_work, args=(theirs, payload, import_from, self.log.name), daemon=True)
     with _environment({**dict.fromkeys(_THREADS, '1'), **_QUIET}):
       self.process.start()
@@ -96,7 +96,8 @@ class _Worker:
       how = f'killed by signal {-code} ({signal.Signals(-code).name})'
     else:
       how = f'exit code {code}'
-    lines = pathlib.Path(self.log.name).read_text(errors='replace').split('\n')
+    self.log.seek(0)
+    lines = self.log.read().decode(errors='replace').split('\n')
     said = next((line.strip() for line in reversed(lines) if line.strip()), '')
     return f'the worker process died: {how}' + (f', its last words: {said[:200]}' if said else '')
 
@@ -109,6 +110,7 @@ class _Worker:
       self.process.kill()
       self.process.join()
     self.log.close()
+    pathlib.Path(self.log.name).unlink(missing_ok=True)  # where it died before it could
 
 
 def _work(pipe, payload: bytes, import_from: str | None, log: str):
@@ -118,6 +120,7 @@ def _work(pipe, payload: bytes, import_from: str | None, log: str):
   with open(log, 'w') as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
+  os.unlink(log)  # both ends have it open: nothing stays behind, even if the parent is killed
   if import_from and import_from not in sys.path:
     sys.path.insert(0, import_from)
   function = pickle.loads(payload)

@@ -35,14 +35,6 @@ def test_linked_folders_are_followed_and_links_in_a_circle_end(tmp_path):
   assert sorted(splits['train'] | splits['test']) == ['b.mp4', 'more/a.mp4']
 
 
-def test_linked_folders_are_followed_and_links_in_a_circle_end(tmp_path):
-  touch(tmp_path, 'far/a.mp4', 'here/b.mp4')
-  (tmp_path / 'here/more').symlink_to(tmp_path / 'far')
-  (tmp_path / 'here/round').symlink_to(tmp_path / 'here')
-  splits = clips.find_clips(tmp_path / 'here')
-  assert sorted(splits['train'] | splits['test']) == ['b.mp4', 'more/a.mp4']
-
-
 def test_a_table_says_who_and_what_and_adds_attributes(tmp_path):
   touch(tmp_path, 'x/1.mp4', 'x/2.mp4', '3.mp4')
   (tmp_path / 'about.csv').write_text(
