@@ -130,7 +130,7 @@ def generate(
   splits = {split: dict(list(items.items())[:limit]) for split, items in splits.items()}
   if not any(splits.values()):
     raise UserError(f'{builder.info.full_name}: there is not one clip to build from')
-  job = _Job(process, os.fspath(partial_folder(builder)))
+  job = _Job(process, os.fspath(partial_folder(builder)), _code_of(process))
   report = Report(builder.info.full_name, {s: [] for s in splits}, {s: [] for s in splits}, limit=limit)
   builder.talkjax_report, builder.talkjax_start = report, start
   job.folder.mkdir(parents=True, exist_ok=True)
@@ -191,6 +191,7 @@ class _Job:
 
   process: Callable[[Any], records.Record]
   where: str
+  code: str = ''  # of the builder: records that other code made are made again
 
   @property
   def folder(self) -> epath.Path:
@@ -199,7 +200,7 @@ class _Job:
   def path(self, name: str, item: Any) -> epath.Path:
     """A clip's file; another item, or the same under other settings, is another file."""
     bound = (self.process.args, self.process.keywords) if isinstance(self.process, functools.partial) else ()
-    return self.folder / hashlib.sha256(repr((name, item, bound)).encode()).hexdigest()[:40]
+    return self.folder / hashlib.sha256(repr((name, item, bound, self.code)).encode()).hexdigest()[:40]
 
   def __call__(self, task: tuple[str, str, Any]) -> str | None:
     """Makes one clip of (split, name, item); returns why it was skipped, or None."""
@@ -257,6 +258,16 @@ def _import_folder(process) -> str | None:
   if module is None or module.__name__ == '__main__' or not getattr(module, '__file__', None):
     return None
   return str(pathlib.Path(module.__file__).resolve().parents[module.__name__.count('.')])
+
+
+def _code_of(process) -> str:
+  """A digest of the source in the builder's folder."""
+  module = sys.modules.get(_function(process).__module__)
+  if not getattr(module, '__file__', None):
+    return ''
+  path = pathlib.Path(module.__file__)
+  files = sorted(path.parent.glob('*.py')) if '.' in module.__name__ else [path]
+  return hashlib.sha256(b'\0'.join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _function(process):
