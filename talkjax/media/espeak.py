@@ -3,7 +3,7 @@
 Run by `talkjax.media.speech` as a script, never imported with the package: it needs nothing but the standard library,
 so it starts in some 30 ms. espeak-ng keeps state from one utterance to the next (the same text sounds a little
 different the second time), so the library is opened once and every utterance is spoken in a fork that starts
-from that same state; a fork costs 1 ms.
+from that same state; a fork costs 1 ms. The noise of breathy voices is seeded there too.
 
 A request is one JSON line {text, voice, rate, pitch, range}. An answer is a JSON line, then `bytes` bytes of int16 PCM:
 {status, bytes, rate, events: [[kind, sample, text_position, length, symbol], ...]}. status 'voice' means that espeak-ng
@@ -43,6 +43,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def _speak(library, rate: int, request: dict) -> tuple[dict, bytes]:
+  library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # or breathy voices get noise seeded by the time of day
   if library.espeak_SetVoiceByName(request['voice'].encode()) != 0:
     return {'status': 'voice', 'bytes': 0}, b''
   for parameter, name in ((_RATE, 'rate'), (_PITCH, 'pitch'), (_RANGE, 'range')):
