@@ -1,6 +1,7 @@
 """MediaPipe's face mesh behind one call: a frame in, a list of meshes in pixels out."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 import weakref
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 
 from talkjax.cli import UserError
+from talkjax.faces import mediapipe_tasks
 
 MAX_FACES = 4
 SMALL = 256  # pictures whose shorter side is less are enlarged before they are searched
@@ -116,23 +118,46 @@ def _process(face_mesh, rgb: np.ndarray) -> list[np.ndarray]:
     factor = SMALL / min(height, width)
     rgb = cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
   with contextlib.nullcontext() if face_mesh in _SPOKEN else quiet():
-    faces = face_mesh.process(np.ascontiguousarray(rgb)).multi_face_landmarks or []
+    faces = face_mesh.process(np.ascontiguousarray(rgb))
   if faces:
     _SPOKEN.add(face_mesh)
-  scale = np.array([width, height, width], np.float64)  # MediaPipe's z has the scale of x
-  return [np.array([(p.x, p.y, p.z) for p in face.landmark[:468]]) * scale for face in faces]
+  return [mesh[:468] * [width, height, width] for mesh in faces]  # MediaPipe's z has the scale of x
+
+
+class SolutionsMesh:
+  """MediaPipe 0.10.21 and before: `process(rgb)` gives [478, 3] meshes, x and y as fractions of the picture."""
+
+  def __init__(self, static: bool, max_faces: int, confidence: float, tracking_confidence: float):
+    from mediapipe.python.solutions import face_mesh
+
+    self._mesh = face_mesh.FaceMesh(static_image_mode=static, max_num_faces=max_faces, refine_landmarks=True,
+                                    min_detection_confidence=confidence, min_tracking_confidence=tracking_confidence)
+
+  def process(self, rgb: np.ndarray) -> list[np.ndarray]:
+    faces = self._mesh.process(rgb).multi_face_landmarks or []
+    return [np.array([(p.x, p.y, p.z) for p in face.landmark]) for face in faces]
+
+  def close(self) -> None:
+    self._mesh.close()
+
+
+def _has_solutions() -> bool:
+  with contextlib.suppress(ModuleNotFoundError):  # MediaPipe is not there at all
+    return importlib.util.find_spec('mediapipe.python') is not None
+  return False
 
 
 def _face_mesh(static: bool, confidence: float):
-  """MediaPipe's FaceMesh, with its refined lips and eyes as the published code has it."""
+  """The face mesh, with refined lips and eyes as the published code has it, of whichever MediaPipe is installed."""
   with quiet():
     try:
-      from mediapipe.python.solutions import face_mesh
+      kind = SolutionsMesh if _has_solutions() else mediapipe_tasks.TasksMesh
+      mesh = kind(static, MAX_FACES, confidence, CONFIDENCE)
     except ImportError as error:
-      raise UserError(f'MediaPipe with its face models is not installed ({error}): '
-                      'run launch/setup.sh, or pip install --no-deps mediapipe==0.10.21') from error
-    return face_mesh.FaceMesh(static_image_mode=static, max_num_faces=MAX_FACES, refine_landmarks=True,
-                              min_detection_confidence=confidence, min_tracking_confidence=CONFIDENCE)
+      raise UserError(f'MediaPipe, which finds faces, is not installed or cannot be loaded ({error}): '
+                      'run launch/setup.sh') from error
+    mesh.process(np.zeros((64, 80, 3), np.uint8))  # its threads have started and said what they say at that
+  return mesh
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000
 # BT.601 matrix, BT.709 primaries and transfer, studio range. The matrix is the one that readers assume where they
 # ignore the tag, so that a frame comes back the same from all of them.
 MATRIX_BT601, PRIMARIES_BT709, TRANSFER_BT709, STUDIO_RANGE = 6, 1, 1, 1
+# PyAV before 19 refuses a file for one badly encoded tag, unless told otherwise; later it takes no such argument.
+LENIENT = {'metadata_errors': 'replace'} if int(av.__version__.split('.', maxsplit=1)[0]) < 19 else {}
 # swscale's flags bicubic, accurate rounding, full chroma: its fast default darkens every frame it decodes by 1 of 255.
 SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
 
@@ -53,7 +55,7 @@ def open_media(path) -> Iterator[av.container.InputContainer]:
     raise UserError(f'{path} is empty (0 bytes): give a video or audio file')
   try:
     # Playlists and the like may name other addresses: nothing but this file is opened.
-    container = av.open(str(path), options={'protocol_whitelist': 'file'}, metadata_errors='replace')
+    container = av.open(str(path), options={'protocol_whitelist': 'file'}, **LENIENT)
   except (av.error.FFmpegError, OSError, ValueError) as error:
     raise UserError(f'{path} is not a readable video or audio file ({_reason(error)}): '
                     'give a whole file that ffmpeg can play') from error
