@@ -18,6 +18,7 @@ SIZE = 128
 _WORK = 256  # frames are put together at twice the size, then averaged down
 _STEP = 6  # work pixels between the nodes at which the warp is computed
 _SPARE = 4  # work pixels by which the nodes' raster is larger on each side
+_BODY_TOP = 72  # work row above which there is no body, nor hair behind it
 _SHIFT = 4
 
 
@@ -55,7 +56,9 @@ def draw(who: Puppet, motion: Motion) -> list[np.ndarray]:
   glasses = _glasses(who, motion)
   frames = []
   for i in range(len(motion.mouth)):
-    image = _lay(who.wall, cv2.warpAffine(who.body, bodies[i], (_WORK, _WORK), flags=cv2.INTER_LINEAR))
+    image = who.wall.copy()
+    low = cv2.warpAffine(who.body, bodies[i], (_WORK, _WORK - _BODY_TOP), flags=cv2.INTER_LINEAR)
+    image[_BODY_TOP:] = _lay(image[_BODY_TOP:], low)
     nodes = maps[i]
     full = nodes.shape[0] * _STEP
     dense = cv2.resize(nodes, (full, full), interpolation=cv2.INTER_LINEAR)
@@ -96,6 +99,7 @@ def _body_transforms(pose: Pose) -> np.ndarray:
   out[:, 0, 0] = out[:, 1, 1] = 2 * scale / g.density
   corner = 2 * (centre + np.array([g.left, g.top]) * scale)
   out[:, :, 2] = corner + 0.5 * (2 * scale / g.density) - 0.5
+  out[:, 1, 2] -= _BODY_TOP
   return out
 
 

@@ -131,28 +131,27 @@ def lips(made: Face, mouth: np.ndarray, points: int = 17) -> tuple[np.ndarray, n
 
 def depth(made: Face, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """How far towards the viewer the head's surface is, in units, at canonical x, y."""
-  base = 25 * (1 - (x / 36) ** 2 - ((y + 6) / 58) ** 2)
-  tip = made.nose[1] - 4.5
-  along = np.where(y < tip, np.clip((y + 16) / (tip + 16), 0, 1) ** 1.3, np.clip(1 - (y - tip) / 7.5, 0, 1))
-  nose = 9.0 * made.shape.nose_depth * along * np.exp(-((x / (5.2 * made.shape.nose_width)) ** 2))
-  return base + nose
+  base = 25 - (5 / 36 * x) ** 2 - (5 / 58 * (y + 6)) ** 2
+  tip = float(made.nose[1]) - 4.5  # a numpy scalar would turn everything into float64
+  along = np.clip((y + 16) / (tip + 16), 0, 1)
+  along = np.minimum(along * (0.72 + 0.28 * along), np.clip((tip + 7.5 - y) / 7.5, 0, 1))
+  wide = 5.2 * made.shape.nose_width
+  return base + 9.0 * made.shape.nose_depth * along * np.exp(x * x * (-1 / wide**2))
 
 
 def deform(made: Face, x: np.ndarray, y: np.ndarray, mouth: np.ndarray, brow: np.ndarray):
   """Where the skin at canonical x, y goes as the mouth [f, 6] and the brows [f] (0 rest, 1 raised) move."""
-  extra = (1,) * (x.ndim - 1)
-  jaw, wide, rounded = (mouth[:, i].reshape(-1, *extra) for i in range(3))
-  gap = opening(mouth).reshape(-1, *extra)
-  brow = brow.reshape(-1, *extra)
-  line = made.mouth[1]
-  across = 1 / (1 + (x / 25) ** 6)
-  low = _smooth((y - line + 3) / 9)
-  drop = 0.76 * gap * low * across * (1 - 0.12 * _smooth((y - line - 8) / 10))
-  lift = 0.20 * gap * np.exp(-(((y - line + 4) / 5) ** 2) - (x / 11) ** 2)
-  near = np.exp(-(((y - line) / 11) ** 2))
-  pull = x * near * np.exp(-((x / 22) ** 2)) * (0.13 * wide - 0.22 * rounded - 0.05 * jaw)
-  cheek = 1.2 * wide * np.exp(-(((np.abs(x) - 17) / 7) ** 2) - ((y - 6) / 9) ** 2)
-  raised = 3.0 * brow * np.exp(-(((y - made.landmarks[19, 1]) / 6) ** 2) - (x / 30) ** 6)
+  dtype, extra = np.asarray(x).dtype, (1,) * (x.ndim - 1)
+  jaw, wide, rounded = (mouth[:, i].reshape(-1, *extra).astype(dtype) for i in range(3))
+  gap = opening(mouth).reshape(-1, *extra).astype(dtype)
+  brow = brow.reshape(-1, *extra).astype(dtype)
+  xx, down = x * x, y - float(made.mouth[1])
+  across = 1 / (1 + (xx * (1 / 25**2)) ** 3)
+  drop = gap * across * _smooth((down + 3) / 9) * (0.76 - 0.09 * _smooth((down - 8) / 10))
+  lift = 0.20 * gap * np.exp((down + 4) ** 2 * (-1 / 5**2) + xx * (-1 / 11**2))
+  pull = x * (0.13 * wide - 0.22 * rounded - 0.05 * jaw) * np.exp(down**2 * (-1 / 11**2) + xx * (-1 / 22**2))
+  cheek = 1.2 * wide * np.exp((np.abs(x) - 17) ** 2 * (-1 / 7**2) + (y - 6) ** 2 * (-1 / 9**2))
+  raised = 3.0 * brow * np.exp((y - float(made.landmarks[19, 1])) ** 2 * (-1 / 6**2) - (xx * (1 / 30**2)) ** 3)
   return x + pull, y + drop - lift - cheek - raised
 
 
@@ -205,11 +204,12 @@ def inverse_grid(made: Face, pose: Pose, mouth: np.ndarray, brow: np.ndarray, pi
     left, top = goal[..., 0] * near - c * z, goal[..., 1] * near - g * z
     x = (e * left - b * top) / determinant + pivot[0]
     y = (a * top - d * left) / determinant + pivot[1]
+    x, y = np.clip(x, -64, 64), np.clip(y, -84, 84)  # far from any head the steps need not settle
   # 2. Undo the deformation: which point of the resting face is there?
   u, v = x, y
   for _ in range(rounds):
     to_x, to_y = deform(made, u, v, mouth, brow)
-    u, v = u + 0.8 * (x - to_x), v + 0.8 * (y - to_y)
+    u, v = u + 0.8 * (x - to_x), v + 0.55 * (y - to_y)  # short steps: an open mouth stretches the skin 2.5 times
   return np.stack([u, v], axis=-1).reshape(frames, count, 2)
 
 
