@@ -101,6 +101,10 @@ def _make(builder, args):
     with contextlib.redirect_stdout(io.StringIO()):
       tfds_build._download_and_prepare(args, builder)
     report = corpus.finish(builder)
+  for folder in ('downloads/extracted', 'downloads'):  # TFDS makes them, needed or not
+    path = builder.data_dir_root / folder
+    if path.is_dir() and not any(path.iterdir()):
+      path.rmdir()
   if report is not None:
     print(report)
     made = sum(map(len, report.kept.values()))

@@ -84,7 +84,8 @@ def test_the_command_builds_reports_and_leaves_a_finished_dataset_alone(folder, 
   assert 'light' in first.stdout  # the config that was not built is named
   report = json.loads((data / corpus.REPORT).read_text())
   assert report['splits']['train']['kept_clips'] == ['a', 'c', 'e']
-  assert not [p for p in data.parent.iterdir() if p != data]  # nothing else stays behind
+  assert [p.name for p in data.parent.iterdir()] == ['1.0.0']  # nothing else stays behind
+  assert [p.name for p in (tmp_path / 'datasets').iterdir()] == ['notes']
 
   times = {p: p.stat().st_mtime_ns for p in data.iterdir()}
   second = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
