@@ -19,6 +19,7 @@ N_FFT, WINDOW, HOP, BANDS, F_MAX = 2048, 640, 320, 256, 8000.0
 SILENCE_DB = -80.0
 ROWS_PER_FRAME = 2  # mel columns per video frame: 20 ms each at 25 frames/s
 SAMPLES_PER_FRAME = ROWS_PER_FRAME * HOP
+LONGEST_LEAD = 600.0  # seconds between the beginnings of sound and pictures that are believed
 GAP = 0.05  # seconds missing between packets of sound before it counts as a hole to fill
 
 
@@ -42,11 +43,10 @@ def read_audio_native(path) -> tuple[np.ndarray, int]:
     if stream is None:
       raise UserError(f'{path} has no sound track: give a file with sound')
     start = video.start_time(container)
-    if start is not None:
-      container.seek(0)
   with video.open_media(path) as container:  # again: not every container can be wound back
     audio, rate, first = _decode(container, container.streams.audio[0], path)
-  lead = 0 if start is None else round((first - start) * rate)
+  late = 0.0 if start is None else first - start
+  lead = round(late * rate) if abs(late) < LONGEST_LEAD else 0
   if lead > 0:
     audio = np.concatenate([np.zeros((lead, audio.shape[1]), np.float32), audio])
   audio = audio[max(0, -lead):]
@@ -58,8 +58,13 @@ def read_audio_native(path) -> tuple[np.ndarray, int]:
 def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
   """All samples of a stream: (float32 [s, channels], rate, time of the first sample in seconds)."""
   rate, layout = stream.rate, stream.layout.name
-  resampler = av.AudioResampler(format='flt', layout=layout, rate=rate)
   channels = stream.layout.nb_channels
+  resampler, kind = None, None
+
+  def samples(frame):
+    made = [f.to_ndarray().reshape(-1, channels) for f in resampler.resample(frame)] if resampler else []
+    return np.concatenate(made) if made else np.zeros((0, channels), np.float32)
+
   blocks, count, first, failed = [], 0, None, None
   packets = container.demux(stream)
   while True:
@@ -79,15 +84,18 @@ def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
       first = time if first is None else first
       hole = 0 if time is None else round((time - first) * rate) - count
       frame.pts = None
-      block = np.concatenate([f.to_ndarray().reshape(-1, channels) for f in resampler.resample(frame)] or
-                             [np.zeros((0, channels), np.float32)])
-      if hole > GAP * rate and count:  # lost packets: keep what follows in time
+      if kind != (frame.format.name, frame.layout.name, frame.sample_rate):  # at the start, or it changes midway
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        blocks.append(samples(None))
+        resampler = av.AudioResampler(format='flt', layout=layout, rate=rate)
+      block = samples(frame)
+      if GAP * rate < hole < video.LONGEST_JUMP * rate and count:  # lost packets: keep what follows in time
         blocks.append(np.zeros((hole, channels), np.float32))
         count += hole
       blocks.append(block)
       count += len(block)
-  blocks += [f.to_ndarray().reshape(-1, channels) for f in resampler.resample(None)]
-  audio = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
+  blocks.append(samples(None))
+  audio = np.concatenate(blocks)
   if not len(audio):
     why = f' ({failed})' if failed else ''
     raise UserError(f'the sound track of {path} is empty or unreadable{why}: give a file with sound')

@@ -22,6 +22,7 @@ AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000
 # BT.601 matrix, BT.709 primaries and transfer, studio range. The matrix is the one that readers assume where they
 # ignore the tag, so that a frame comes back the same from all of them.
 MATRIX_BT601, PRIMARIES_BT709, TRANSFER_BT709, STUDIO_RANGE = 6, 1, 1, 1
+LONGEST_JUMP = 30.0  # seconds between two frames, or two blocks of sound, that are believed
 # PyAV before 19 refuses a file for one badly encoded tag, unless told otherwise; later it takes no such argument.
 LENIENT = {'metadata_errors': 'replace'} if int(av.__version__.split('.', maxsplit=1)[0]) < 19 else {}
 # swscale's flags bicubic, accurate rounding, full chroma: its fast default darkens every frame it decodes by 1 of 255.
@@ -39,6 +40,7 @@ class VideoInfo:
   duration: float  # seconds, from the first frame to the end of the last
   has_audio: bool
   variable: bool  # frames are not evenly spaced
+  pixel_aspect: fractions.Fraction = fractions.Fraction(1)  # width of a pixel over its height, as it is to be shown
 
 
 @contextlib.contextmanager
@@ -69,9 +71,8 @@ def _reason(error) -> str:
   return str(getattr(error, 'strerror', '') or error).strip() or type(error).__name__
 
 
-def video_stream(container, path):
+def video_stream(container):
   """The first video stream that is not a cover picture, or None."""
-  del path
   return next((s for s in container.streams.video if not _is_cover(s)), None)
 
 
@@ -80,7 +81,7 @@ def _is_cover(stream) -> bool:
 
 
 def _need_video(container, path):
-  stream = video_stream(container, path)
+  stream = video_stream(container)
   if stream is None:
     raise UserError(f'{path} has no video, only sound: give a file with pictures')
   stream.thread_type = 'AUTO'
@@ -97,6 +98,8 @@ def probe(path) -> VideoInfo:
     stream = _need_video(container, path)
     has_audio = bool(container.streams.audio)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
+    aspect = fractions.Fraction(stream.sample_aspect_ratio or 1) or fractions.Fraction(1)
+    stored = (stream.height, stream.width)
     times, ends = [], []
     try:
       for packet in container.demux(stream):
@@ -108,21 +111,22 @@ def probe(path) -> VideoInfo:
     base = float(stream.time_base)
   first = next(read_frames(path))
   height, width = first.shape[:2]
+  aspect = aspect if (height, width) == stored else 1 / aspect  # turned by a quarter
   times = np.unique(np.asarray(times, np.int64))  # decode order to display order
   if len(times) < 2:
-    return VideoInfo(width, height, rate, len(times) or None, len(times) / rate, has_audio, False)
+    return VideoInfo(width, height, rate, len(times) or None, len(times) / rate, has_audio, False, aspect)
   steps = np.diff(times) * base
   step = float(np.median(steps))
   last = (max(ends) - times[-1]) * base or step
   duration = float((times[-1] - times[0]) * base + last)
   variable = bool(np.abs(steps - step).max() > max(0.25 * step, 2 * base))
   fps = len(times) / duration if variable else float(exact_rate(1 / steps.mean()))
-  return VideoInfo(width, height, fps, len(times), duration, has_audio, variable)
+  return VideoInfo(width, height, fps, len(times), duration, has_audio, variable, aspect)
 
 
 def start_time(container) -> float | None:
   """Seconds on the container's clock at which the first frame of its video is shown; None without video."""
-  stream = video_stream(container, None)
+  stream = video_stream(container)
   if stream is None:
     return None
   with contextlib.suppress(av.error.FFmpegError):
@@ -184,7 +188,9 @@ def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
       for frame in decoded:
         stamp = None if frame.pts is None else float(frame.pts * frame.time_base)
         start = stamp if start is None else start
-        now = time + nominal if stamp is None or start is None else stamp - start
+        if stamp is not None and abs(stamp - start - time) > LONGEST_JUMP:
+          start = stamp - time - nominal  # a joint or a broken stamp, not a frame shown for so long
+        now = time + nominal if stamp is None else stamp - start
         time = max(now, time + 1e-4)  # a stamp that does not grow is a broken one
         lasts = float(frame.duration * frame.time_base) if frame.duration else nominal
         rgb = _upright(frame)
@@ -226,13 +232,15 @@ class VideoWriter:
     audio_rate: Hz.
     metadata: tags that `read_metadata` gives back.
     crf: x264 quality, lower is better; 18 is visually lossless.
+    pixel_aspect: width of a pixel over its height, as `probe` gives it.
 
   Raises:
     UserError: the folder cannot be written.
   """
 
   def __init__(self, path, fps: float, size: tuple[int, int], audio: np.ndarray | None = None,
-               audio_rate: int = 16_000, metadata: dict[str, str] | None = None, crf: int = 18):
+               audio_rate: int = 16_000, metadata: dict[str, str] | None = None, crf: int = 18,
+               pixel_aspect: fractions.Fraction = fractions.Fraction(1)):
     self.path = pathlib.Path(path)
     self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}.partial.mp4')
     self._size = tuple(size)
@@ -247,20 +255,21 @@ class VideoWriter:
     except (OSError, av.error.FFmpegError) as error:
       raise UserError(f'cannot write {self.path} ({_reason(error)}): choose a folder that can be written') from error
     self._container.metadata.update(metadata or {})
-    self._video = self._add_video(crf)
+    self._video = self._add_video(crf, pixel_aspect)
     self._audio, self._sent = None, 0
     if self._samples.shape[1]:
       self._audio = self._container.add_stream('aac', rate=rate)
       self._audio.layout = 'mono' if self._samples.shape[0] == 1 else 'stereo'
       self._audio.bit_rate = 96_000 * self._samples.shape[0]
 
-  def _add_video(self, crf: int):
+  def _add_video(self, crf: int, pixel_aspect: fractions.Fraction):
     height, width = self._size
     stream = self._container.add_stream('libx264', rate=self._rate, options={'crf': str(crf), 'preset': 'medium'})
     stream.width, stream.height = width, height
     stream.pix_fmt = 'yuv420p' if height % 2 == 0 and width % 2 == 0 else 'yuv444p'
     context = stream.codec_context
     context.time_base = 1 / self._rate
+    context.sample_aspect_ratio = pixel_aspect
     context.colorspace, context.color_range = MATRIX_BT601, STUDIO_RANGE
     context.color_primaries, context.color_trc = PRIMARIES_BT709, TRANSFER_BT709
     return stream

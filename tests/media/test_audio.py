@@ -64,6 +64,14 @@ def test_sample_0_sounds_as_frame_0_begins(tmp_path):
   assert len(early) == pytest.approx(12_800, abs=20) and np.abs(early).max() < 0.1  # the click was before frame 0
 
 
+def test_a_sound_track_that_changes_midway_is_read_on(tmp_path):
+  soundfile.write(tmp_path / 'a.mp3', _tone(44_100, 1.0), 44_100)
+  soundfile.write(tmp_path / 'b.mp3', np.stack([_tone(22_050, 1.0)] * 2, 1), 22_050)
+  (tmp_path / 'c.mp3').write_bytes((tmp_path / 'a.mp3').read_bytes() + (tmp_path / 'b.mp3').read_bytes())
+  sound = audio.read_audio(tmp_path / 'c.mp3')
+  assert len(sound) / 16_000 == pytest.approx(2, abs=0.2)
+
+
 def test_what_has_no_sound_is_told_in_a_sentence(tmp_path):
   with pytest.raises(UserError, match='no file'):
     audio.read_audio(tmp_path / 'absent.wav')

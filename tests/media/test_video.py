@@ -148,6 +148,18 @@ def test_rotation_is_applied(tmp_path):
   assert (info.height, info.width) == (64, 32)
 
 
+def test_pixels_that_are_not_square_stay_so(tmp_path):
+  aspect = fractions.Fraction(16, 11)
+  path = _write(tmp_path / 'a.mp4', [_gray(5)] * 2, pixel_aspect=aspect)
+  assert video.probe(path).pixel_aspect == aspect
+  assert video.probe(_write(tmp_path / 'b.mp4', [_gray(5)])).pixel_aspect == 1
+
+
+def test_a_stamp_hours_away_does_not_hold_a_frame_for_hours(tmp_path):
+  _write_at(tmp_path / 'a.mkv', [0, 40, 80, 9_000_000, 9_000_040], [10, 60, 110, 160, 210])
+  assert _levels(video.read_frames(tmp_path / 'a.mkv', fps=25)) == pytest.approx([10, 60, 110, 160, 210], abs=3)
+
+
 def test_what_is_no_video_is_told_in_a_sentence(tmp_path):
   with pytest.raises(UserError, match='no file'):
     video.probe(tmp_path / 'absent.mp4')
