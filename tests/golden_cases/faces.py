@@ -10,9 +10,9 @@ def _dve_mask(case):
     index = name.removeprefix('mesh_')
     points = landmarks.mesh_to_68(mesh, size)
     computed |= {
-        f'landmarks_{index}': points,
-        f'square_{index}': mask.square_mask(points, size),
-        f'contour_{index}': mask.contour_mask(points, size),
+      f'landmarks_{index}': points,
+      f'square_{index}': mask.square_mask(points, size),
+      f'contour_{index}': mask.contour_mask(points, size),
     }
   return computed
 

@@ -9,9 +9,9 @@ def _dve_mel(case):
   num_frames = case.config['num_frames']
   mel_db = audio.log_mel(case.inputs['waveform'], num_frames)
   return {
-      'mel_db': mel_db,
-      'audio': audio.frame_windows(mel_db, case.inputs['frames']),
-      'fitted_length': np.int32(num_frames * audio.SAMPLES_PER_FRAME - 1),
+    'mel_db': mel_db,
+    'audio': audio.frame_windows(mel_db, case.inputs['frames']),
+    'fitted_length': np.int32(num_frames * audio.SAMPLES_PER_FRAME - 1),
   }
 
 
