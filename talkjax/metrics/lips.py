@@ -14,6 +14,9 @@ import numpy as np
 
 from talkjax.cli import UserError
 from talkjax.faces import landmarks as face_landmarks
+from talkjax.metrics.puppet_mouth import puppet_opening, puppet_openings
+
+__all__ = ['lip_score', 'other_speech', 'puppet_opening', 'puppet_openings', 'real_opening', 'summary']
 
 STILL = 1e-6  # of the face's height: a mouth whose opening varies less stands still
 
