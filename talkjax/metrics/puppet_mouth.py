@@ -1,8 +1,8 @@
 """How far the mouth of a drawn puppet (data/puppets) is open, read from the pixels of one frame.
 
 The landmarks given with a frame are those of the true video, whose mouth the frame's own need not resemble. So only
-what speech does not move is taken from them: the corners of the eyes and the bridge of the nose, which tell where on the
-frame a column over the mouth lies. Everything else is read from that column's pixels:
+what speech does not move is taken from them: the corners of the eyes and the bridge of the nose, which tell where on
+the frame a column over the mouth lies. Everything else is read from that column's pixels:
 1. The column, 8 units wide (an eye distance is 26.6), is smoothed and described row by row: which share of a row is
    redder than each of some shades (lips, tongue, the crimson inside), which is whiter than some (teeth), and how bright
    the row is beside the skin above the lip.
