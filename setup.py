@@ -5,47 +5,43 @@ from setuptools import find_packages, setup
 # The core trains, generates and scores. MediaPipe is installed beside these by launch/setup.sh: the last release that
 # carries its models pins an old numpy that it does not need (see WORKSPACE_NOTES.md, "Dependencies").
 CORE = [
-    'absl-py',
-    'av>=15',
-    'clu>=0.0.12',
-    'einops',
-    'espeakng-loader==0.2.4',
-    'etils[epath]',
-    'flax>=0.12',
-    'grain>=0.2.15',
-    'importlib_resources',  # tensorflow-datasets needs it and does not declare it
-    'jax>=0.10',
-    'librosa==0.11.0',
-    'matplotlib',
-    'ml_collections>=1.0',
-    'numpy>=2',
-    'opencv-contrib-python-headless>=4.10,<5',  # 5 ships no cascades
-    'optax>=0.2.5',
-    'orbax-checkpoint>=0.11.20',
-    'protobuf>=6.31.1,<7',  # MediaPipe breaks with 7
-    'safetensors',
-    'scikit-image>=0.25',
-    'scipy',
-    'soundfile',
-    'soxr',
-    'tensorboardX>=2.6',
-    'tensorflow-datasets>=4.9.9',
-    'tqdm',
+  'absl-py',
+  'av>=18',
+  'espeakng-loader==0.2.4',
+  'etils[epath]',
+  'flax>=0.12',
+  'grain>=0.2.15',
+  'importlib_resources',  # tensorflow-datasets needs it and does not declare it
+  'jax>=0.10',
+  'matplotlib',  # MediaPipe imports it
+  'ml_collections>=1.0',
+  'numpy>=2',
+  'opencv-contrib-python-headless>=4.10,<5',  # 5 ships no cascades
+  'optax>=0.2.5',
+  'orbax-checkpoint>=0.11.20',
+  'protobuf>=6.31.1,<7',  # MediaPipe breaks with 7
+  'safetensors',
+  'scikit-image>=0.25',
+  'scipy',
+  'soxr',
+  'tensorboardX>=2.6',
+  'tensorflow-datasets>=4.9.9',
+  'tqdm',
 ]
 
 setup(
-    name='talkjax',
-    version='0.1.0',
-    description='Five talking-head diffusion systems on one JAX toolbox',
-    license='Apache-2.0',
-    python_requires='>=3.11,<3.14',
-    packages=find_packages(include=['talkjax', 'talkjax.*']),
-    install_requires=CORE,
-    extras_require={
-        'test': ['pytest>=8', 'ruff'],
-        'parity': ['torch'],
-        'cuda': ['jax[cuda12]>=0.10'],
-        'tpu': ['jax[tpu]>=0.10'],
-        'beam': ['apache-beam', 'mlcroissant'],
-    },
+  name='talkjax',
+  version='0.1.0',
+  description='Five talking-head diffusion systems on one JAX toolbox',
+  license='Apache-2.0',
+  python_requires='>=3.11,<3.14',
+  packages=find_packages(include=['talkjax', 'talkjax.*']),
+  install_requires=CORE,
+  extras_require={
+    'test': ['librosa==0.11.0', 'pytest>=8', 'ruff>=0.12'],
+    'parity': ['torch'],
+    'cuda': ['jax[cuda12]>=0.10'],
+    'tpu': ['jax[tpu]>=0.10'],
+    'beam': ['apache-beam', 'mlcroissant'],
+  },
 )

@@ -22,6 +22,25 @@ fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 echo "installing talkjax into .venv with $(.venv/bin/python --version)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
-# The last MediaPipe that carries its models pins an old numpy and protobuf that it runs without.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mediapipe==0.10.21
+# The last MediaPipe that carries its models pins an old numpy and protobuf that it runs without (hence --no-deps). It has no
+# wheel for Python 3.13: there a newer one runs with the same models, taken out of the older one's wheel.
+if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mediapipe==0.10.21
+else
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mediapipe==1.2.2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check flatbuffers certifi
+  models="$(mktemp -d)"
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version 3.12 --dest "$models" mediapipe==0.10.21
+  .venv/bin/python - "$models"/*.whl <<'EOF'
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.prefix) / 'share' / 'talkjax'
+folder.mkdir(parents=True, exist_ok=True)
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+  for name in wheel.namelist():
+    if name.endswith(('/face_detection_short_range.tflite', '/face_landmark_with_attention.tflite')):
+      (folder / pathlib.PurePath(name).name).write_bytes(wheel.read(name))
+EOF
+  rm -r "$models"
+fi
 echo "$wanted" >> "$stamp"

@@ -77,7 +77,9 @@ def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
   names = list(flatten(config.to_dict()))
   if key not in names and not any(n.startswith(key + '.') for n in names):
     near = difflib.get_close_matches(key, names, n=3) or [n for n in names if n.split('.')[-1] == key.split('.')[-1]]
-    hint = f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
+    hint = (
+      f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
+    )
     raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
 
 

@@ -3,11 +3,15 @@
   python -m talkjax.evaluate --workdir=runs/speech_edit --output=metrics.json
   python -m talkjax.evaluate --generated=made/ --reference=true/
 
-Of a workdir every clip is re-made twice, with its own speech and with that of another clip: `lip_score` correlates the
-mouth opening of the first with the true video's, `lip_score_other_speech` that of the second. `psnr_identity` and
-`ssim_identity` are what repeating the first frame's mouth gets, the least that a system must beat.
+Of a workdir every clip is re-made twice, with its own speech and with that of another clip: `lip_score` correlates
+the mouth opening of the first with the true video's, `lip_score_other_speech` that of the second. `lip_score_other_truth` is
+what the other clip's true video scores, which is what a perfect system would get there: not 0 in a corpus whose clips
+are all silent, speaking and silent again at the same times. `--other_speech=rotated` starts the other speech at a random
+time and goes round, so that shared timing counts for nothing. `psnr_mask_identity` and `ssim_mask_identity` are what
+repeating the first frame's mouth gets, the least that a system must beat.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -20,7 +24,7 @@ from talkjax.cli import UsageError
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
 from talkjax.metrics import cpbd, folders, image, lips
-from talkjax.records import AUDIO_RATE
+from talkjax.records import AUDIO_RATE, Record
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _SPLIT = flags.DEFINE_string('split', 'test', "The split of the workdir's corpus to score on.")
@@ -33,6 +37,7 @@ _WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'params'], 'The averaged 
 _LIMIT = flags.DEFINE_integer('limit', None, 'Score only so many clips.')
 _BATCH = flags.DEFINE_integer('batch_size', 10, 'Clips generated at once.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise and of the pairing with other speech.')
+_OTHER = flags.DEFINE_enum('other_speech', 'plain', ['plain', 'rotated'], 'How the speech of another clip is laid.')
 _VIDEOS = flags.DEFINE_string('videos', None, 'A folder for the videos: source, true, generated, other_speech.')
 _STRIP = flags.DEFINE_string('strip', None, 'A PNG file: truth above, generated below, of the first clip.')
 
@@ -48,11 +53,12 @@ SCORES = (
   'cpbd_reference',
   'lip_score',
   'lip_score_other_speech',
+  'lip_score_other_truth',
 )
 
 
 def score_workdir(
-  system, config, params, clips, *, batch_size: int, seed: int, videos: str | None = None
+  system, config, params, clips, *, batch_size: int, seed: int, rotate: bool = False, videos: str | None = None
 ) -> tuple[list[dict], dict, np.ndarray]:
   """Re-makes clips and scores them.
 
@@ -60,35 +66,63 @@ def score_workdir(
     system, config, params: what was trained.
     clips: records.
     batch_size: clips at once.
-    seed: of noise and pairing.
+    seed: of noise, pairing and rotation.
+    rotate: other speech starts at a random time and goes round.
     videos: a folder; per clip its video as the corpus has it goes to `source/`, as the network sees it to `true/`, and
       what was made of it, with the sound that drove it, to `generated/` and `other_speech/`.
 
   Returns:
     (a row of scores per clip, their means, a strip of the first clip).
   """
-  partner = lips.other_speech([c.transcript or c.id for c in clips], seed)
+  generator = np.random.default_rng(seed)
+  others = [clips[i] for i in lips.other_speech([c.transcript or c.id for c in clips], seed)]
+  if rotate:
+    others = [_rotated(c, int(generator.integers(len(c.frames)))) for c in others]
   rows, first = [], None
   bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
   for start in range(0, len(clips), batch_size):
-    chosen = range(start, min(start + batch_size, len(clips)))
-    batch = [clips[i] for i in chosen]
-    seeds = np.array([seed + i for i in chosen], np.uint32)
+    batch, speech = clips[start : start + batch_size], others[start : start + batch_size]
+    seeds = np.arange(seed + start, seed + start + len(batch), dtype=np.uint32)
     own = _make(system, params, batch, None, seeds)
     bar.update(len(batch))
-    other = _make(system, params, batch, [clips[partner[i]] for i in chosen], seeds)
+    spoken = _make(system, params, batch, speech, seeds)
     bar.update(len(batch))
-    for clip, (made, masks, truth, points), (spoken, *_) in zip(batch, own, other):
-      first = first if first is not None else picture.strip([truth, made])
-      rows.append(_score(clip, config, truth, made, spoken, masks, points))
+    for clip, voice, made, made_other in zip(batch, speech, own, spoken):
+      first = first if first is not None else picture.strip([made.truth, made.frames])
+      rows.append(_score(clip, voice, made, made_other, config))
       if videos:
-        voice = clips[partner[clips.index(clip)]]
-        frames = {'source': [clip.frame(i) for i in range(len(clip.frames))], 'true': truth, 'generated': made}
-        for kind, pictures in frames.items():
-          _write_video(pathlib.Path(videos) / kind / f'{clip.id}.mp4', pictures, clip.fps, clip.audio)
-        _write_video(pathlib.Path(videos) / 'other_speech' / f'{clip.id}.mp4', spoken, clip.fps, voice.audio)
+        source = [clip.frame(i) for i in range(len(clip.frames))]
+        kinds = {'source': source, 'true': made.truth, 'generated': made.frames, 'other_speech': made_other.frames}
+        for kind, frames in kinds.items():
+          sound = voice.audio if kind == 'other_speech' else clip.audio
+          _write_video(pathlib.Path(videos) / kind / f'{clip.id}.mp4', frames, clip.fps, sound)
   bar.close()
   return rows, _means(rows), first
+
+
+def _rotated(clip: Record, start: int) -> Record:
+  """A clip that begins at frame `start` and goes round."""
+  samples = round(start / clip.fps * AUDIO_RATE)
+  return dataclasses.replace(
+    clip,
+    audio=np.roll(clip.audio, -samples),
+    landmarks=np.roll(clip.landmarks, -start, 0),
+    frames=_roll(clip.frames, start),
+  )
+
+
+def _roll(items: tuple, start: int) -> tuple:
+  return items[start:] + items[:start]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """One clip, made again: [f] pictures each, and the true landmarks [f, 68, 2] in them."""
+
+  frames: list[np.ndarray]
+  masks: list[np.ndarray]
+  truth: list[np.ndarray]
+  landmarks: np.ndarray
 
 
 def _write_video(path: pathlib.Path, frames, fps: float, sound: np.ndarray) -> None:
@@ -99,8 +133,7 @@ def _write_video(path: pathlib.Path, frames, fps: float, sound: np.ndarray) -> N
       writer.write(frame)
 
 
-def _make(system, params, clips, speech, seeds):
-  """Per clip (generated frames, masks, true frames, landmarks)."""
+def _make(system, params, clips, speech, seeds) -> list[Made]:
   inputs = system.inputs(clips, speech=speech)
   masks = []
 
@@ -109,31 +142,35 @@ def _make(system, params, clips, speech, seeds):
       masks.append(frame['mask'])
       yield frame
 
-  inputs = type(inputs)(inputs.identity, remember(inputs.frames), inputs.truth, inputs.landmarks)
-  made = list(system.generate(params, inputs, seeds))
-  for i, (truth, points) in enumerate(zip(inputs.truth, inputs.landmarks)):
-    yield [f[i] for f in made[: len(truth)]], [m[i] for m in masks[: len(truth)]], truth, points
+  made = list(system.generate(params, dataclasses.replace(inputs, frames=remember(inputs.frames)), seeds))
+  return [
+    Made([f[i] for f in made[: len(truth)]], [m[i] for m in masks[: len(truth)]], truth, points)
+    for i, (truth, points) in enumerate(zip(inputs.truth, inputs.landmarks))
+  ]
 
 
-def _score(clip, config, truth, made, spoken, masks, points) -> dict:
-  scores = image.video_scores(truth, made, masks)
-  still = [np.where(m > 0, truth[0], t) for m, t in zip(masks, truth)]
-  identity = image.video_scores(truth, still, masks)
-  opening = lambda frames: mouth_opening(frames, points, config.data.mouth)
-  true_opening = opening(truth)
+def _score(clip: Record, voice: Record, made: Made, made_other: Made, config) -> dict:
+  scores = image.video_scores(made.truth, made.frames, made.masks)
+  still = [np.where(m > 0, made.truth[0], t) for m, t in zip(made.masks, made.truth)]
+  identity = image.video_scores(made.truth, still, made.masks)
+  opening = lambda frames: mouth_opening(frames, made.landmarks, config.data.mouth)
+  true_opening = opening(made.truth)
+  count = min(len(clip.frames), len(voice.frames))
+  shapes = [lips.real_opening(r.landmarks[:count]) for r in (voice, clip)]
   return {
     'name': clip.id,
-    'frames': len(truth),
+    'frames': len(made.truth),
     'psnr': scores['psnr'],
     'ssim': scores['ssim'],
     'psnr_mask': scores['psnr_mask'],
     'ssim_mask': scores['ssim_mask'],
     'psnr_mask_identity': identity['psnr_mask'],
     'ssim_mask_identity': identity['ssim_mask'],
-    'cpbd': float(np.mean([cpbd.cpbd(f) for f in made])),
-    'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in truth])),
-    'lip_score': lips.lip_score(opening(made), true_opening),
-    'lip_score_other_speech': lips.lip_score(opening(spoken), true_opening),
+    'cpbd': float(np.mean([cpbd.cpbd(f) for f in made.frames])),
+    'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in made.truth])),
+    'lip_score': lips.lip_score(opening(made.frames), true_opening),
+    'lip_score_other_speech': lips.lip_score(opening(made_other.frames), true_opening),
+    'lip_score_other_truth': lips.lip_score(*shapes),
   }
 
 
@@ -170,7 +207,14 @@ def main(_):
     system = systems.build(config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
     rows, means, strip = score_workdir(
-      system, config, params, clips, batch_size=_BATCH.value, seed=_SEED.value, videos=_VIDEOS.value
+      system,
+      config,
+      params,
+      clips,
+      batch_size=_BATCH.value,
+      seed=_SEED.value,
+      rotate=_OTHER.value == 'rotated',
+      videos=_VIDEOS.value,
     )
     print(folders.table(rows, means, SCORES))
     about = {
@@ -179,6 +223,7 @@ def main(_):
       'weights': _WEIGHTS.value,
       'corpus': config.data.corpus,
       'split': _SPLIT.value,
+      'other_speech': _OTHER.value,
       'sampler': config.sampler.to_dict(),
     }
     if _STRIP.value:

@@ -10,6 +10,8 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import configs and data, which are not installed
 
+from tests import corpora  # noqa: E402
+
 if not flags.FLAGS.is_parsed():
   flags.FLAGS(['pytest'])  # grain's workers read absl flags
 
@@ -25,6 +27,12 @@ def _folder(variable: str, default: str) -> pathlib.Path:
 def samples() -> pathlib.Path:
   """The folder of real clips (TALKJAX_SAMPLES)."""
   return _folder('TALKJAX_SAMPLES', 'samples')
+
+
+@pytest.fixture(scope='session')
+def puppets(tmp_path_factory) -> pathlib.Path:
+  """A data_dir with the tiny puppets corpus."""
+  return corpora.build_puppets(tmp_path_factory.mktemp('datasets'))
 
 
 @pytest.fixture(scope='session')

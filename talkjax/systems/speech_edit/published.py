@@ -148,8 +148,8 @@ def unet_params(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> d
 def _leaf(kind, array, qkv_head_channels):
   if qkv_head_channels and array.shape[0] % (3 * qkv_head_channels):
     raise UserError(
-      f'the checkpoint has attention of {array.shape[0] // 3} channels, which heads of {qkv_head_channels} do not divide: '
-      'set model.head_channels in --config'
+      f'the checkpoint has attention of {array.shape[0] // 3} channels, which heads of {qkv_head_channels} do not '
+      'divide: set model.head_channels in --config'
     )
   if qkv_head_channels:  # published rows are ordered (head, q/k/v, channel); ours (q/k/v, head, channel)
     rows = array.reshape(-1, 3, qkv_head_channels, *array.shape[1:])

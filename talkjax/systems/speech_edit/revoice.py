@@ -14,7 +14,7 @@ import tqdm
 
 from talkjax.cli import UsageError, UserError
 from talkjax.faces import align, landmarks, mask
-from talkjax.media import audio, video
+from talkjax.media import audio, picture, video
 from talkjax.systems.speech_edit import data
 
 
@@ -44,7 +44,7 @@ def revoice(config, generate, params, request) -> int:
   source = lambda: itertools.islice(video.read_frames(request.video, fps=info.fps), count)
 
   # Once per video: where the face is.
-  track = landmarks.find_faces(source())
+  track = landmarks.find_faces(source(), name=request.video)
   transforms = align.canonical_transforms(track.landmarks, config.size)
   length = len(transforms)
   regions = lambda i: mask.jaw_mask(
@@ -56,9 +56,9 @@ def revoice(config, generate, params, request) -> int:
   waiting = collections.deque()  # source frames between their reading and their writing
 
   def frames(pictures):
-    for number, (index, picture) in enumerate(pictures):
-      clean, region = align.crop(picture, transforms[index], config.size), regions(index)
-      waiting.append((index, picture, region))
+    for number, (index, frame) in enumerate(pictures):
+      clean, region = align.crop(frame, transforms[index], config.size), regions(index)
+      waiting.append((index, frame, region))
       features = data.audio_features(mel, np.array([number]), info.fps, config.audio)
       yield {'clean': data.to_float(clean)[None], 'mask': region[None], 'audio': features}
 
@@ -66,12 +66,20 @@ def revoice(config, generate, params, request) -> int:
   with contextlib.ExitStack() as stack:
     pictures = stack.enter_context(_forth_and_back(source, length, count))
     writer = stack.enter_context(
-      video.VideoWriter(request.output, info.fps, (info.height, info.width), sound, sound_rate, request.metadata)
+      video.VideoWriter(
+        request.output,
+        info.fps,
+        (info.height, info.width),
+        sound,
+        sound_rate,
+        request.metadata,
+        pixel_aspect=info.pixel_aspect,
+      )
     )
     inputs = data.Inputs(identity[None], frames(pictures))
     for made in tqdm.tqdm(generate(params, inputs, seeds), total=count, unit='frame'):
-      index, picture, region = waiting.popleft()
-      writer.write(align.paste(picture, made[0], transforms[index], region))
+      index, frame, region = waiting.popleft()
+      writer.write(align.paste(frame, made[0], transforms[index], region))
   return count
 
 
@@ -80,18 +88,15 @@ def _identity(request, config, source, transforms) -> np.ndarray:
   wanted = request.identity or '0'
   if wanted.isdigit():
     number = int(wanted)
-    picture = next(itertools.islice(source(), number, None), None)
-    if picture is None:
+    frame = next(itertools.islice(source(), number, None), None)
+    if frame is None:
       raise UserError(f'--identity={number}: the video has frames 0 to {len(transforms) - 1}')
-    return data.to_float(align.crop(picture, transforms[number], config.size))
-  bgr = cv2.imread(wanted) if pathlib.Path(wanted).is_file() else None
-  if bgr is None:
-    raise UserError(
-      f'--identity={wanted} is neither a picture that can be read nor the number of a frame: give one of them'
-    )
-  picture = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-  track = landmarks.find_faces([picture])
-  return data.to_float(align.crop(picture, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
+    return data.to_float(align.crop(frame, transforms[number], config.size))
+  if not pathlib.Path(wanted).is_file():
+    raise UserError(f'--identity={wanted} is neither a picture nor the number of a frame of the video: give one of them')
+  shown = picture.read(wanted)
+  track = landmarks.find_faces([shown], name=wanted)
+  return data.to_float(align.crop(shown, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
 
 
 @contextlib.contextmanager
@@ -104,9 +109,9 @@ def _forth_and_back(source, length: int, count: int) -> Iterator[Iterator[tuple[
     name = lambda i: str(pathlib.Path(folder) / f'{i:07}.png')
 
     def pictures():
-      for i, picture in enumerate(source()):
-        cv2.imwrite(name(i), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        yield i, picture
+      for i, frame in enumerate(source()):
+        cv2.imwrite(name(i), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        yield i, frame
       turn = max(1, 2 * (length - 1))
       for number in range(length, count):
         i = number % turn

@@ -1,0 +1,41 @@
+"""The corpus that tests train on, built once a session by the command that users type."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The tiny size made smaller: a step takes milliseconds.
+MICRO = (
+  '--config=configs/speech_edit.py:tiny',
+  '--config.data.corpus=puppets/tiny',
+  '--config.size=32',
+  '--config.model.width=32',
+  '--config.model.multipliers=(1,)',
+  '--config.model.patch_size=4',
+  '--config.batch_size=8',
+  '--config.steps=6',
+  '--config.log_every=1',
+  '--config.checkpoint_every=2',
+  '--config.sample_every=0',
+  '--config.sampler.steps=2',
+)
+
+
+def run(module: str, *args: str, devices: int | None = None, env: dict[str, str] | None = None, check: bool = True):
+  """Runs `python -m module args` in the clone's root; with `devices`, on that many fake CPU devices."""
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', **(env or {})}
+  if devices:
+    env['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+  done = subprocess.run(
+    [sys.executable, '-m', module, *args], cwd=ROOT, env=env, check=False, capture_output=True, text=True, timeout=600
+  )
+  assert not check or done.returncode == 0, done.stderr[-3000:]
+  return done
+
+
+def build_puppets(folder: pathlib.Path) -> pathlib.Path:
+  """Builds the tiny puppets corpus under a folder and returns that."""
+  run('talkjax.build', 'data/puppets', '--config=tiny', f'--data_dir={folder}')
+  return folder

@@ -1,0 +1,150 @@
+"""The loop as users run it: learning, resumption, devices, processes, bad input."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from talkjax import checkpoint
+from tests.corpora import MICRO, ROOT, run
+
+
+def losses(workdir) -> dict[int, float]:
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return {r['step']: r['loss'] for r in map(json.loads, lines)}
+
+
+@pytest.fixture(scope='module')
+def micro(puppets):
+  return (*MICRO, f'--config.data.dir={puppets}')
+
+
+@pytest.fixture(scope='module')
+def unbroken(micro, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'unbroken'
+  run('talkjax.train', *micro, f'--workdir={workdir}')
+  return workdir
+
+
+def test_a_run_leaves_a_whole_workdir_and_learns(unbroken):
+  assert sorted(losses(unbroken)) == [1, 2, 3, 4, 5, 6]
+  config, params, step = checkpoint.load_params(unbroken)
+  assert step == 6 and config.system == 'speech_edit' and 'unet' in params
+
+
+def test_the_same_seed_gives_the_same_bits(unbroken, micro, tmp_path):
+  run('talkjax.train', *micro, f'--workdir={tmp_path}')
+  assert losses(tmp_path) == losses(unbroken)
+
+
+def test_sigkill_at_a_random_step_loses_nothing(unbroken, micro, tmp_path):
+  command = [sys.executable, '-m', 'talkjax.train', *micro, f'--workdir={tmp_path}']
+  step = random.SystemRandom().randint(1, 5)
+  with subprocess.Popen(
+    command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  ) as process:
+    deadline = time.time() + 300
+    while time.time() < deadline and process.poll() is None:
+      if (tmp_path / 'metrics.jsonl').exists() and len((tmp_path / 'metrics.jsonl').read_text().splitlines()) >= step:
+        break
+      time.sleep(0.01)
+    process.kill()
+  run('talkjax.train', *micro, f'--workdir={tmp_path}')
+  assert losses(tmp_path) == losses(unbroken), f'killed after step {step}'
+
+
+def test_sigterm_saves_and_exits(micro, tmp_path):
+  longer = (*micro, '--config.steps=100000', '--config.checkpoint_every=100000')
+  command = [sys.executable, '-m', 'talkjax.train', *longer, f'--workdir={tmp_path}']
+  with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    while not ((tmp_path / 'metrics.jsonl').exists() and (tmp_path / 'metrics.jsonl').read_text()):
+      assert process.poll() is None, process.stderr.read()
+      time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=120)
+  assert process.returncode == 0, printed
+  assert 'goes on from here' in printed
+  assert checkpoint.load_params(tmp_path)[2] == max(losses(tmp_path))
+
+
+@pytest.mark.parametrize('mesh', [('data=8',), ('data=2', 'fsdp=4')])
+def test_eight_devices_have_the_losses_of_one(unbroken, micro, tmp_path, mesh):
+  run('talkjax.train', *micro, *(f'--config.mesh.{m}' for m in mesh), f'--workdir={tmp_path}', devices=8)
+  one, eight = losses(unbroken), losses(tmp_path)
+  np.testing.assert_allclose([eight[s] for s in one], [one[s] for s in one], atol=1e-5, rtol=0)
+
+
+def test_two_processes_train_together(micro, tmp_path):
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    port = s.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-m', 'talkjax.train', *micro, f'--workdir={tmp_path}'],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'TALKJAX_COORDINATOR': f'localhost:{port}',
+        'TALKJAX_PROCESSES': '2',
+        'TALKJAX_PROCESS': str(i),
+      },
+    )
+    for i in range(2)
+  ]
+  printed = [p.communicate(timeout=300)[1] for p in processes]
+  assert [p.returncode for p in processes] == [0, 0], printed
+  assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+  assert checkpoint.load_params(tmp_path)[2] == 6
+
+
+def test_frozen_parameters_and_init_from(unbroken, micro, tmp_path):
+  run(
+    'talkjax.train',
+    *micro,
+    f'--config.init_from={unbroken}',
+    "--config.train=(('conv_in', False), ('.*', True))",
+    f'--workdir={tmp_path}',
+  )
+  _, before, _ = checkpoint.load_params(unbroken, 'ema')
+  _, after, _ = checkpoint.load_params(tmp_path, 'params')
+  np.testing.assert_array_equal(before['unet']['conv_in']['kernel'], after['unet']['conv_in']['kernel'])
+  assert not np.array_equal(before['unet']['conv_out']['kernel'], after['unet']['conv_out']['kernel'])
+
+
+@pytest.mark.parametrize(
+  ('change', 'code', 'sentence'),
+  [
+    ('--config.batch_size=6', 1, 'batch_size=6 must be a multiple'),
+    ('--config.mesh.fsdp=3', 1, 'does not cover 1 devices'),
+    ('--config.optimizer.learning_rate=1e30', 1, 'the loss is .* on clips puppets-'),
+    ("--config.train=(('unte', True),)", 1, "'unte' names no parameter"),
+    ('--config.data.split=trian', 1, "has no split 'trian'"),
+    ('--config.data.corpus=pupets', 1, "no corpus 'pupets'"),
+    ('--config.init_from=nowhere', 1, 'nowhere is not a workdir'),
+    ('--config.sampler.name=ddimm', 1, "sampler 'ddimm' is not one of"),
+    ('--config.learning_rate=1', 2, 'nearest: optimizer.learning_rate'),
+  ],
+)
+def test_errors_are_one_sentence(micro, tmp_path, change, code, sentence):
+  done = run('talkjax.train', *micro, change, f'--workdir={tmp_path / "run"}', check=False)
+  assert done.returncode == code
+  last = done.stderr.strip().splitlines()[-1]
+  import re
+
+  assert last.startswith('error: ') and re.search(sentence, last), done.stderr[-500:]
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_workdir_of_another_config_is_refused(unbroken, micro):
+  done = run('talkjax.train', *micro, '--config.seed=1', f'--workdir={unbroken}', check=False)
+  assert done.returncode == 1 and 'these keys differ: seed (0 there, 1 here)' in done.stderr
