@@ -139,3 +139,17 @@ def test_errors_name_the_files(pair, tmp_path, faces):
   (true / 'one.mkv.mp4').rename(true / 'one.mkv')
   with pytest.raises(UserError, match='both one.mkv and one.mp4'):
     folders.compare_folders(made, true)
+
+
+def test_lips_of_a_filmed_face(samples, tmp_path):
+  pytest.importorskip('mediapipe')
+  source = sorted((samples / 'grid' / 's1').glob('*.mpg'))[0]
+  frames = list(video.read_frames(source))[8:58:2]
+  write(tmp_path / 'true.mp4', frames)
+  write(tmp_path / 'made.mp4', [np.roll(frame, 4, axis=(0, 1)) for frame in frames])
+  write(tmp_path / 'backwards.mp4', frames[::-1])
+  follows = folders.compare_videos(tmp_path / 'made.mp4', tmp_path / 'true.mp4')
+  assert follows['lip_score'] > 0.95  # the face is elsewhere, its mouth moves the same
+  assert (
+    folders.compare_videos(tmp_path / 'backwards.mp4', tmp_path / 'true.mp4')['lip_score'] < follows['lip_score'] - 0.2
+  )
