@@ -1,8 +1,8 @@
 """From phonemes to moving faces: mouth channels with co-articulation, brows, blinks and head motion.
 
 The mouth follows dominance functions (Cohen and Massaro, "Modeling coarticulation in synthetic visual speech", 1993):
-every phoneme pulls each channel towards its own target, the more so the nearer in time and the more that channel matters
-to it, and a frame shows the weighted mean.
+every phoneme pulls each channel towards its own target, the more so the nearer in time and the more that channel
+matters to it, and a frame shows the weighted mean.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Motion:
 
 
 def articulate(phonemes: tuple[Segment, ...], audio: np.ndarray, rate: int, frames: int, fps: float) -> np.ndarray:
-  """Mouth channels [f, 6] for phonemes and their sound (float32 [s]); frame i shows the middle of its 1 / fps seconds."""
+  """Mouth channels [f, 6] for phonemes and their sound (float32 [s]); a frame shows its middle."""
   times = (np.arange(frames) + 0.5) / fps
   units = _units(phonemes, frames / fps)
   start, end = (np.array([u[i] for u in units]) for i in (0, 1))
@@ -98,7 +98,7 @@ def move(
   times = (np.arange(frames) + 0.5) / fps
   stressed = [p.start for p in phonemes if p.text.startswith('ˈ')]
   # Brows: slow drift, and a raise on some stressed syllables.
-  brow = 0.12 + 0.10 * _drift(rng, frames, fps, 0.5)
+  brow = 0.10 + 0.08 * _drift(rng, frames, fps, 0.5)
   nod = np.zeros(frames)
   for time in stressed:
     if rng.random() < 0.35:
@@ -126,13 +126,13 @@ def move(
   angles = np.clip(angles, (-19, -11, -10), (19, 11, 10))
   gaze = np.clip(glance - angles[:, :2] * (0.022, -0.018), -0.8, 0.8)
   drift = np.stack([_drift(rng, frames, fps, 0.35), _drift(rng, frames, fps, 0.35)], axis=1)
-  centre = np.array([64, 66.5]) + rng.uniform(-3, 3, 2) * (1, 0.8) + calm * drift * (1.6, 0.9)
-  scale = rng.uniform(0.94, 1.05) * (1 + 0.010 * calm * _drift(rng, frames, fps, 0.3))
+  centre = np.array([64, 69.0]) + rng.uniform(-3, 3, 2) * (1, 0.8) + calm * drift * (1.6, 0.9)
+  scale = rng.uniform(0.92, 1.0) * (1 + 0.010 * calm * _drift(rng, frames, fps, 0.3))
   return Motion(mouth, np.clip(brow, 0, 1), np.clip(blink, 0, 1), gaze, Pose(angles, centre, scale))
 
 
 def _units(phonemes: tuple[Segment, ...], duration: float) -> list[tuple[float, float, np.ndarray, float]]:
-  """Phonemes split into single sounds (a diphthong is two), with rest where nothing is said: start, end, target, weight."""
+  """Phonemes as single sounds (a diphthong is two), with rest where nothing is said: start, end, target, weight."""
   units, now = [], -0.3
   for segment in (*phonemes, Segment('', duration + 0.3, duration + 0.3)):
     if segment.start - now > 0.05:  # long silences get a unit at each end and one every 0.2 s

@@ -46,8 +46,20 @@ def wall(person: Identity) -> np.ndarray:
           pane = np.array([(a, c), (b, c), (b, d), (a, d)]) * (side, 1)
           color = over(color, g.fill(pane, blur=0.3), sky)
       hills = np.array([(21, 11), (21, 2), (30, -3), (40, 1), (48, -4), (55, 0), (55, 11)]) * (side, 1)
-      color = over(color, 0.8 * g.fill(spline(hills), blur=1.2) * g.fill(np.array([(21, -55), (55, -55), (55, 11), (21, 11)]) * (side, 1)), rgb((150, 186, 140)))
-      color = over(color, g.stroke([np.array([(38.2, -56), (38.2, 12)]) * (side, 1), np.array([(20, -21.8), (56, -21.8)]) * (side, 1)], 2.2), rgb((246, 242, 234)))
+      color = over(
+        color,
+        0.8
+        * g.fill(spline(hills), blur=1.2)
+        * g.fill(np.array([(21, -55), (55, -55), (55, 11), (21, 11)]) * (side, 1)),
+        rgb((150, 186, 140)),
+      )
+      color = over(
+        color,
+        g.stroke(
+          [np.array([(38.2, -56), (38.2, 12)]) * (side, 1), np.array([(20, -21.8), (56, -21.8)]) * (side, 1)], 2.2
+        ),
+        rgb((246, 242, 234)),
+      )
     case 'shelf':
       for level in (-28, 10):
         board = np.array([(-70, level), (70, level), (70, level + 3), (-70, level + 3)])
@@ -56,9 +68,20 @@ def wall(person: Identity) -> np.ndarray:
           width, tall = rng.uniform(4, 8), rng.uniform(14, 24)
           book = np.array([(at, level - tall), (at + width, level - tall), (at + width, level), (at, level)])
           if rng.random() < 0.85:
-            tone = np.array([(0.66, 0.36, 0.32), (0.34, 0.48, 0.56), (0.78, 0.66, 0.44), (0.42, 0.54, 0.42), (0.86, 0.82, 0.74)][int(rng.integers(5))])
+            tone = np.array(
+              [(0.66, 0.36, 0.32), (0.34, 0.48, 0.56), (0.78, 0.66, 0.44), (0.42, 0.54, 0.42), (0.86, 0.82, 0.74)][
+                int(rng.integers(5))
+              ]
+            )
             color = over(color, 0.75 * g.fill(book, blur=0.3), tone * 0.7 + base * 0.3)
-            color = over(color, 0.4 * g.fill(book * (1, 0) + np.array([(0, level - tall * 0.8)] * 2 + [(0, level - tall * 0.7)] * 2), blur=0.2), pale)
+            color = over(
+              color,
+              0.4
+              * g.fill(
+                book * (1, 0) + np.array([(0, level - tall * 0.8)] * 2 + [(0, level - tall * 0.7)] * 2), blur=0.2
+              ),
+              pale,
+            )
           at += width + 0.6
         color = over(color, g.fill(board, blur=0.3), base * (0.62, 0.54, 0.46))
       color = cv2.GaussianBlur(color, (0, 0), 2.2)
@@ -97,13 +120,27 @@ def body(person: Identity, made: Face) -> np.ndarray:
   wide = 56 if man else 48
   slope = 52.5 if man else 55
   behind, behind_mask = hair.back(g, person, made)
-  neck = spline([(-half, -10), (-half, 30), (-half - 0.8, 42), (-half - 7, 52), (0, 74), (half + 7, 52), (half + 0.8, 42), (half, 30), (half, -10)])
+  neck = spline(
+    [
+      (-half, -10),
+      (-half, 30),
+      (-half - 0.8, 42),
+      (-half - 7, 52),
+      (0, 74),
+      (half + 7, 52),
+      (half + 0.8, 42),
+      (half, 30),
+      (half, -10),
+    ]
+  )
   neck_mask = g.fill(neck)
   turned = np.clip(x / (half + 2), -1, 1)
   lit = 0.80 - 0.24 * turned**2 + 0.16 * turned * person.light[0]
   skin = head.tones(person, lit.astype(np.float32))
   # The chin's shadow, and the collar bones.
-  skin = skin * (1 - 0.46 * (smooth((made.chin + 13 - y) / 13) * np.float32(1))[..., None] * np.float32((0.75, 1.0, 1.0)))
+  skin = skin * (
+    1 - 0.46 * (smooth((made.chin + 13 - y) / 13) * np.float32(1))[..., None] * np.float32((0.75, 1.0, 1.0))
+  )
   bones = [spline([(k * 3, 57), (k * 9, 54.5), (k * 20, 53)], False) for k in (-1, 1)]
   skin = over(skin, 0.25 * g.stroke(bones, 1.0, 0.7), rgb(person.skin) * (0.6, 0.45, 0.4))
   color, alpha = behind, behind_mask
@@ -146,14 +183,42 @@ def _collar(g: Grid, person: Identity, color: np.ndarray, half: float, base: np.
   pale = base * 0.4 + 0.58
   match person.garment:
     case 'crew':
-      rim = spline([(-half - 6, slope - 5.4), (-half + 1, slope + 3.2), (0, slope + 6.2), (half - 1, slope + 3.2), (half + 6, slope - 5.4)], False)
+      rim = spline(
+        [
+          (-half - 6, slope - 5.4),
+          (-half + 1, slope + 3.2),
+          (0, slope + 6.2),
+          (half - 1, slope + 3.2),
+          (half + 6, slope - 5.4),
+        ],
+        False,
+      )
       return over(color, 0.75 * g.stroke([rim], 1.8, 0.25), base * 0.78)
     case 'vneck':
-      rim = spline([(-half - 5.6, slope - 6.4), (-half + 3, slope + 5.6), (0, slope + 21), (half - 3, slope + 5.6), (half + 5.6, slope - 6.4)], False, 6)
+      rim = spline(
+        [
+          (-half - 5.6, slope - 6.4),
+          (-half + 3, slope + 5.6),
+          (0, slope + 21),
+          (half - 3, slope + 5.6),
+          (half + 5.6, slope - 6.4),
+        ],
+        False,
+        6,
+      )
       return over(color, 0.75 * g.stroke([rim], 1.6, 0.25), base * 0.78)
     case 'hoodie':
       for k in (-1, 1):
-        hood = spline([(k * (half + 1), slope - 10), (k * (half + 12), slope - 8), (k * (half + 10), slope + 4), (k * 6, slope + 13), (k * 2, slope + 9), (k * (half - 2), slope + 2)])
+        hood = spline(
+          [
+            (k * (half + 1), slope - 10),
+            (k * (half + 12), slope - 8),
+            (k * (half + 10), slope + 4),
+            (k * 6, slope + 13),
+            (k * 2, slope + 9),
+            (k * (half - 2), slope + 2),
+          ]
+        )
         color = over(color, g.fill(hood, blur=0.4), base * 0.86)
         color = over(color, 0.5 * g.stroke([hood], 0.8, 0.4), base * 0.6)
         cord = np.array([(k * 4.5, slope + 10), (k * 5.2, 90)])
@@ -165,15 +230,41 @@ def _collar(g: Grid, person: Identity, color: np.ndarray, half: float, base: np.
     case 'shirt' | 'blazer':
       if person.garment == 'blazer':
         shirt = spline([(-half - 3, slope - 8), (0, slope + 26), (half + 3, slope - 8), (0, slope + 6)])
-        vee = np.array([(-half - 5, slope - 8), (-half + 2, slope + 5), (0, slope + 9), (half - 2, slope + 5), (half + 5, slope - 8), (10, 90), (-10, 90)])
+        vee = np.array(
+          [
+            (-half - 5, slope - 8),
+            (-half + 2, slope + 5),
+            (0, slope + 9),
+            (half - 2, slope + 5),
+            (half + 5, slope - 8),
+            (10, 90),
+            (-10, 90),
+          ]
+        )
         color = over(color, g.fill(vee, blur=0.3) * (1 - g.fill(shirt) * 0), rgb((236, 234, 230)) * (0.5 + 0.5 * pale))
       tone = rgb((240, 238, 234)) if person.garment == 'blazer' else base * 0.72 + 0.26
       for k in (-1, 1):
-        wing = np.array([(k * (half + 3), slope - 12), (k * (half + 7), slope - 5), (k * 7.5, slope + 12), (k * 1.0, slope + 8), (k * (half - 2), slope + 1)])
+        wing = np.array(
+          [
+            (k * (half + 3), slope - 12),
+            (k * (half + 7), slope - 5),
+            (k * 7.5, slope + 12),
+            (k * 1.0, slope + 8),
+            (k * (half - 2), slope + 1),
+          ]
+        )
         color = over(color, g.fill(wing, blur=0.3), tone)
         color = over(color, 0.5 * g.stroke([wing[[1, 2, 3]]], 0.6, 0.3), tone * 0.6)
         if person.garment == 'blazer':
-          lapel = np.array([(k * (half + 8), slope - 6), (k * (half + 15), slope + 4), (k * 10, 82), (k * 4, 82), (k * (half - 1), slope + 8)])
+          lapel = np.array(
+            [
+              (k * (half + 8), slope - 6),
+              (k * (half + 15), slope + 4),
+              (k * 10, 82),
+              (k * 4, 82),
+              (k * (half - 1), slope + 8),
+            ]
+          )
           color = over(color, g.fill(lapel, blur=0.3), base * 0.82)
           color = over(color, 0.5 * g.stroke([lapel[1:4]], 0.6, 0.3), base * 0.5)
   return color

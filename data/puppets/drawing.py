@@ -164,9 +164,8 @@ def _draw_eye(image: np.ndarray, person: Identity, eyes: dict, i: int, side: int
     at = fixed(middle)
     cv2.circle(layer, at, round(radius * 16), _tone(person.eyes, 0.52), -1, cv2.LINE_AA, _SHIFT)
     cv2.circle(layer, at, round(radius * 0.82 * 16), _tone(person.eyes, 0.92), -1, cv2.LINE_AA, _SHIFT)
-    glow = fixed(middle + (0, 0.36 * radius))
-    cv2.ellipse(layer, cv2.RotatedRect((float(middle[0]), float(middle[1] + 0.40 * radius)), (radius * 1.05, radius * 0.62), 0), _tone(np.array(person.eyes) * 0.7 + 70), -1, cv2.LINE_AA)
-    del glow
+    glow = cv2.RotatedRect((float(middle[0]), float(middle[1]) + 0.4 * radius), (radius * 1.05, radius * 0.62), 0)
+    cv2.ellipse(layer, glow, _tone(np.array(person.eyes) * 0.7 + 70), -1, cv2.LINE_AA)
     cv2.circle(layer, at, round(radius * 0.46 * 16), (18, 14, 14), -1, cv2.LINE_AA, _SHIFT)
     layer = cv2.GaussianBlur(layer, (3, 3), 0)
     spark = fixed(middle + radius * np.array([0.36 * np.sign(person.light[0]), -0.40]))
@@ -200,7 +199,9 @@ def _mouths(who: Puppet, motion: Motion) -> dict[str, np.ndarray]:
   edge = upper_in + share[:, None, None] * (lower_in - upper_in)
   # The tongue lies low, or comes up to the teeth.
   raised = 0.22 + 0.46 * tongue
-  top = lower_in + raised[:, None, None] * (upper_in - lower_in) * np.sin(np.linspace(0, np.pi, n))[None, :, None] ** 0.5
+  top = (
+    lower_in + raised[:, None, None] * (upper_in - lower_in) * np.sin(np.linspace(0, np.pi, n))[None, :, None] ** 0.5
+  )
   k = slice(3, n - 3)
   mid_low = (lower_in + np.concatenate([outer[:, :1], outer[:, : n - 2 : -1]], axis=1)) / 2
   sets = {
@@ -263,7 +264,7 @@ def _glasses(who: Puppet, motion: Motion) -> np.ndarray | None:
   lens = np.stack([x + wide * bend(np.cos(angle)), y + 1.4 + high * bend(np.sin(angle))], axis=-1)
   w = made.shape.width
   bridge = np.array([(x - wide, y - 0.4), (0, y - 2.2), (wide - x, y - 0.4)])
-  arm = np.array([(x + wide, y - 1.2), (30.5 * w, y - 2.0)])
+  arm = np.array([(x + wide, y - 1.2), (29.0 * w, y - 2.0)])
   points = np.concatenate([lens, lens * (-1, 1), spline(bridge, False, 4), arm, arm * (-1, 1)])
   flat = geometry.on_face(made, points)
   level = float(geometry.depth(made, np.array(x), np.array(y)))

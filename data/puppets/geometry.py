@@ -1,7 +1,7 @@
 """The shape of a drawn head: its 68 landmarks, how it deforms as it speaks, and how a pose projects it.
 
-Canonical coordinates are x right, y down, z towards the viewer, with the origin on the nose bridge; one unit is one pixel
-of a 128-pixel frame when the head is at scale 1. Everything is vectorised over the frames f of a clip.
+Canonical coordinates are x right, y down, z towards the viewer, with the origin on the nose bridge; one unit is one
+pixel of a 128-pixel frame when the head is at scale 1. Everything is vectorised over the frames f of a clip.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ OPENING = 11.5  # units between the inner lips at jaw = 1
 
 # Right half (x < 0 is the left of the picture) of a mean face in the iBUG order; the other half is its mirror image.
 _JAW = [(-29.5, -10), (-29.3, -2), (-28.4, 6), (-26.6, 14), (-23.4, 21.5), (-18.8, 28), (-13.2, 33), (-6.8, 36.4)]
-_BROW = [(-23, -19.8), (-19.5, -22.9), (-14.8, -23.6), (-10, -22.6), (-5.8, -20.6)]
+_BROW = [(-22.8, -20.4), (-19.3, -22.7), (-14.8, -23.3), (-10, -22.2), (-5.8, -20.2)]
 _EYE = [(-18.9, -10.9), (-15.6, -13.8), (-11.2, -13.7), (-7.5, -10.4), (-11, -8.7), (-15.2, -8.6)]
 MIRROR_EYE = [3, 2, 1, 0, 5, 4]  # the other eye's points, in the order that mirrors 36..41
 
@@ -37,6 +37,7 @@ class Shape:
   nose_depth: float = 1.0
   mouth_width: float = 1.0
   mouth_height: float = 0.0
+  smile: float = 0.8  # units by which the corners of the mouth are above its middle
   upper_lip: float = 1.0
   lower_lip: float = 1.0
 
@@ -65,7 +66,7 @@ def face(shape: Shape) -> Face:
   p[8] = 0, 37.5 + shape.chin
 
   brow = np.array(_BROW, float)
-  brow[:, 1] = -20.2 + (brow[:, 1] + 20.2) * shape.brow_arch - shape.brow_height
+  brow[:, 1] = -20.4 + (brow[:, 1] + 20.4) * shape.brow_arch - shape.brow_height
   brow[:, 0] = brow[:, 0] * (0.5 + 0.5 * shape.width) - shape.eye_spacing
   p[17:22], p[22:27] = brow, _mirror(brow[::-1])
 
@@ -105,7 +106,7 @@ def lips(made: Face, mouth: np.ndarray, points: int = 17) -> tuple[np.ndarray, n
   """Lip contours in canonical units from mouth channels [f, 6].
 
   Returns:
-    outer, inner [f, 2 * points - 2, 2]: closed contours from the left corner along the upper lip and back along the lower.
+    outer, inner [f, 2 * points - 2, 2]: closed contours from the left corner along the upper lip and back below.
   """
   jaw, wide, rounded, closed, teeth, _ = np.moveaxis(mouth[..., None], -2, 0)
   gap = opening(mouth)[:, None]
@@ -114,7 +115,7 @@ def lips(made: Face, mouth: np.ndarray, points: int = 17) -> tuple[np.ndarray, n
   t = np.linspace(-1, 1, points)[None]
   # An open, rounded mouth is an ellipse; a wide one is flatter, with sharp corners.
   bulge = (1 - t**2) ** (0.62 - 0.10 * rounded + 0.10 * wide)
-  corner = made.mouth[1] + 0.12 * gap - 1.3 * wide * (1 - rounded)
+  corner = made.mouth[1] + 0.12 * gap - (1.2 * wide + shape.smile) * (1 - rounded)
   middle = made.mouth[1]
   line = corner + (middle - corner) * (1 - t**2) + 0.35 * np.exp(-((t / 0.16) ** 2)) * (1 - gap / OPENING)
   up = line - 0.24 * gap * bulge

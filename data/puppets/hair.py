@@ -38,14 +38,32 @@ def _contours(style: str) -> list[np.ndarray]:
     case 'quiff':
       right = [(28.2, -3), (27.0, -14), (26.0, -23), (23.5, -31), (18, -36), (8, -35), (-4, -37)]
       left = [(28.2, -3), (27.0, -14), (26.0, -23), (23.5, -31), (19, -37), (12, -38)]
-      tuft = spline([(-19, -38), (-22, -48), (-17, -58), (-6, -65), (8, -67), (19, -62), (23, -53), (20, -42), (12, -35), (0, -36), (-10, -37)])
+      tuft = spline(
+        [
+          (-19, -38),
+          (-22, -48),
+          (-17, -58),
+          (-6, -65),
+          (8, -67),
+          (19, -62),
+          (23, -53),
+          (20, -42),
+          (12, -35),
+          (0, -36),
+          (-10, -37),
+        ]
+      )
       return [sides(_raised(1.6, 4.0), right, left), tuft]
     case 'fringe':
       inner = [(28.4, 0), (27.2, -12), (25, -20), (21, -25.5), (14, -27.5), (7, -27), (0, -28.2)]
       return [closed(_raised(4.2, 5.0), inner)]
     case 'curly':
       inner = [(28.2, -6), (27.0, -15), (25.2, -22), (21.6, -28), (15, -32), (7, -32.5), (0, -33.5)]
-      return [closed(_raised(4.5, 6.0), inner), *_blobs(_raised(4.5, 6.0), 4.6, 0.5), *_blobs(np.array(inner), 3.2, 0.55)]
+      return [
+        closed(_raised(4.5, 6.0), inner),
+        *_blobs(_raised(4.5, 6.0), 4.6, 0.5),
+        *_blobs(np.array(inner), 3.2, 0.55),
+      ]
     case 'waves':
       outer = np.concatenate([[(31, 14), (36.5, 8), (37.5, -4)], _raised(5.0, 5.5)[1:]])
       inner = [(29, 13), (28.8, 2), (27.2, -10), *_CURTAIN[1:]]
@@ -64,7 +82,9 @@ def _contours(style: str) -> list[np.ndarray]:
         side = [(21.5, 69), (22.8, 48), (25.4, 28), (28.0, 14), (27.8, 0)]
       if style == 'wavy':
         wave = lambda pts, a: [(x + a * np.sin(y * 0.26), y) for x, y in pts]  # noqa: E731
-        lower = wave([(24, 71), (34, 71), (43, 64), (44.5, 54), (45, 44), (44.5, 34), (44.0, 24), (43, 14), (41.0, 4)], 1.8)
+        lower = wave(
+          [(24, 71), (34, 71), (43, 64), (44.5, 54), (45, 44), (44.5, 34), (44.0, 24), (43, 14), (41.0, 4)], 1.8
+        )
         side = wave([(22.5, 69), (23.4, 58), (24.0, 48), (25, 38), (26.4, 28), (28.2, 14), (28.0, 0)], 1.2)
       outer = np.concatenate([lower, top[1:]])
       if style == 'bangs':
@@ -91,8 +111,30 @@ def _contours(style: str) -> list[np.ndarray]:
       inner = [(29, 12), (28.4, 0), (27, -12), (24.6, -21), (20.5, -28), (12, -32.5), (0, -34)]
       return [closed(outer, inner), *_blobs(outer, 5.2, 0.35), *_blobs(np.array(inner), 2.8, 0.5)]
     case 'scarf':
-      outer = [(46, 71), (38, 50), (33.5, 34), (35.4, 16), (36.6, -4), (36.0, -22), (32, -38), (23, -51), (11, -58.5), (0, -60.5)]
-      inner = [(2, 43.5), (13, 38.5), (21.5, 29), (25.6, 15), (27.0, 0), (26.2, -14), (23.4, -25), (17, -33), (9, -36.5), (0, -37.5)]
+      outer = [
+        (46, 71),
+        (38, 50),
+        (33.5, 34),
+        (35.4, 16),
+        (36.6, -4),
+        (36.0, -22),
+        (32, -38),
+        (23, -51),
+        (11, -58.5),
+        (0, -60.5),
+      ]
+      inner = [
+        (2, 43.5),
+        (13, 38.5),
+        (21.5, 29),
+        (25.6, 15),
+        (27.0, 0),
+        (26.2, -14),
+        (23.4, -25),
+        (17, -33),
+        (9, -36.5),
+        (0, -37.5),
+      ]
       return [spline(mirrored(outer)), spline(mirrored(inner))]  # the second is the opening
   raise ValueError(style)
 
@@ -120,8 +162,8 @@ def strands(grid: Grid, style: str, rng: np.random.Generator) -> np.ndarray:
     return (ring - ring.mean()) / ring.std()
   if style in ('buzz', 'stubble'):
     return noise(rng, grid.size, (0.7, 0.9))
-  crown = {'parted': (-14, -50), 'quiff': (-4, -20), 'wavy': (-9, -50), 'pixie': (-14, -50), 'pony': (-10, -46)}
-  cx, cy = crown.get(style, (0.0, -50.0))
+  crown = {'parted': (-15, -62), 'quiff': (-4, -20), 'wavy': (-9, -64), 'pixie': (-15, -62), 'pony': (-10, -60)}
+  cx, cy = crown.get(style, (0.0, -68.0))
   dx, dy = x - cx, y - cy
   radius = np.sqrt(dx * dx + (1.25 * dy) ** 2 + 4)
   angle = np.arctan2(dx, dy + 1e-3)
@@ -138,7 +180,9 @@ def tint(grid: Grid, base: np.ndarray, mask: np.ndarray, flow: np.ndarray, towar
   """Hair colour [h, w, 3]: rounded by the light, streaked along its strands, with a band of shine."""
   x, y = grid.xy
   inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / grid.density
-  puff = 5 * np.sqrt(np.clip(1 - (1 - np.clip(inside / 9, 0, 1)) ** 2, 0, 1)) + 16 * (1 - (x / 44) ** 2 - ((y + 12) / 70) ** 2)
+  puff = 5 * np.sqrt(np.clip(1 - (1 - np.clip(inside / 9, 0, 1)) ** 2, 0, 1)) + 16 * (
+    1 - (x / 44) ** 2 - ((y + 12) / 70) ** 2
+  )
   puff = cv2.GaussianBlur(puff.astype(np.float32), (0, 0), 1.2 * grid.density)
   shade = light(puff, grid.density, towards)
   level = 0.52 + 0.62 * smooth((shade - 0.05) / 0.95) + 0.085 * flow
@@ -162,7 +206,11 @@ def front(grid: Grid, person, made, color, alpha, contour, rng):
   flow = strands(grid, style, rng)
   # Strand ends fray the edge.
   fray = cv2.GaussianBlur(mask, (0, 0), 1.1 * grid.density)
-  mask = np.where(style in ('curly', 'curls'), mask, np.clip(smooth((fray + 0.10 * flow - 0.30) / 0.34), 0, 1) * np.maximum(mask, 0.35 * (fray > 0.3)))
+  mask = np.where(
+    style in ('curly', 'curls'),
+    mask,
+    np.clip(smooth((fray + 0.10 * flow - 0.30) / 0.34), 0, 1) * np.maximum(mask, 0.35 * (fray > 0.3)),
+  )
   if style in ('buzz', 'bald'):
     mask = mask * (0.80 + 0.06 * flow).clip(0, 0.95)
   # Hair throws a shadow on the skin under it.
@@ -170,10 +218,19 @@ def front(grid: Grid, person, made, color, alpha, contour, rng):
   shift = np.float32([[1, 0, -1.2 * person.light[0] * grid.density], [0, 1, 1.9 * grid.density]])
   shadow = cv2.warpAffine(shadow, shift, (grid.size[1], grid.size[0]))
   color = color * (1 - 0.42 * (shadow * (1 - mask))[..., None] * np.float32((0.75, 1.0, 1.0)))
-  painted = tint(grid, base, np.clip(mask * 1.3, 0, 1), flow, person.light, 0.5 if style in ('curly', 'curls', 'buzz', 'bald') else 1.0)
+  painted = tint(
+    grid,
+    base,
+    np.clip(mask * 1.3, 0, 1),
+    flow,
+    person.light,
+    0.5 if style in ('curly', 'curls', 'buzz', 'bald') else 1.0,
+  )
   color = over(color, mask, painted)
   if style == 'bun':
-    color = over(color, 0.5 * grid.stroke([spline([(-9, -57.5), (0, -55.5), (9, -57.5)], False)], 1.2, 0.5), base * 0.45)
+    color = over(
+      color, 0.5 * grid.stroke([spline([(-9, -57.5), (0, -55.5), (9, -57.5)], False)], 1.2, 0.5), base * 0.45
+    )
   return color, np.maximum(alpha, mask)
 
 
@@ -197,12 +254,12 @@ def back(grid: Grid, person, made) -> tuple[np.ndarray, np.ndarray]:
   rng = np.random.default_rng([person.number, 5])
   w = made.shape.width
   shapes = {
-    'long': [(34, -20), (36, 40), (33, 66), (0, 68)],
-    'wavy': [(36, -20), (39, 40), (36, 66), (0, 68)],
-    'bangs': [(34, -20), (36, 40), (33, 66), (0, 68)],
-    'bob': [(34, -20), (36, 12), (33, 27), (0, 30)],
+    'long': [(30, -20), (36, 40), (33, 66), (0, 68)],
+    'wavy': [(31, -20), (39, 40), (36, 66), (0, 68)],
+    'bangs': [(30, -20), (36, 40), (33, 66), (0, 68)],
+    'bob': [(30, -16), (34, 10), (31, 26), (0, 30)],
     'waves': [(30, -10), (32, 14), (22, 24), (0, 26)],
-    'curls': [(38, -12), (38, 10), (26, 20), (0, 22)],
+    'curls': [(34, -12), (34, 8), (24, 20), (0, 22)],
     'fringe': [(24, 4), (22, 16), (12, 22), (0, 23)],
   }
   if person.hair_style == 'pony':
@@ -214,7 +271,7 @@ def back(grid: Grid, person, made) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((*grid.size, 3), np.float32), np.zeros(grid.size, np.float32)
   mask = grid.fill(*polygons, blur=0.5)
   flow = strands(grid, person.hair_style, rng)
-  dim = 0.85 if person.hair_style == 'pony' else 0.55
+  dim = 0.85 if person.hair_style == 'pony' else 0.68
   return tint(grid, rgb(person.hair) * dim, mask, flow, person.light, 0.4), mask
 
 
@@ -224,13 +281,33 @@ def beard(grid: Grid, person, made, color, face, rng):
   nose = made.nose[1]
   jaw = made.landmarks[:9] * (-1, 1)
   flow = strands(grid, 'stubble', rng)
-  moustache = spline(mirrored([(half + 2.6, mouth + 1.0), (half + 1.4, mouth - 3.0), (half * 0.62, nose + 2.8), (2.4, nose + 1.6), (0, nose + 2.6)][::1]))
+  moustache = spline(
+    mirrored(
+      [
+        (half + 2.6, mouth + 1.0),
+        (half + 1.4, mouth - 3.0),
+        (half * 0.62, nose + 2.8),
+        (2.4, nose + 1.6),
+        (0, nose + 2.6),
+      ][::1]
+    )
+  )
   under = [(half + 2.8, mouth + 0.5), (half + 2.2, mouth + 5)]
   full = spline(
     np.concatenate(
       [
         mirrored([(28.5 * made.shape.width, -6), (jaw[2, 0] + 0.5, 6), *(jaw[4:8] + (0.6, 0.9)), (0, chin + 2.2)]),
-        mirrored([(26.6 * made.shape.width, -6), (25 * made.shape.width, 8), (20, mouth - 3), (half + 4.2, mouth - 4), *under, (7, mouth + 7.4), (0, mouth + 8.6)])[::-1],
+        mirrored(
+          [
+            (26.6 * made.shape.width, -6),
+            (25 * made.shape.width, 8),
+            (20, mouth - 3),
+            (half + 4.2, mouth - 4),
+            *under,
+            (7, mouth + 7.4),
+            (0, mouth + 8.6),
+          ]
+        )[::-1],
       ]
     )
   )
@@ -242,12 +319,16 @@ def beard(grid: Grid, person, made, color, face, rng):
     case 'moustache':
       mask = grid.fill(moustache, blur=0.45) * (0.90 + 0.08 * flow)
     case 'goatee':
-      mask = np.maximum(grid.fill(moustache, blur=0.5), np.clip(grid.fill(goatee, blur=0.6) - grid.fill(hole, blur=0.6), 0, 1))
+      mask = np.maximum(
+        grid.fill(moustache, blur=0.5), np.clip(grid.fill(goatee, blur=0.6) - grid.fill(hole, blur=0.6), 0, 1)
+      )
       mask = mask * (0.86 + 0.10 * flow)
     case _:
       mask = np.maximum(grid.fill(full, blur=0.7), grid.fill(moustache, blur=0.6)) * (0.90 + 0.09 * flow)
   base = rgb(person.hair) * (0.86, 0.82, 0.80)
   x, y = grid.xy
   streak = noise(rng, grid.size, (0.9, 3.2))
-  level = 0.86 + 0.12 * streak + 0.20 * smooth(0.5 + 0.5 * person.light[0] * x / 20) - 0.16 * smooth((y - mouth - 6) / 14)
+  level = (
+    0.86 + 0.12 * streak + 0.20 * smooth(0.5 + 0.5 * person.light[0] * x / 20) - 0.16 * smooth((y - mouth - 6) / 14)
+  )
   return over(color, np.clip(mask, 0, 1) * face, base * level[..., None])

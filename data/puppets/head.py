@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from . import hair
-from .canvas import Grid, light, mirrored, noise, over, rgb, smooth, spline
+from .canvas import Grid, light, noise, over, rgb, smooth, spline
 from .geometry import Face
 from .identities import Identity
 
@@ -53,7 +53,7 @@ def _relief(made: Face, face: np.ndarray) -> np.ndarray:
   height += 2.2 * g.pair(ex, ey, 5.2, 3.6)
   height += 2.2 * g.pair(17.5, 2.5, 8.5, 7.0, -0.2)
   bridge = np.where(y < tip, np.clip((y + 16) / (tip + 16), 0, 1) ** 1.2, np.exp(-(((y - tip) / 3.0) ** 2)))
-  height += 5.2 * s.nose_depth * bridge * np.exp(-((x / (3.3 * s.nose_width)) ** 2))
+  height += 3.9 * s.nose_depth * bridge * np.exp(-((x / (3.7 * s.nose_width)) ** 2))
   height += 2.8 * g.bump(0, tip + 0.8, 3.9 * s.nose_width, 3.6)
   height += 2.3 * g.pair(4.9 * s.nose_width, tip + 2.4, 2.0, 2.0)
   mouth = made.mouth[1]
@@ -61,7 +61,7 @@ def _relief(made: Face, face: np.ndarray) -> np.ndarray:
   height -= 0.6 * g.bump(0, mouth - 6.5, 1.2, 2.6)
   height += 2.2 * g.bump(0, made.chin - 5.5, 6.5, 4.4)
   height -= 1.5 * g.bump(0, mouth + 7.8, 7.5, 1.9)
-  return cv2.GaussianBlur(height.astype(np.float32), (0, 0), 0.7 * g.density)
+  return cv2.GaussianBlur(height.astype(np.float32), (0, 0), 0.9 * g.density)
 
 
 def tones(person: Identity, shade: np.ndarray) -> np.ndarray:
@@ -78,9 +78,16 @@ def _skin(person: Identity, made: Face, shade: np.ndarray, rng: np.random.Genera
   g = GRID
   color = tones(person, shade)
   # Blood: cheeks, nose and chin are redder, the sockets browner.
-  warmth = 0.62 * g.pair(17, 6.5, 7.5, 6.0) + 0.45 * g.bump(0, made.nose[1] - 4, 5.5, 4.5) + 0.22 * g.bump(0, made.chin - 6, 7, 5)
+  warmth = (
+    0.62 * g.pair(17, 6.5, 7.5, 6.0)
+    + 0.45 * g.bump(0, made.nose[1] - 4, 5.5, 4.5)
+    + 0.22 * g.bump(0, made.chin - 6, 7, 5)
+  )
   color = color * (1 - warmth[..., None] * np.float32((0.02, 0.15, 0.13)))
-  socket = g.pair(made.eye[0] - 0.5, made.eye[1] - 1.0, 8.0, 5.2) * 0.16 + g.pair(made.eye[0] - 1, made.eye[1] + 5.4, 5.5, 1.8) * 0.10
+  socket = (
+    g.pair(made.eye[0] - 0.5, made.eye[1] - 1.0, 8.0, 5.2) * 0.16
+    + g.pair(made.eye[0] - 1, made.eye[1] + 5.4, 5.5, 1.8) * 0.10
+  )
   color = color * (1 - socket[..., None] * np.float32((0.7, 1.0, 0.95)))
   grain = noise(rng, g.size, (3, 3)) * 0.008 + noise(rng, g.size, (14, 14)) * 0.010
   color = color * (1 + grain[..., None])
@@ -97,7 +104,9 @@ def _skin(person: Identity, made: Face, shade: np.ndarray, rng: np.random.Genera
 
 def _ears(person: Identity, made: Face, color: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   g, w = GRID, made.shape.width
-  ear = np.array([(27.5, -14), (30.6, -17.5), (34.4, -15.8), (35.2, -10), (33.4, -3.5), (31.4, 3.4), (28.6, 4.6), (27, 0)])
+  ear = np.array(
+    [(27.5, -14), (30.6, -17.5), (34.4, -15.8), (35.2, -10), (33.4, -3.5), (31.4, 3.4), (28.6, 4.6), (27, 0)]
+  )
   shell = np.array([(29.8, -12.5), (31.6, -14.2), (33.2, -11.6), (32.4, -6.5), (30.8, -2.2), (29.4, -3.5)])
   both = [spline(p * (w, 1) * (side, 1)) for p in (ear,) for side in (-1, 1)]
   inner = [spline(p * (w, 1) * (side, 1)) for p in (shell,) for side in (-1, 1)]
@@ -125,20 +134,38 @@ def _features(person: Identity, made: Face, color: np.ndarray, shade: np.ndarray
   # Under the nose, beside it, and the nostrils.
   color = over(color, 0.42 * g.bump(1.6 * -person.light[0], tip + 0.6, 6.2 * s.nose_width, 1.9), dark)
   side = -np.sign(person.light[0])
-  color = over(color, 0.26 * g.bump(side * 4.6 * s.nose_width, tip - 9.0, 2.0, 7.5), dark)
+  color = over(color, 0.20 * g.bump(side * 4.9 * s.nose_width, tip - 8.0, 2.6, 7.5), dark)
   for k in (-1, 1):
-    wing = spline([(k * 5.6 * s.nose_width, tip - 5.0), (k * 6.9 * s.nose_width, tip - 2.6), (k * 6.0 * s.nose_width, tip - 0.9)], False)
+    wing = spline(
+      [(k * 5.6 * s.nose_width, tip - 5.0), (k * 6.9 * s.nose_width, tip - 2.6), (k * 6.0 * s.nose_width, tip - 0.9)],
+      False,
+    )
     color = over(color, 0.55 * g.stroke([wing], 0.8, 0.45), dark)
-    hole = spline([(k * 1.7, tip - 0.6), (k * 3.2 * s.nose_width, tip - 1.7), (k * 4.6 * s.nose_width, tip - 1.0), (k * 3.0 * s.nose_width, tip - 0.1)])
+    hole = spline(
+      [
+        (k * 1.7, tip - 0.6),
+        (k * 3.2 * s.nose_width, tip - 1.7),
+        (k * 4.6 * s.nose_width, tip - 1.0),
+        (k * 3.0 * s.nose_width, tip - 0.1),
+      ]
+    )
     color = over(color, 0.85 * g.fill(hole, blur=0.35), deep)
   # A highlight on the tip and along the bridge.
-  color = over(color, 0.34 * g.bump(0.9 * person.light[0], tip - 5.6, 1.7, 1.5) * (shade > 0), (1, 0.97, 0.92))
-  color = over(color, 0.13 * g.bump(0.6 * person.light[0], tip - 14, 1.1, 6.0), (1, 0.97, 0.92))
+  color = over(color, 0.30 * g.bump(0.9 * person.light[0], tip - 5.6, 1.7, 1.5) * (shade > 0), (1, 0.97, 0.92))
+  color = over(color, 0.08 * g.bump(0.6 * person.light[0], tip - 13, 1.3, 6.0), (1, 0.97, 0.92))
   # Folds from the nose to the mouth, and lines that come with age.
   mouth = made.mouth[1]
   half = made.mouth_half
   for k in (-1, 1):
-    fold = spline([(k * 7.2, tip - 2.5), (k * (half + 0.2), tip + 4.0), (k * (half + 3.2), mouth - 1.5), (k * (half + 3.4), mouth + 2)], False)
+    fold = spline(
+      [
+        (k * 7.2, tip - 2.5),
+        (k * (half + 0.2), tip + 4.0),
+        (k * (half + 3.2), mouth - 1.5),
+        (k * (half + 3.4), mouth + 2),
+      ],
+      False,
+    )
     color = over(color, (0.16 + 0.34 * person.wrinkles) * g.stroke([fold], 0.9, 0.8), dark)
     if person.wrinkles > 0.4:
       ex, ey = made.eye
@@ -186,6 +213,3 @@ def _brows(person: Identity, made: Face, color: np.ndarray, rng: np.random.Gener
 def neck_half(person: Identity, made: Face) -> float:
   """Half the width of the neck in units."""
   return (15.2 if person.gender == 'male' else 12.2) * (0.4 + 0.6 * made.shape.width)
-
-
-__all__ = ['GRID', 'mirrored', 'neck_half', 'outline', 'paint', 'tones']

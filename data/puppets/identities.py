@@ -129,7 +129,9 @@ def identity(number: int, seed: int = 0) -> Identity:
   red = np.array([204, 112, 106]) if not man else np.array([186, 112, 100])
   if not man and rng.random() < 0.45:
     red = np.array([(200, 98, 104), (206, 104, 96), (190, 96, 116)][int(rng.integers(3))])
-  lips = tuple(int(c) for c in (0.42 * np.array(skin) * (0.94, 0.82, 0.80) + 0.58 * red * (0.55 + 0.45 * skin[0] / 250)))
+  lips = tuple(
+    int(c) for c in (0.42 * np.array(skin) * (0.94, 0.82, 0.80) + 0.58 * red * (0.55 + 0.45 * skin[0] / 250))
+  )
   eye_range = 2 if tone >= 5 else len(EYES)
   return Identity(
     number=number,
@@ -178,6 +180,7 @@ def _shape(rng: np.random.Generator, man: bool) -> Shape:
     nose_depth=between(1.0, 0.2),
     mouth_width=between(1.04 if man else 1.0, 0.10),
     mouth_height=between(0.0, 0.8),
+    smile=between(0.9, 0.7),
     upper_lip=between(0.82 if man else 1.1, 0.25),
     lower_lip=between(0.9 if man else 1.12, 0.2),
   )

@@ -91,7 +91,6 @@ def _item(rng: np.random.Generator, config: PuppetsConfig, name: str, number: in
   if not config.brief and rng.random() < 0.65:
     at = int(rng.integers(2, len(words)))
     text = ' '.join(words[:at]) + rng.choice([',', ',', ':', '.']) + ' ' + ' '.join(words[at:])
-  longest = 0.25 if config.brief else 0.75
   return Item(
     id=f'puppets-{name}',
     number=number,
@@ -99,10 +98,16 @@ def _item(rng: np.random.Generator, config: PuppetsConfig, name: str, number: in
     motion=int(rng.integers(2**31)),
     transcript=sentence,
     spoken=str(text),
-    lead=round(float(rng.uniform(0.08, longest)), 3),
-    trail=round(float(rng.uniform(0.12, longest)), 3),
+    lead=_silence(rng, config.brief),
+    trail=_silence(rng, config.brief),
     gain=round(float(rng.uniform(0.6, 1.0)), 3),
   )
+
+
+def _silence(rng: np.random.Generator, brief: bool) -> float:
+  """Seconds before or after the speech: mostly short, as long ones would fall together in any two clips."""
+  low, high = (0.02, 0.16) if brief or rng.random() < 0.7 else (0.3, 0.9)
+  return round(float(rng.uniform(low, high)), 3)
 
 
 def make_record(item: Item) -> Record:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# GRID: command colour preposition letter digit adverb ("An audio-visual corpus for speech perception and automatic speech
-# recognition", Cooke et al. 2006). W, the only letter of three syllables, is never said.
+# GRID: command colour preposition letter digit adverb ("An audio-visual corpus for speech perception and automatic
+# speech recognition", Cooke et al. 2006). W, the only letter of three syllables, is never said.
 COMMANDS = ('bin', 'lay', 'place', 'set')
 COLOURS = ('blue', 'green', 'red', 'white')
 PREPOSITIONS = ('at', 'by', 'in', 'with')
