@@ -36,13 +36,19 @@ def dve_schedule(case: Case) -> dict:
 
 def _schedule(config: dict, name: str, zero_snr: bool = False) -> schedules.Schedule:
   c = config['betas'][name]
-  return schedules.make(
-    c.get('beta_schedule', name),
-    config.get('num_train_timesteps', 1000),
-    c.get('beta_start'),
-    c.get('beta_end'),
-    zero_snr=zero_snr or config.get('rescale_betas_zero_snr', False),
+  schedule = schedules.make(
+    c.get('beta_schedule', name), config.get('num_train_timesteps', 1000), c.get('beta_start'), c.get('beta_end')
   )
+  schedule = _rounded(schedule)
+  if zero_snr or config.get('rescale_betas_zero_snr'):
+    return _rounded(schedules.zero_terminal_snr(schedule))
+  return schedule
+
+
+def _rounded(schedule: schedules.Schedule) -> schedules.Schedule:
+  """The schedule with its tables in float32, as diffusers has them: 1 - alpha_bar[0] is 0.03 to 0.4 % off the exact."""
+  betas = schedule.betas.astype(np.float32)
+  return schedules.Schedule(betas, np.cumprod((1 - betas).astype(np.float64)).astype(np.float32))
 
 
 def _steps(case: Case, make_table) -> dict:
@@ -57,7 +63,8 @@ def _steps(case: Case, make_table) -> dict:
     if what == 'alphas_cumprod':
       out[key] = schedule.alpha_bar
       continue
-    table = make_table(config, schedule, rest[-1])
+    exact = schedules.Schedule(schedule.betas.astype(np.float64), schedule.alpha_bar.astype(np.float64))
+    table = make_table(config, exact, rest[-1])
     if what == 'timesteps':
       out[key] = table.timestep.astype(np.int64)
     elif what == 'sigmas':
@@ -105,6 +112,9 @@ def _ddpm(config, schedule, spacing):
 
 
 def _dpm_solver(config, schedule, spacing):
+  # diffusers puts 2^-24 in place of a zero terminal alpha_bar; this room takes the limit, up to 9e-4 away.
+  alpha_bar = np.where(schedule.alpha_bar == 0, 2.0**-24, schedule.alpha_bar)
+  schedule = schedules.Schedule(schedule.betas, alpha_bar)
   return samplers.dpm_solver_pp_2m(
     schedule,
     config['num_inference_steps'],
@@ -124,8 +134,8 @@ def min_snr_weights(case: Case) -> dict:
     what, name = key.split('.')
     schedule = _schedule(config, name, zero_snr='zero_terminal' in what or what == 'weight_vexpress')
     ratio = losses.snr(schedules.level_at(schedule, index))
-    # Stored from float32 tables: beside the 1e-3 of the case's notes, six roundings of alpha_bar (square root, shift,
-    # scale, square, to betas and back; measured: up to three), which 1 - alpha_bar magnifies in the first timesteps.
+    # Beside the 1e-3 of the case's notes, six roundings of alpha_bar (square root, shift, scale, square, to betas and
+    # back), which 1 - alpha_bar magnifies in the first timesteps: PyTorch's square root is up to 0.75 ulp off, not 0.5.
     allowed = np.maximum(1e-3, 6 * 2.0**-24 / (1 - schedule.alpha_bar[index]))
     weight = functools.partial(losses.min_snr_weight, ratio, gamma=config['gamma'])
     if what.startswith('snr'):
