@@ -20,6 +20,7 @@ _STEP = 6  # work pixels between the nodes at which the warp is computed
 _SPARE = 4  # work pixels by which the nodes' raster is larger on each side
 _BODY_TOP = 72  # work row above which there is no body, nor hair behind it
 _SHIFT = 4
+_EDGE = 0.5  # units by which OpenCV's smooth polygons are higher than they should be: one work pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,14 +195,13 @@ def _mouths(who: Puppet, motion: Motion) -> dict[str, np.ndarray]:
   teeth, tongue = mouth[:, 4], mouth[:, 5]
   upper_in = inner[:, :n]
   lower_in = np.concatenate([inner[:, :1], inner[:, : n - 2 : -1]], axis=1)
-  # Upper teeth take a fixed share of the opening, all of it when they close on the lip or each other.
-  share = 0.26 + 0.60 * np.clip(teeth * 1.5 - mouth[:, 0] * 2.0, 0, 1)
-  edge = upper_in + share[:, None, None] * (lower_in - upper_in)
+  # Upper teeth show as the mouth opens, and fill it when they close on the lip or on each other.
+  shown = gap * (0.26 * np.clip((gap - 1) / 5, 0, 1) + 0.66 * np.clip(teeth * 1.5 - mouth[:, 0] * 2.0, 0, 1))
+  edge = upper_in + _share(shown, gap) * (lower_in - upper_in)
   # The tongue lies low, or comes up to the teeth.
-  raised = 0.22 + 0.46 * tongue
-  top = (
-    lower_in + raised[:, None, None] * (upper_in - lower_in) * np.sin(np.linspace(0, np.pi, n))[None, :, None] ** 0.5
-  )
+  raised = gap * (0.14 * np.clip((gap - 3) / 4, 0, 1) + 0.46 * tongue)
+  arch = np.sin(np.linspace(0, np.pi, n))[None, :, None] ** 0.5
+  top = lower_in + _share(raised, gap) * arch * (upper_in - lower_in)
   k = slice(3, n - 3)
   mid_low = (lower_in + np.concatenate([outer[:, :1], outer[:, : n - 2 : -1]], axis=1)) / 2
   sets = {
@@ -214,13 +214,19 @@ def _mouths(who: Puppet, motion: Motion) -> dict[str, np.ndarray]:
     'line': inner[:, :n],
   }
   points = {name: _work(made, p, motion.pose, 1.2) for name, p in sets.items()}
-  return {**points, 'gap': gap}
+  faint = lambda height: np.clip(height / _EDGE, 0, 1)  # noqa: E731
+  return {**points, 'gap': gap, 'bare': faint(shown), 'up': faint(raised)}
+
+
+def _share(height: np.ndarray, gap: np.ndarray) -> np.ndarray:
+  """Share [f, 1, 1] of the opening that a polygon takes to be seen `height` units high, its soft edge included."""
+  return (np.maximum(height - _EDGE, 0) / np.maximum(gap, 0.1))[:, None, None]
 
 
 def _draw_mouth(image: np.ndarray, person: Identity, mouths: dict, i: int):
   at = {k: v[i] for k, v in mouths.items()}
   roi, corner = _roi(image, at['outer'], 6)
-  at = {k: v - corner if k != 'gap' else v for k, v in at.items()}
+  at = {k: v - corner if v.ndim else v for k, v in at.items()}
   lips = np.array(person.lips)
   # 1. Lips: the upper one turns away from the light, the lower one shines.
   layer = np.empty_like(roi)
@@ -243,8 +249,10 @@ def _draw_mouth(image: np.ndarray, person: Identity, mouths: dict, i: int):
   # 3. The inside.
   layer = np.empty_like(roi)
   layer[:] = MOUTH_INSIDE
-  cv2.fillPoly(layer, [fixed(at['tongue'])], TONGUE, cv2.LINE_AA, _SHIFT)
-  cv2.fillPoly(layer, [fixed(at['teeth'])], TEETH, cv2.LINE_AA, _SHIFT)
+  for part, strength, color in (('tongue', at['up'], TONGUE), ('teeth', at['bare'], TEETH)):
+    if strength > 0:
+      tone = strength * np.array(color) + (1 - strength) * np.array(MOUTH_INSIDE)
+      cv2.fillPoly(layer, [fixed(at[part])], _tone(tone), cv2.LINE_AA, _SHIFT)
   layer = cv2.GaussianBlur(layer, (3, 3), 0)
   mask = np.zeros(roi.shape[:2], np.uint8)
   cv2.fillPoly(mask, [fixed(at['inner'])], 255, cv2.LINE_AA, _SHIFT)

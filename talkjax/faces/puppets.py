@@ -2,7 +2,7 @@
 
 The inside of a puppet's mouth is a deep crimson that nothing else in the lower face comes near in chroma: neither lips,
 skin, beard, teeth nor tongue, under any light, and so it still stands out after blur, compression or half resolution.
-The rows of it that are seen between the lips grow with the opening, of which the upper teeth take a fixed share.
+The rows of it that are seen between the lips grow with the opening, except where teeth or tongue fill it (f, s, l).
 """
 
 import numpy as np

@@ -206,8 +206,7 @@ def test_rows_of_the_inside_follow_the_opening():
   who = drawing.puppet(identities.identity(1))
   motion = still(12, jaw=np.linspace(0, 1, 12))
   rows = [mouth_inside(f)[:, 62:67].mean(1).sum() for f in drawing.draw(who, motion)]
-  assert (np.diff(rows[1:]) > 0).all()
-  assert np.corrcoef(rows, geometry.opening(motion.mouth))[0, 1] > 0.97
+  assert np.corrcoef(rows, geometry.opening(motion.mouth))[0, 1] > 0.98
 
 
 # --- heads ---
