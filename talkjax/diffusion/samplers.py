@@ -287,7 +287,7 @@ def sample(
   targets.check(target)
   if 'noise' in table.terms and noise is None:
     raise ValueError('this sampler adds noise at each step: pass noise(step), or take eta=0')
-  if target == targets.EPSILON and not isinstance(table.alpha_bar, jax.core.Tracer) and np.any(table.alpha_bar == 0):
+  if target == targets.EPSILON and isinstance(table.alpha_bar, np.ndarray) and np.any(table.alpha_bar == 0):
     raise ValueError('epsilon says nothing of x0 at zero signal: predict velocity or x0, or leave that timestep out')
   constrain = constrain or (lambda tree: tree)
   multistep = 'x0_previous' in table.terms
