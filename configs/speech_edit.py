@@ -31,6 +31,7 @@ def get_config(arg: str | None = None):
     dropout=0.2,
     patch_size=1,
     noise_embedding='gamma',
+    skip='',  # 'identity' or 'previous': predict what to add to that frame
   )
   c.diffusion = dict(schedule='cosine', steps=1000, linear_start=1e-6, linear_end=0.01, target='epsilon')
   c.sampler = dict(name='palette', steps=500, eta=0.0)
@@ -56,16 +57,17 @@ def get_config(arg: str | None = None):
   elif size in ('tiny', 'grid_small'):
     c.size = 64
     c.model.update(
-      width=32,
-      multipliers=(1, 2, 4),
+      width=64,
+      multipliers=(1, 1, 2),
       attention_downsamples=(),
       num_res_blocks=1,
       head_channels=32,
       dropout=0.0,
-      patch_size=2,
+      patch_size=4,
       noise_embedding='log_snr',
     )
-    c.diffusion.target = 'velocity'
+    c.diffusion.target = 'x0'
+    c.model.skip = 'identity'
     c.sampler.update(name='ddim', steps=8)
     c.audio.update(offset=40.0, scale=0.025)
     c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)

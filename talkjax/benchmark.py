@@ -23,10 +23,10 @@ from ml_collections import config_flags
 from talkjax import cli, input, sharding, state, systems
 from talkjax.cli import UsageError
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'File of the config, with its arguments.')
-_OUTPUT = flags.DEFINE_string('output', None, 'A JSON file for the figures.')
-_REPEATS = flags.DEFINE_integer('repeats', 7, 'Repetitions of each measurement.')
-_BATCH = flags.DEFINE_integer('videos', 1, 'Videos generated at once.')
+_CONFIG = cli.flag(config_flags.DEFINE_config_file, 'config', None, 'File of the config, with its arguments.')
+_OUTPUT = cli.flag(flags.DEFINE_string, 'output', None, 'A JSON file for the figures.')
+_REPEATS = cli.flag(flags.DEFINE_integer, 'repeats', 7, 'Repetitions of each measurement.')
+_BATCH = cli.flag(flags.DEFINE_integer, 'videos', 1, 'Videos generated at once.')
 
 
 def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -16,6 +16,16 @@ from absl import app, flags, logging
 flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
 
 
+_holders: dict[str, flags.FlagHolder] = {}
+
+
+def flag(define, name: str, *args, **kwargs) -> flags.FlagHolder:
+  """`define(name, ...)`, or the flag of that name where another command has defined it in this process (tests do so)."""
+  if name not in _holders:
+    _holders[name] = define(name, *args, **kwargs)
+  return _holders[name]
+
+
 class UserError(Exception):
   """What a user can mend: one sentence that names the thing, what was expected and the mend."""
 
@@ -76,7 +86,9 @@ def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
   """Raises UsageError, with near names, unless the config has 'a.b.c'."""
   names = list(flatten(config.to_dict()))
   if key not in names and not any(n.startswith(key + '.') for n in names):
-    near = difflib.get_close_matches(key, names, n=3) or [n for n in names if n.split('.')[-1] == key.split('.')[-1]]
+    near = difflib.get_close_matches(key, names, n=3) or [
+      n for n in names if n.split('.')[-1] == key.rsplit('.', maxsplit=1)[-1]
+    ]
     hint = (
       f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
     )

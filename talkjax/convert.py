@@ -20,11 +20,16 @@ from talkjax.systems.speech_edit import published
 
 SOURCES = {published.NAME: published}
 
-_SOURCE = flags.DEFINE_string('source', None, f'Whose weights: {", ".join(SOURCES)}.')
-_PATH = flags.DEFINE_string('path', None, 'The checkpoint: a file, or a folder that holds it under its published name.')
-_OUTPUT = flags.DEFINE_string('output', None, 'The workdir to make.')
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, "Settings that the checkpoint does not hold (default: the source's own, with its released sizes)."
+_SOURCE = cli.flag(flags.DEFINE_string, 'source', None, f'Whose weights: {", ".join(SOURCES)}.')
+_PATH = cli.flag(
+  flags.DEFINE_string, 'path', None, 'The checkpoint: a file, or a folder that holds it under its published name.'
+)
+_OUTPUT = cli.flag(flags.DEFINE_string, 'output', None, 'The workdir to make.')
+_CONFIG = cli.flag(
+  config_flags.DEFINE_config_file,
+  'config',
+  None,
+  "Settings that the checkpoint does not hold (default: the source's own, with its released sizes).",
 )
 
 

@@ -19,27 +19,33 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from talkjax import checkpoint, cli, generate, input, systems
+from talkjax import checkpoint, cli, input, systems
 from talkjax.cli import UsageError
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
 from talkjax.metrics import cpbd, folders, image, lips
 from talkjax.records import AUDIO_RATE, Record
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
-_SPLIT = flags.DEFINE_string('split', 'test', "The split of the workdir's corpus to score on.")
-_GENERATED = flags.DEFINE_string('generated', None, 'A folder of generated videos.')
-_REFERENCE = flags.DEFINE_string('reference', None, 'A folder of true videos with the same names.')
-_OUTPUT = flags.DEFINE_string('output', None, 'A JSON file for the scores.')
-_STEPS = flags.DEFINE_integer('steps', None, "Denoising steps per frame (default: the config's).")
-_SAMPLER = flags.DEFINE_string('sampler', None, "The sampler (default: the config's).")
-_WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'params'], 'The averaged weights, or the last raw ones.')
-_LIMIT = flags.DEFINE_integer('limit', None, 'Score only so many clips.')
-_BATCH = flags.DEFINE_integer('batch_size', 10, 'Clips generated at once.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise and of the pairing with other speech.')
-_OTHER = flags.DEFINE_enum('other_speech', 'plain', ['plain', 'rotated'], 'How the speech of another clip is laid.')
-_VIDEOS = flags.DEFINE_string('videos', None, 'A folder for the videos: source, true, generated, other_speech.')
-_STRIP = flags.DEFINE_string('strip', None, 'A PNG file: truth above, generated below, of the first clip.')
+_WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
+_SPLIT = cli.flag(flags.DEFINE_string, 'split', 'test', "The split of the workdir's corpus to score on.")
+_GENERATED = cli.flag(flags.DEFINE_string, 'generated', None, 'A folder of generated videos.')
+_REFERENCE = cli.flag(flags.DEFINE_string, 'reference', None, 'A folder of true videos with the same names.')
+_OUTPUT = cli.flag(flags.DEFINE_string, 'output', None, 'A JSON file for the scores.')
+_STEPS = cli.flag(flags.DEFINE_integer, 'steps', None, "Denoising steps per frame (default: the config's).")
+_SAMPLER = cli.flag(flags.DEFINE_string, 'sampler', None, "The sampler (default: the config's).")
+_WEIGHTS = cli.flag(
+  flags.DEFINE_enum, 'weights', 'ema', ['ema', 'params'], 'The averaged weights, or the last raw ones.'
+)
+_LIMIT = cli.flag(flags.DEFINE_integer, 'limit', None, 'Score only so many clips.')
+_BATCH = cli.flag(flags.DEFINE_integer, 'batch_size', 10, 'Clips generated at once.')
+_SEED = cli.flag(flags.DEFINE_integer, 'seed', 0, 'Of the noise and of the pairing with other speech.')
+_OTHER = cli.flag(
+  flags.DEFINE_enum, 'other_speech', 'plain', ['plain', 'rotated'], 'How the speech of another clip is laid.'
+)
+_VIDEOS = cli.flag(
+  flags.DEFINE_string, 'videos', None, 'A folder for the videos: source, true, generated, other_speech.'
+)
+_STRIP = cli.flag(flags.DEFINE_string, 'strip', None, 'A PNG file: truth above, generated below, of the first clip.')
 
 
 SCORES = (
@@ -202,7 +208,7 @@ def main(_):
     print(folders.table(rows, means))
     about = {'generated': _GENERATED.value, 'reference': _REFERENCE.value}
   else:
-    config = generate.sampler_config(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
+    config = systems.with_sampler(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
     clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
     system = systems.build(config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)

@@ -11,35 +11,22 @@ from absl import flags
 from talkjax import checkpoint, cli, systems
 from talkjax.cli import UsageError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
-_VIDEO = flags.DEFINE_string('video', None, 'The video to re-voice.')
-_AUDIO = flags.DEFINE_string('audio', None, 'The speech: any sound file, or a video with sound.')
-_OUTPUT = flags.DEFINE_string('output', 'out.mp4', 'The MP4 to write.')
-_IDENTITY = flags.DEFINE_string(
-  'identity', None, 'Who speaks: a picture, or the number of a frame of the video (default: frame 0).'
+_WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
+_VIDEO = cli.flag(flags.DEFINE_string, 'video', None, 'The video to re-voice.')
+_AUDIO = cli.flag(flags.DEFINE_string, 'audio', None, 'The speech: any sound file, or a video with sound.')
+_OUTPUT = cli.flag(flags.DEFINE_string, 'output', 'out.mp4', 'The MP4 to write.')
+_IDENTITY = cli.flag(
+  flags.DEFINE_string,
+  'identity',
+  None,
+  'Who speaks: a picture, or the number of a frame of the video (default: frame 0).',
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise: the same seed gives the same video.')
-_STEPS = flags.DEFINE_integer('steps', None, "Denoising steps per frame (default: the config's).")
-_SAMPLER = flags.DEFINE_string('sampler', None, "The sampler (default: the config's).")
-_WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'params'], 'The averaged weights, or the last raw ones.')
-
-
-def sampler_config(
-  config: ml_collections.ConfigDict, sampler: str | None, steps: int | None
-) -> ml_collections.ConfigDict:
-  """A copy of the config with another sampler or number of steps.
-
-  Raises:
-    UsageError: `steps` is not positive.
-  """
-  config = ml_collections.ConfigDict(config)
-  if steps is not None:
-    if steps < 1:
-      raise UsageError(f'--steps={steps}: expected 1 or more')
-    config.sampler.steps = steps
-  if sampler is not None:
-    config.sampler.name = sampler
-  return config
+_SEED = cli.flag(flags.DEFINE_integer, 'seed', 0, 'Of the noise: the same seed gives the same video.')
+_STEPS = cli.flag(flags.DEFINE_integer, 'steps', None, "Denoising steps per frame (default: the config's).")
+_SAMPLER = cli.flag(flags.DEFINE_string, 'sampler', None, "The sampler (default: the config's).")
+_WEIGHTS = cli.flag(
+  flags.DEFINE_enum, 'weights', 'ema', ['ema', 'params'], 'The averaged weights, or the last raw ones.'
+)
 
 
 def provenance(config: ml_collections.ConfigDict, step: int, seed: int) -> dict[str, str]:
@@ -60,7 +47,7 @@ def main(_):
     raise UsageError(
       '--workdir is missing: python -m talkjax.generate --workdir=DIR --video=V --audio=A --output=out.mp4'
     )
-  config = sampler_config(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
+  config = systems.with_sampler(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
   system = systems.build(config)
   _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
   request = systems.Request(

@@ -24,10 +24,13 @@ from talkjax import checkpoint, cli, input, sharding, state, systems
 from talkjax.cli import UserError
 from talkjax.media.picture import strip
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'File of the config, with its arguments: FILE.py[:size[,key=value...]].'
+_CONFIG = cli.flag(
+  config_flags.DEFINE_config_file,
+  'config',
+  None,
+  'File of the config, with its arguments: FILE.py[:size[,key=value...]].',
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: a new one, or one to go on with.')
+_WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'Folder of the run: a new one, or one to go on with.')
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:

@@ -61,7 +61,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
   z = source[..., 0] + 1j * source[..., 1]
   w = target[..., 0] + 1j * target[..., 1]
   z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
-  a = ((w - w_mean) * np.conj(z - z_mean)).sum(-1) / np.maximum((np.abs(z - z_mean)**2).sum(-1), 1e-12)
+  a = ((w - w_mean) * np.conj(z - z_mean)).sum(-1) / np.maximum((np.abs(z - z_mean) ** 2).sum(-1), 1e-12)
   b = w_mean[..., 0] - a * z_mean[..., 0]
   return np.stack([np.stack([a.real, -a.imag, b.real], -1), np.stack([a.imag, a.real, b.imag], -1)], -2)
 
@@ -109,8 +109,9 @@ def crop(frame: np.ndarray, transform: np.ndarray, size: int = SIZE) -> np.ndarr
   return cv2.warpAffine(piece, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def paste(frame: np.ndarray, patch: np.ndarray, transform: np.ndarray, mask: np.ndarray,
-          feather: float = FEATHER) -> np.ndarray:
+def paste(
+  frame: np.ndarray, patch: np.ndarray, transform: np.ndarray, mask: np.ndarray, feather: float = FEATHER
+) -> np.ndarray:
   """Puts a generated face back where its crop came from.
 
   Args:

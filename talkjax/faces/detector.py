@@ -130,8 +130,13 @@ class SolutionsMesh:
   def __init__(self, static: bool, max_faces: int, confidence: float, tracking_confidence: float):
     from mediapipe.python.solutions import face_mesh
 
-    self._mesh = face_mesh.FaceMesh(static_image_mode=static, max_num_faces=max_faces, refine_landmarks=True,
-                                    min_detection_confidence=confidence, min_tracking_confidence=tracking_confidence)
+    self._mesh = face_mesh.FaceMesh(
+      static_image_mode=static,
+      max_num_faces=max_faces,
+      refine_landmarks=True,
+      min_detection_confidence=confidence,
+      min_tracking_confidence=tracking_confidence,
+    )
 
   def process(self, rgb: np.ndarray) -> list[np.ndarray]:
     faces = self._mesh.process(rgb).multi_face_landmarks or []
@@ -154,8 +159,9 @@ def _face_mesh(static: bool, confidence: float):
       kind = SolutionsMesh if _has_solutions() else mediapipe_tasks.TasksMesh
       mesh = kind(static, MAX_FACES, confidence, CONFIDENCE)
     except ImportError as error:
-      raise UserError(f'MediaPipe, which finds faces, is not installed or cannot be loaded ({error}): '
-                      'run launch/setup.sh') from error
+      raise UserError(
+        f'MediaPipe, which finds faces, is not installed or cannot be loaded ({error}): run launch/setup.sh'
+      ) from error
     mesh.process(np.zeros((64, 80, 3), np.uint8))  # its threads have started and said what they say at that
   return mesh
 

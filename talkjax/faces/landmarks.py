@@ -61,8 +61,9 @@ class FaceTrack:
   num_faces: int  # most faces seen at once, in 5 % of the frames or more
 
 
-def find_faces(frames: Iterable[np.ndarray], name: str = 'the video', min_found: float = MIN_FOUND,
-               max_gap: int = MAX_GAP) -> FaceTrack:
+def find_faces(
+  frames: Iterable[np.ndarray], name: str = 'the video', min_found: float = MIN_FOUND, max_gap: int = MAX_GAP
+) -> FaceTrack:
   """Finds the face of a clip in every frame; of several it follows the largest.
 
   Frames without a face take the values between their neighbours', or the nearest at the ends. Only the meshes are held
@@ -92,12 +93,12 @@ def find_faces(frames: Iterable[np.ndarray], name: str = 'the video', min_found:
   mesh = fill_gaps(np.stack([np.full((468, 3), np.nan) if m is None else m for m in meshes]), found)
   counts = np.sort(counts)[::-1]
   return FaceTrack(
-      landmarks=mesh[:, MESH_TO_68, :2].astype(np.float32),
-      mesh=mesh.astype(np.float32),
-      box=np.concatenate([mesh[..., :2].min(1), mesh[..., :2].max(1)], -1).astype(np.float32),
-      pose=head_pose(mesh[:, MESH_TO_68]),
-      found=found,
-      num_faces=max(1, int(counts[len(counts) // 20])),
+    landmarks=mesh[:, MESH_TO_68, :2].astype(np.float32),
+    mesh=mesh.astype(np.float32),
+    box=np.concatenate([mesh[..., :2].min(1), mesh[..., :2].max(1)], -1).astype(np.float32),
+    pose=head_pose(mesh[:, MESH_TO_68]),
+    found=found,
+    num_faces=max(1, int(counts[len(counts) // 20])),
   )
 
 
@@ -119,15 +120,21 @@ def check_found(found: np.ndarray, name: str, min_found: float = MIN_FOUND, max_
   if total == 0:
     raise NoFace(f'{name} has no frames: give a video with a face')
   if seen == 0:
-    raise NoFace(f'no face was found in any of the {total} frames of {name}: give a video of one person facing the '
-                 'camera, the face at least a tenth of the picture high')
+    raise NoFace(
+      f'no face was found in any of the {total} frames of {name}: give a video of one person facing the '
+      'camera, the face at least a tenth of the picture high'
+    )
   if seen < min_found * total:
-    raise NoFace(f'a face was found in only {seen} of the {total} frames of {name}, at least {min_found:.0%} are '
-                 'needed: cut it to the part where the person faces the camera')
+    raise NoFace(
+      f'a face was found in only {seen} of the {total} frames of {name}, at least {min_found:.0%} are '
+      'needed: cut it to the part where the person faces the camera'
+    )
   start, length = longest_gap(found)
   if length > max_gap:
-    raise NoFace(f'a face was found in {seen} of the {total} frames of {name} but in none of frames {start} to '
-                 f'{start + length - 1}, at most {max_gap} in a row may lack one: cut that part out')
+    raise NoFace(
+      f'a face was found in {seen} of the {total} frames of {name} but in none of frames {start} to '
+      f'{start + length - 1}, at most {max_gap} in a row may lack one: cut that part out'
+    )
 
 
 def longest_gap(found: np.ndarray) -> tuple[int, int]:

@@ -39,11 +39,11 @@ RIGHT_EYE = (
     285, 417,
 )  # yapf: disable
 REFINED = {
-    'output_lips': LIPS,
-    'output_left_eye': LEFT_EYE,
-    'output_right_eye': RIGHT_EYE,
-    'output_left_iris': tuple(range(468, 473)),
-    'output_right_iris': tuple(range(473, 478)),
+  'output_lips': LIPS,
+  'output_left_eye': LEFT_EYE,
+  'output_right_eye': RIGHT_EYE,
+  'output_left_iris': tuple(range(468, 473)),
+  'output_right_iris': tuple(range(473, 478)),
 }
 CONCATENATION, GATHER, INT32 = 2, 36, 2  # of the tflite format
 
@@ -56,8 +56,12 @@ class TasksMesh:
 
     mode = vision.RunningMode.IMAGE if static else vision.RunningMode.VIDEO
     options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_buffer=_bundle()), running_mode=mode, num_faces=max_faces,
-        min_face_detection_confidence=confidence, min_tracking_confidence=tracking_confidence)
+      base_options=BaseOptions(model_asset_buffer=_bundle()),
+      running_mode=mode,
+      num_faces=max_faces,
+      min_face_detection_confidence=confidence,
+      min_tracking_confidence=tracking_confidence,
+    )
     self._finder = vision.FaceLandmarker.create_from_options(options)
     self._static, self._time = static, 0
 

@@ -49,7 +49,7 @@ def read_audio_native(path) -> tuple[np.ndarray, int]:
   lead = round(late * rate) if abs(late) < LONGEST_LEAD else 0
   if lead > 0:
     audio = np.concatenate([np.zeros((lead, audio.shape[1]), np.float32), audio])
-  audio = audio[max(0, -lead):]
+  audio = audio[max(0, -lead) :]
   if not len(audio):
     raise UserError(f'the sound track of {path} is empty: give a file with sound')
   return audio, rate
@@ -102,13 +102,14 @@ def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
   if stream.duration and container.format.name.startswith('mov') and len(audio) > 0:
     # AAC fills its last block; the track's stated length is the true one.
     end = round(float(stream.duration * stream.time_base + (stream.start_time or 0) * stream.time_base) * rate)
-    audio = audio[:max(1, end - round((first or 0.0) * rate))] if end > 0 else audio
+    audio = audio[: max(1, end - round((first or 0.0) * rate))] if end > 0 else audio
   return audio, rate, first or 0.0
 
 
 @functools.cache
-def mel_filters(rate: int = RATE, n_fft: int = N_FFT, bands: int = BANDS, f_min: float = 0.0,
-                f_max: float = F_MAX) -> np.ndarray:
+def mel_filters(
+  rate: int = RATE, n_fft: int = N_FFT, bands: int = BANDS, f_min: float = 0.0, f_max: float = F_MAX
+) -> np.ndarray:
   """Triangular filters on Slaney's mel scale, each of unit area: float32 [bands, n_fft // 2 + 1].
 
   The scale is linear (3 mel per 200 Hz) to 1 kHz and logarithmic (27 mel per factor 6.4) above.
@@ -126,8 +127,15 @@ def mel_filters(rate: int = RATE, n_fft: int = N_FFT, bands: int = BANDS, f_min:
   return (triangles * 2 / (high - low)).astype(np.float32)
 
 
-def mel_power(waveform: np.ndarray, rate: int = RATE, n_fft: int = N_FFT, window: int = WINDOW, hop: int = HOP,
-              bands: int = BANDS, f_max: float = F_MAX) -> np.ndarray:
+def mel_power(
+  waveform: np.ndarray,
+  rate: int = RATE,
+  n_fft: int = N_FFT,
+  window: int = WINDOW,
+  hop: int = HOP,
+  bands: int = BANDS,
+  f_max: float = F_MAX,
+) -> np.ndarray:
   """Power in mel bands of a waveform [s]: float32 [bands, 1 + s // hop]; column t is centred on sample t * hop.
 
   A periodic Hann window of `window` samples stands in the middle of n_fft; the ends are padded with zeros.
@@ -135,7 +143,7 @@ def mel_power(waveform: np.ndarray, rate: int = RATE, n_fft: int = N_FFT, window
   padded = np.pad(np.asarray(waveform, np.float32), n_fft // 2)
   hann = np.zeros(n_fft, np.float32)
   start = (n_fft - window) // 2
-  hann[start:start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+  hann[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
   frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
   spectrum = scipy.fft.rfft(frames * hann, axis=1)
   return mel_filters(rate, n_fft, bands, 0.0, f_max) @ (spectrum.real**2 + spectrum.imag**2).T

@@ -61,5 +61,5 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12) -> np.ndarray
   for r, row in enumerate(rows):
     for c, index in enumerate(chosen):
       y, x = r * (height + GAP), c * (width + GAP)
-      result[y:y + height, x:x + width] = row[index]
+      result[y : y + height, x : x + width] = row[index]
   return result

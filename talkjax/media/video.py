@@ -59,8 +59,9 @@ def open_media(path) -> Iterator[av.container.InputContainer]:
     # Playlists and the like may name other addresses: nothing but this file is opened.
     container = av.open(str(path), options={'protocol_whitelist': 'file'}, **LENIENT)
   except (av.error.FFmpegError, OSError, ValueError) as error:
-    raise UserError(f'{path} is not a readable video or audio file ({_reason(error)}): '
-                    'give a whole file that ffmpeg can play') from error
+    raise UserError(
+      f'{path} is not a readable video or audio file ({_reason(error)}): give a whole file that ffmpeg can play'
+    ) from error
   with container:
     if container.format.name == 'tty':  # any text file passes for ANSI art
       raise UserError(f'{path} is a text file: give a video or audio file')
@@ -196,8 +197,10 @@ def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
         rgb = _upright(frame)
         size = size or rgb.shape
         if rgb.shape != size:
-          raise UserError(f'{path} changes its picture size from {size[1]}x{size[0]} to {rgb.shape[1]}x{rgb.shape[0]}: '
-                          'convert it to one size with ffmpeg')
+          raise UserError(
+            f'{path} changes its picture size from {size[1]}x{size[0]} to {rgb.shape[1]}x{rgb.shape[0]}: '
+            'convert it to one size with ffmpeg'
+          )
         yield rgb, time, lasts
     if size is None:
       raise UserError(f'no frame of {path} can be decoded: convert it with ffmpeg')
@@ -238,9 +241,17 @@ class VideoWriter:
     UserError: the folder cannot be written.
   """
 
-  def __init__(self, path, fps: float, size: tuple[int, int], audio: np.ndarray | None = None,
-               audio_rate: int = 16_000, metadata: dict[str, str] | None = None, crf: int = 18,
-               pixel_aspect: fractions.Fraction = fractions.Fraction(1)):
+  def __init__(
+    self,
+    path,
+    fps: float,
+    size: tuple[int, int],
+    audio: np.ndarray | None = None,
+    audio_rate: int = 16_000,
+    metadata: dict[str, str] | None = None,
+    crf: int = 18,
+    pixel_aspect: fractions.Fraction = fractions.Fraction(1),
+  ):
     self.path = pathlib.Path(path)
     self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}.partial.mp4')
     self._size = tuple(size)
@@ -293,7 +304,7 @@ class VideoWriter:
     total, rate, block = self._samples.shape[1], self._audio.rate, 1024  # an AAC frame
     target = total if until is None else min(total, int(until * rate))
     while self._sent < target and (until is None or target - self._sent >= block):
-      samples = np.ascontiguousarray(self._samples[:, self._sent:self._sent + block])
+      samples = np.ascontiguousarray(self._samples[:, self._sent : self._sent + block])
       frame = av.AudioFrame.from_ndarray(samples, format='fltp', layout=self._audio.layout.name)
       frame.sample_rate, frame.pts, frame.time_base = rate, self._sent, fractions.Fraction(1, rate)
       self._sent += samples.shape[1]

@@ -5,7 +5,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from talkjax.cli import UserError
+import ml_collections
+
+from talkjax.cli import UsageError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +53,19 @@ def build(config) -> System:
   if config.system not in names:
     raise UserError(f'config.system={config.system!r} is not one of {", ".join(names)}')
   return importlib.import_module(f'talkjax.systems.{config.system}').build(config)
+
+
+def with_sampler(config, sampler: str | None, steps: int | None) -> ml_collections.ConfigDict:
+  """A copy of the config with another sampler or number of steps; None leaves it.
+
+  Raises:
+    UsageError: `steps` is not positive.
+  """
+  config = ml_collections.ConfigDict(config)
+  if steps is not None:
+    if steps < 1:
+      raise UsageError(f'--steps={steps}: expected 1 or more')
+    config.sampler.steps = steps
+  if sampler is not None:
+    config.sampler.name = sampler
+  return config

@@ -11,6 +11,7 @@ import functools
 
 import jax.numpy as jnp
 
+from talkjax.cli import UserError
 from talkjax.nn.unet import UNet
 from talkjax.systems import System
 from talkjax.systems.speech_edit import data, model, revoice
@@ -30,12 +31,18 @@ def build(config) -> System:
     dtype=jnp.dtype(config.dtype),
     remat=config.remat,
   )
+  if config.model.skip and (config.model.skip not in ('previous', 'identity') or config.diffusion.target != 'x0'):
+    raise UserError(
+      f'config.model.skip={config.model.skip!r} with config.diffusion.target={config.diffusion.target!r}: expected '
+      "'previous' or 'identity' with target 'x0', or no skip ('')"
+    )
+  predict = functools.partial(model.predict, net=net, skip=config.model.skip)
   schedule = model.make_schedule(config.diffusion, config.diffusion.steps)
-  generate_frames = functools.partial(model.generate, step=model.make_frame_step(net, config))
+  generate_frames = functools.partial(model.generate, step=model.make_frame_step(predict, config))
   return System(
     read=functools.partial(data.read, config=config),
     init=functools.partial(model.init, net=net),
-    loss=functools.partial(model.loss, net=net, schedule=schedule, target=config.diffusion.target),
+    loss=functools.partial(model.loss, predict=predict, schedule=schedule, target=config.diffusion.target),
     inputs=functools.partial(data.record_inputs, config=config),
     generate=generate_frames,
     render=functools.partial(revoice.revoice, config, generate_frames),

@@ -1,6 +1,6 @@
 """What speech_edit learns (eq. 5) and how it makes frames from it (eq. 6)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,7 +31,26 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet) -> Any:
   return {'unet': net.init(rng, x, jnp.ones(1), batch['audio'][:1])['params']}
 
 
-def loss(params, batch, rng: jax.Array, train: bool, *, net: UNet, schedule: schedules.Schedule, target: str):
+def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', **how) -> jax.Array:
+  """What the network says of noisy pictures.
+
+  Args:
+    params: from `init`.
+    y_t: [b, h, w, 3], noisy inside the mask, clean outside.
+    level: with `alpha_bar`, a scalar or [b].
+    condition: `previous` and `identity` [b, h, w, 3], `audio` [b, d].
+    net: the network.
+    skip: '' for the published network. 'previous' or 'identity': the network says what to add to that frame to have the
+      clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
+    **how: `train` and `rngs` of the network.
+  """
+  x = jnp.concatenate([y_t, condition['previous'], condition['identity']], -1)  # [b, h, w, 9]
+  gamma = jnp.broadcast_to(level.alpha_bar, y_t.shape[:1])
+  output = net.apply({'params': params['unet']}, x, gamma, condition['audio'], **how)
+  return output + condition[skip] if skip else output
+
+
+def loss(params, batch, rng: jax.Array, train: bool, *, predict: Callable, schedule: schedules.Schedule, target: str):
   """Eq. 5 on the masked region: the squared error of the predicted noise (or x0, or velocity) there.
 
   Args:
@@ -39,7 +58,7 @@ def loss(params, batch, rng: jax.Array, train: bool, *, net: UNet, schedule: sch
     batch: from `read`.
     rng: of the noise, its level and the dropout.
     train: dropout on.
-    net: the network.
+    predict: see `predict`.
     schedule: of the noise; its level is continuous, gamma uniform in (gamma_t, gamma_{t-1}), as in Palette.
     target: what the network predicts.
 
@@ -52,10 +71,7 @@ def loss(params, batch, rng: jax.Array, train: bool, *, net: UNet, schedule: sch
   noise = jax.random.normal(noise_rng, y_0.shape)
   # y_t = sqrt(gamma) y_0 + sqrt(1 - gamma) epsilon inside the mask (eq. 4), clean outside.
   y_t = paste(targets.add_noise(y_0, noise, level), y_0, region)
-  x = jnp.concatenate([y_t, batch['previous'], batch['identity']], -1)  # [b, h, w, 9]
-  prediction = net.apply(
-    {'params': params['unet']}, x, level.alpha_bar, batch['audio'], train, rngs={'dropout': dropout_rng}
-  )
+  prediction = predict(params, y_t, level, batch, train=train, rngs={'dropout': dropout_rng})
   return losses.loss(prediction, targets.make(target, y_0, noise, level), weight=region), {}
 
 
@@ -86,7 +102,7 @@ def make_table(config) -> samplers.Table:
     raise UserError(f'sampler {name} cannot take {steps} steps: {error}') from error
 
 
-def make_frame_step(net: UNet, config):
+def make_frame_step(predict: Callable, config):
   """The compiled function that makes the next frame of every video of a batch."""
   table = make_table(config)
   num_steps = config.sampler.steps
@@ -105,9 +121,7 @@ def make_frame_step(net: UNet, config):
       return jax.vmap(one)(seeds)
 
     def denoise(y_t, level):
-      x = jnp.concatenate([y_t, previous, identity], -1)
-      gamma = jnp.full(y_t.shape[:1], level.alpha_bar)
-      return net.apply({'params': params['unet']}, x, gamma, frame['audio'])
+      return predict(params, y_t, level, {**frame, 'previous': previous, 'identity': identity})
 
     return samplers.sample(
       denoise,

@@ -93,7 +93,9 @@ def _identity(request, config, source, transforms) -> np.ndarray:
       raise UserError(f'--identity={number}: the video has frames 0 to {len(transforms) - 1}')
     return data.to_float(align.crop(frame, transforms[number], config.size))
   if not pathlib.Path(wanted).is_file():
-    raise UserError(f'--identity={wanted} is neither a picture nor the number of a frame of the video: give one of them')
+    raise UserError(
+      f'--identity={wanted} is neither a picture nor the number of a frame of the video: give one of them'
+    )
   shown = picture.read(wanted)
   track = landmarks.find_faces([shown], name=wanted)
   return data.to_float(align.crop(shown, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
