@@ -69,6 +69,7 @@ def get_config(arg: str | None = None):
     c.diffusion.target = 'x0'
     c.model.skip = 'identity'
     c.sampler.update(name='ddim', steps=8)
+    c.augment.update(warp=0.03, noise=0.15)
     c.audio.update(offset=40.0, scale=0.025)
     c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
     c.data.update(examples_per_record=4, workers=0)
@@ -80,5 +81,8 @@ def get_config(arg: str | None = None):
     c.data.corpus, c.data.align, c.data.mouth = 'puppets', True, 'pixels'
     if size == 'grid_small':
       c.data.corpus, c.data.align, c.data.mouth = 'grid/s1', False, 'landmarks'
-      c.steps = 8000
+      c.steps = 6000
+      c.ema = 0.999
+      c.checkpoint_every = 500
+      c.sample_every = 500
   return common.finish(c, changes)
