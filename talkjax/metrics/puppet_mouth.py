@@ -6,8 +6,8 @@ the frame a column over the mouth lies. Everything else is read from that column
 1. The column, 8 units wide (an eye distance is 26.6), is smoothed and described row by row: which share of a row is
    redder than each of some shades (lips, tongue, the crimson inside), which is whiter than some (teeth), and how bright
    the row is beside the skin above the lip.
-2. A linear function of this tells where the mouth's corners lie in the column, as people differ in this; the column is
-   then described again from there.
+2. A linear function of this tells where the line between the lips lies in the column, as people differ in this; the
+   column is then described again from there.
 3. Another one tells the opening.
 
 Both functions were fitted to some thousand frames of drawn people who are not in the corpus, sharp ones and spoilt ones
@@ -49,7 +49,7 @@ def puppet_openings(frames, landmarks: np.ndarray) -> np.ndarray:
   columns = np.stack([column(frame, points) for frame, points in zip(frames, landmarks, strict=True)])
   weights = _weights()
   shift = np.zeros(len(columns))
-  shift = np.clip(linear(weights['corners'], describe(columns, shift)), -LARGEST_SHIFT, LARGEST_SHIFT)
+  shift = np.clip(linear(weights['line'], describe(columns, shift)), -LARGEST_SHIFT, LARGEST_SHIFT)
   return np.maximum(linear(weights['opening'], describe(columns, shift)), 0)
 
 
@@ -79,7 +79,8 @@ def head_frame(landmarks: np.ndarray, mouth: np.ndarray) -> tuple[np.ndarray, np
 def column(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
   """The smoothed pixels over a mouth, float32 [ROWS, COLUMNS, 3], upright, in units."""
   middle, across, down, unit = head_frame(landmarks, _weights()['mouth'])
-  grid = middle + unit * (COLUMNS[None, :, None] * across + ROWS[:, None, None] * down)
+  # Landmarks count from the picture's corner, OpenCV from the middle of its first pixel.
+  grid = middle - 0.5 + unit * (COLUMNS[None, :, None] * across + ROWS[:, None, None] * down)
   if unit > 1.5:  # samples lie pixels apart: average what is between them
     low = np.clip(np.floor(grid.min((0, 1))).astype(int) - 3, 0, np.array(frame.shape[1::-1]) - 1)
     high = np.ceil(grid.max((0, 1))).astype(int) + 4

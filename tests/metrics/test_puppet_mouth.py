@@ -70,7 +70,7 @@ def test_size_of_the_frame_does_not_matter(clips, size):
   scaled = [
     cv2.resize(f, (size, size), interpolation=cv2.INTER_AREA if size < 128 else cv2.INTER_CUBIC) for f in frames
   ]
-  there = puppet_mouth.puppet_openings(scaled, (points + 0.5) * size / 128 - 0.5)
+  there = puppet_mouth.puppet_openings(scaled, points * size / 128)
   assert lips.lip_score(there, puppet_mouth.puppet_openings(frames, points)) > 0.985
 
 
