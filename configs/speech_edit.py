@@ -6,9 +6,11 @@
   python -m talkjax.build data/puppets
   python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny
 
-`paper` and `grid_s1` are the columns of the paper's Table 1 (multi-speaker and single speaker); its 10 input channels are
-9 here, as its text and the published code have it. An epoch is one pass over all frames, so `steps` = epochs x frames /
-batch. The published multi-speaker weights were trained with dropout 0.1 and 64 channels a head; `convert` writes those.
+`paper` and `grid_s1` are the columns of the paper's Table 1 (multi-speaker and single speaker); its 10 input channels
+are 9 here, as its text and the published code have it. An epoch is one pass over all frames, so `steps` = epochs x
+frames / batch. The published multi-speaker weights were trained with dropout 0.1 and 64 channels a head; `convert`
+writes those. `tiny` and `grid_small` are ours: 64 x 64 pixels folded 4 x 4 into channels, and a network that predicts
+what to add to the identity frame, so that two CPU cores see lips move in minutes.
 """
 
 from configs import common

@@ -101,8 +101,8 @@ class Checkpoints:
     run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if run['processes'] != jax.process_count():
       raise UserError(
-        f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}: the order '
-        f'of the data depends on it; resume with {run["processes"]}, or begin a new workdir with --config.init_from'
+        f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}: the '
+        f'order of the data depends on it; resume with {run["processes"]}, or begin a new workdir with --config.init_from'
       )
     saved = self._manager.item_metadata(step).params
     check_fit(saved, state.params, f'checkpoint {self.path}/{step}')
@@ -149,17 +149,16 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
   if item not in ('ema', 'params'):
     raise UserError(f'weights {item!r} are not in a checkpoint: ask for ema or params')
   config = read_config(workdir)
+  no_checkpoint = (
+    f'workdir {workdir} has no checkpoint yet: train on (config.checkpoint_every says how often one is saved)'
+  )
   path = epath.Path(workdir).resolve() / 'checkpoints'
   if not path.exists():
-    raise UserError(
-      f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)'
-    )
+    raise UserError(no_checkpoint)
   with ocp.CheckpointManager(path) as manager:
     step = manager.latest_step()
     if step is None:
-      raise UserError(
-        f'workdir {workdir} has no checkpoint yet: train it further (config.checkpoint_every says how often one is saved)'
-      )
+      raise UserError(no_checkpoint)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = manager.item_metadata(step)[item]
     abstract = jax.tree.map(

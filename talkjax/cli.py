@@ -20,7 +20,7 @@ _holders: dict[str, flags.FlagHolder] = {}
 
 
 def flag(define, name: str, *args, **kwargs) -> flags.FlagHolder:
-  """`define(name, ...)`, or the flag of that name where another command has defined it in this process (tests do so)."""
+  """`define(name, ...)`, or the flag that another command has defined by that name in this process (tests import many)."""
   if name not in _holders:
     _holders[name] = define(name, *args, **kwargs)
   return _holders[name]
@@ -41,7 +41,7 @@ def run(main, argv=None):
   debug = any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv)
   try:
     rest = _parse(argv)
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # libraries warn of what is none of a user's business
     app.run(main, argv=argv, flags_parser=lambda args: rest)
   except (flags.Error, UsageError) as error:
     _report(error, debug)

@@ -1,14 +1,14 @@
 """Scores a workdir on a held-out split, or any two folders of videos.
 
-  python -m talkjax.evaluate --workdir=runs/speech_edit --output=metrics.json
-  python -m talkjax.evaluate --generated=made/ --reference=true/
+python -m talkjax.evaluate --workdir=runs/speech_edit --output=metrics.json
+python -m talkjax.evaluate --generated=made/ --reference=true/
 
-Of a workdir every clip is re-made twice, with its own speech and with that of another clip: `lip_score` correlates
-the mouth opening of the first with the true video's, `lip_score_other_speech` that of the second. `lip_score_other_truth` is
-what the other clip's true video scores, which is what a perfect system would get there: not 0 in a corpus whose clips
-are all silent, speaking and silent again at the same times. `--other_speech=rotated` starts the other speech at a random
-time and goes round, so that shared timing counts for nothing. `psnr_mask_identity` and `ssim_mask_identity` are what
-repeating the first frame's mouth gets, the least that a system must beat.
+Of a workdir every clip is re-made twice, with its own speech and with that of another clip. `lip_score` correlates the
+mouth opening of the first with the true video's, `lip_score_other_speech` that of the second. `lip_score_other_truth`
+is what the other clip's true video scores, and so what a perfect system would get there: not 0 in a corpus whose clips
+are all silent, speaking and silent again at the same times. `--other_speech=rotated` starts the other speech at a
+random time and goes round, so that shared timing counts for nothing. `psnr_mask_identity` and `ssim_mask_identity` are
+what repeating the first frame's mouth gets, the least that a system must beat.
 """
 
 import dataclasses
@@ -163,7 +163,7 @@ def _score(clip: Record, voice: Record, made: Made, made_other: Made, config) ->
   true_opening = opening(made.truth)
   count = min(len(clip.frames), len(voice.frames))
   shapes = [lips.real_opening(r.landmarks[:count]) for r in (voice, clip)]
-  return {
+  values = {
     'name': clip.id,
     'frames': len(made.truth),
     'psnr': scores['psnr'],
@@ -178,6 +178,8 @@ def _score(clip: Record, voice: Record, made: Made, made_other: Made, config) ->
     'lip_score_other_speech': lips.lip_score(opening(made_other.frames), true_opening),
     'lip_score_other_truth': lips.lip_score(*shapes),
   }
+  # JSON has no nan: what is not defined (a still mouth, a picture too small for CPBD) is None.
+  return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
 
 
 def mouth_opening(frames, points: np.ndarray, kind: str) -> np.ndarray:
@@ -237,7 +239,7 @@ def main(_):
   if _OUTPUT.value:
     path = pathlib.Path(_OUTPUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**means, **about, 'rows': rows}, indent=2) + '\n')
+    path.write_text(json.dumps({**means, **about, 'rows': rows}, indent=2, allow_nan=False) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """The input pipeline: array_record shards -> records -> training examples -> sharded batches, resumable to the example.
 
-Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three belong
-to a run and are checked when it is resumed (see `talkjax.checkpoint`).
+Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three
+belong to a run and are checked when it is resumed (see `talkjax.checkpoint`).
 """
 
 import pathlib

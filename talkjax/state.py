@@ -63,7 +63,7 @@ def join(a: PyTree, b: PyTree) -> PyTree:
 
 
 def learning_rate(optimizer, steps: int) -> optax.Schedule:
-  """Linear warm-up to `optimizer.learning_rate`, then `optimizer.schedule`: 'constant', 'cosine' or 'linear' to zero."""
+  """Linear warm-up to `optimizer.learning_rate`, then `optimizer.schedule`: constant, or cosine or linear to zero."""
   peak, warmup = optimizer.learning_rate, optimizer.warmup
   after = {
     'constant': lambda n: optax.constant_schedule(peak),

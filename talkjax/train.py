@@ -108,8 +108,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     if not math.isfinite(values['loss']):
       raise UserError(
-        f'the loss is {values["loss"]} at step {step} on clips {", ".join(sorted(set(names))[:8])}: nothing after the last '
-        'checkpoint is kept; lower config.optimizer.learning_rate or look at those clips'
+        f'the loss is {values["loss"]} at step {step} on clips {", ".join(sorted(set(names))[:8])}: nothing after '
+        'the last checkpoint is kept; lower config.optimizer.learning_rate or look at those clips'
       )
     if step % config.log_every == 0 or step == config.steps:
       now = time.perf_counter()

@@ -146,7 +146,7 @@ def test_a_painted_patch_replaces_the_middle_and_only_the_mask(scale):
   rows, columns, _ = np.nonzero(region)
   middle = align.transform_points(np.array([[columns.mean(), rows.mean()]]), align.invert(transform))[0]
   assert result[int(middle[1]), int(middle[0])].tolist() == [0, 255, 0]
-  assert np.count_nonzero((result == [0, 255, 0]).all(-1)) > 0.5 * region.sum() / align.scale_of(transform)**2
+  assert np.count_nonzero((result == [0, 255, 0]).all(-1)) > 0.5 * region.sum() / align.scale_of(transform) ** 2
 
 
 def test_the_edge_is_soft():

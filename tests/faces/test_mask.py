@@ -12,7 +12,7 @@ def _points():
   points[landmarks.STABLE] = landmarks.MEAN_FACE[:, :2]
   points[36:42, 1], points[42:48, 1] = 0, 0
   points[36:42, 0], points[42:48, 0] = np.linspace(-0.72, -0.28, 6), np.linspace(0.28, 0.72, 6)
-  points[3:14] = np.stack([np.linspace(-1.0, 1.0, 11), 1.9 - np.linspace(-1, 1, 11)**2], -1)
+  points[3:14] = np.stack([np.linspace(-1.0, 1.0, 11), 1.9 - np.linspace(-1, 1, 11) ** 2], -1)
   points[48:68] = np.stack([np.linspace(-0.4, 0.4, 20), np.full(20, 1.1)], -1)
   return (points * align.EYE_DISTANCE + [align.EYES_X, align.EYES_Y]) * 128
 

@@ -124,8 +124,8 @@ def test_log_mel_by_hand():
   mel = audio.log_mel(tone, 25)
   assert mel.shape == (256, 50) and mel.max() == 0 and mel.min() >= -80
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(640) / 640)
-  piece = tone[20 * 320 - 320:20 * 320 + 320] * window
-  power = np.array([abs((piece * np.exp(-2j * np.pi * k * np.arange(640) / 2048)).sum())**2 for k in range(1025)])
+  piece = tone[20 * 320 - 320 : 20 * 320 + 320] * window
+  power = np.array([abs((piece * np.exp(-2j * np.pi * k * np.arange(640) / 2048)).sum()) ** 2 for k in range(1025)])
   loudest = np.argmax(audio.mel_filters() @ power)
   assert np.argmax(mel[:, 20]) == loudest
   column = 10 * np.log10(audio.mel_filters() @ power)

@@ -137,9 +137,9 @@ def test_rotation_is_applied(tmp_path):
   path = _write(tmp_path / 'a.mp4', [left_red] * 2)
   data = bytearray(path.read_bytes())
   matrix = data.index(b'tkhd') + 4 + 4 + 20 + 16  # version and flags; times, id, duration; layer and volume
-  assert struct.unpack('>i', data[matrix:matrix + 4])[0] == 0x10000
+  assert struct.unpack('>i', data[matrix : matrix + 4])[0] == 0x10000
   clockwise = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]  # shown a quarter turn clockwise, as phones write it
-  data[matrix:matrix + 36] = struct.pack('>9i', *clockwise)
+  data[matrix : matrix + 36] = struct.pack('>9i', *clockwise)
   (tmp_path / 'turned.mp4').write_bytes(data)
   frame = next(video.read_frames(tmp_path / 'turned.mp4'))
   assert frame.shape == (64, 32, 3)

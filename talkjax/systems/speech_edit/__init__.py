@@ -18,7 +18,7 @@ from talkjax.systems.speech_edit import data, model, revoice
 
 
 def build(config) -> System:
-  """The system of a config with `model`, `diffusion`, `sampler`, `augment`, `data` and `size` (see configs/speech_edit.py)."""
+  """The system of a config (see configs/speech_edit.py)."""
   net = UNet(
     width=config.model.width,
     multipliers=tuple(config.model.multipliers),

@@ -39,7 +39,7 @@ def revoice(config, generate, params, request) -> int:
   speech = audio.read_audio(request.audio)
   sound, sound_rate = audio.read_audio_native(request.audio)
   info = video.probe(request.video)
-  # A frame for every beginning, so that no sound is cut; the tolerance is for durations that are a whole number of frames.
+  # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
   count = max(1, math.ceil(len(sound) / sound_rate * info.fps - 1e-3))
   source = lambda: itertools.islice(video.read_frames(request.video, fps=info.fps), count)
 

@@ -1,0 +1,157 @@
+"""Any video and any speech in, the re-voiced video out; and what is refused."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from talkjax import checkpoint, input, systems
+from talkjax.cli import UsageError, UserError
+from talkjax.media import audio, video
+from tests.corpora import MICRO, run
+
+
+@pytest.fixture(scope='module')
+def workdir(puppets, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / 'micro'
+  run(
+    'talkjax.train',
+    *MICRO,
+    f'--config.data.dir={puppets}',
+    '--config.steps=1',
+    '--config.optimizer.warmup=0',
+    f'--workdir={folder}',
+  )
+  return folder
+
+
+@pytest.fixture(scope='module')
+def render(workdir):
+  config, params, _ = checkpoint.load_params(workdir)
+  system = systems.build(config)
+  return lambda **request: system.render(params, systems.Request(**request))
+
+
+@pytest.fixture(scope='module')
+def clip(workdir):
+  config = checkpoint.read_config(workdir)
+  return next(input.eval_records(config.data, 'test', 1))
+
+
+@pytest.fixture(scope='module')
+def talk(clip, tmp_path_factory):
+  """A puppet of 20 frames at 30 frames/s in an odd size, off the middle of the picture."""
+  path = str(tmp_path_factory.mktemp('videos') / 'talk.mp4')
+  with video.VideoWriter(path, 30.0, (301, 340), clip.audio.astype(np.float32) / 32768) as writer:
+    for i in range(20):
+      canvas = np.full((301, 340, 3), 90, np.uint8)
+      canvas[20:276, 60:316] = cv2.resize(clip.frame(i), (256, 256), interpolation=cv2.INTER_CUBIC)
+      writer.write(canvas)
+  return path
+
+
+@pytest.fixture
+def wav(tmp_path):
+  def write(seconds, rate=16_000, channels=1):
+    path = str(tmp_path / f'speech_{seconds}_{rate}_{channels}.wav')
+    t = np.arange(round(seconds * rate)) / rate
+    tone = (0.3 * np.sin(2 * np.pi * 150 * t) * (np.sin(2 * np.pi * 3 * t) > 0)).astype(np.float32)
+    soundfile.write(path, np.repeat(tone[:, None], channels, 1), rate)
+    return path
+
+  return write
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'rate', 'channels', 'frames'),
+  [(0.5, 16_000, 1, 15), (0.2, 50_000, 2, 6), (1.51, 44_100, 2, 46)],  # the last plays forth and back
+)
+def test_as_long_as_the_speech_in_the_videos_own_size_and_rate(
+  render, talk, wav, tmp_path, seconds, rate, channels, frames
+):
+  speech, output = wav(seconds, rate, channels), str(tmp_path / 'out.mp4')
+  assert render(output=output, video=talk, audio=speech) == frames
+  info = video.probe(output)
+  assert (info.width, info.height, round(info.fps, 3)) == (340, 301, 30.0)
+  assert len(list(video.read_frames(output))) == frames
+  assert abs(len(audio.read_audio(output)) / 16_000 - seconds) < 0.001
+
+
+def test_only_the_face_changes_and_the_same_seed_gives_the_same_video(render, talk, wav, tmp_path):
+  speech = wav(0.5)
+  made = []
+  for i, seed in enumerate((0, 0, 1)):
+    output = str(tmp_path / f'{i}.mp4')
+    render(output=output, video=talk, audio=speech, seed=seed)
+    made.append(np.stack(list(video.read_frames(output))).astype(int))
+  source = np.stack(list(video.read_frames(talk)))[:15].astype(int)
+  np.testing.assert_array_equal(made[0], made[1])
+  assert not np.array_equal(made[0], made[2])
+  changed = np.abs(made[0] - source).max(-1)
+  assert changed[:, :40].max() < 40 and changed[:, :, :40].max() < 40  # encoding twice, no more
+  assert np.median(changed[:, 190:230, 150:220]) > 0
+
+
+def test_a_generated_file_says_so(workdir, talk, wav, tmp_path):
+  output = tmp_path / 'out.mp4'
+  run(
+    'talkjax.generate',
+    f'--workdir={workdir}',
+    f'--video={talk}',
+    f'--audio={wav(0.2)}',
+    f'--output={output}',
+    '--steps=1',
+    '--sampler=dpm++',
+    '--seed=7',
+    '--identity=3',
+  )
+  about = json.loads(video.read_metadata(output)['comment'])
+  assert about['generated'] and (about['step'], about['seed'], about['system']) == (1, 7, 'speech_edit')
+  assert about['config']['sampler'] == {'name': 'dpm++', 'steps': 1, 'eta': 0.0}
+
+
+@pytest.fixture
+def bad(tmp_path, talk):
+  """Files that cannot serve."""
+  grey = str(tmp_path / 'grey.mp4')
+  with video.VideoWriter(grey, 25.0, (64, 64)) as writer:
+    for _ in range(5):
+      writer.write(np.full((64, 64, 3), 128, np.uint8))
+  text = tmp_path / 'text.mp4'
+  text.write_text('not a video')
+  return {'grey': grey, 'text': str(text), 'missing': str(tmp_path / 'missing.mp4'), 'talk': talk}
+
+
+@pytest.mark.parametrize(
+  ('of', 'speech', 'sentence'),
+  [
+    ('missing', None, r'no file .*missing\.mp4'),
+    ('text', None, r'text\.mp4'),
+    ('grey', None, 'no face was found in any of the'),
+    ('talk', 'grey', 'has no sound track'),
+    ('talk', 'missing', r'no file .*missing\.mp4'),
+  ],
+)
+def test_what_cannot_serve_is_named_and_nothing_is_left(render, bad, wav, tmp_path, of, speech, sentence):
+  output = tmp_path / 'out' / 'out.mp4'
+  with pytest.raises(UserError, match=sentence):
+    render(output=str(output), video=bad[of], audio=bad[speech] if speech else wav(0.3))
+  assert not output.exists() and not list(tmp_path.glob('**/*.partial*'))
+
+
+def test_what_is_missing_is_asked_for(render, talk):
+  with pytest.raises(UsageError, match='give both'):
+    render(output='x.mp4', video=talk)
+
+
+def test_identity_is_a_frame_or_a_picture(render, talk, wav, tmp_path):
+  with pytest.raises(UserError, match='the video has frames 0 to'):
+    render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity='999')
+  with pytest.raises(UserError, match='neither a picture nor the number'):
+    render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity='nobody.png')
+  face = str(tmp_path / 'face.png')
+  frame = next(iter(video.read_frames(talk)))
+  cv2.imwrite(face, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+  assert render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.2), identity=face) == 6
