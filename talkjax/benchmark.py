@@ -122,7 +122,7 @@ def _sampler(config, params, repeats: int, videos: int) -> dict:
   clip = next(input.eval_records(config.data, config.data.split, 1))
   functions, steps = {}, config.sampler.steps
   for count in (steps, 1):
-    changed = ml_collections.ConfigDict(config)
+    changed = config.copy_and_resolve_references()
     changed.sampler.steps = count
     system = systems.build(changed)
 

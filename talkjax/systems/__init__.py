@@ -61,7 +61,7 @@ def with_sampler(config, sampler: str | None, steps: int | None) -> ml_collectio
   Raises:
     UsageError: `steps` is not positive.
   """
-  config = ml_collections.ConfigDict(config)
+  config = config.copy_and_resolve_references()
   if steps is not None:
     if steps < 1:
       raise UsageError(f'--steps={steps}: expected 1 or more')
