@@ -1,0 +1,95 @@
+"""Scores of a workdir and of folders, and the benchmark's figures, as the commands give them."""
+
+import json
+
+import pytest
+
+from talkjax.media import picture, video
+from tests.corpora import MICRO, run
+
+
+@pytest.fixture(scope='module')
+def workdir(puppets, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / 'micro'
+  run('talkjax.train', *MICRO, f'--config.data.dir={puppets}', '--config.steps=2', f'--workdir={folder}')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def scores(workdir, tmp_path_factory):
+  out = tmp_path_factory.mktemp('scores')
+  done = run(
+    'talkjax.evaluate',
+    f'--workdir={workdir}',
+    '--limit=2',
+    f'--output={out / "metrics.json"}',
+    f'--strip={out / "strip.png"}',
+    f'--videos={out / "videos"}',
+  )
+  return out, done
+
+
+def test_a_workdirs_scores(scores):
+  out, done = scores
+  metrics = json.loads((out / 'metrics.json').read_text())
+  assert metrics['clips'] == 2 and len(metrics['rows']) == 2 and metrics['step'] == 2
+  for name in (
+    'psnr',
+    'ssim',
+    'psnr_mask',
+    'ssim_mask',
+    'lip_score',
+    'lip_score_other_speech',
+    'lip_score_other_truth',
+  ):
+    assert name in metrics and name in done.stdout
+  # An untrained network repeats the identity frame, and that is what its baseline does.
+  assert abs(metrics['psnr_mask'] - metrics['psnr_mask_identity']) < 1
+  assert -1 <= metrics['lip_score_other_truth'] <= 1
+  assert picture.read(out / 'strip.png').shape[0] > 32
+
+
+def test_videos_for_every_clip_can_be_compared(scores):
+  out, _ = scores
+  folders = {k: sorted((out / 'videos' / k).iterdir()) for k in ('source', 'true', 'generated', 'other_speech')}
+  assert {len(v) for v in folders.values()} == {2}
+  assert video.probe(folders['source'][0]).width == 128 and video.probe(folders['true'][0]).width == 32
+  done = run(
+    'talkjax.evaluate',
+    f'--generated={out / "videos" / "source"}',
+    f'--reference={out / "videos" / "source"}',
+    f'--output={out / "same.json"}',
+  )
+  same = json.loads((out / 'same.json').read_text())
+  assert same['ssim'] == 1 and same['lip_score'] > 0.999 and 'mean' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'sentence'),
+  [
+    ((), 2, 'give either --workdir, or both'),
+    (('--generated=here',), 2, 'give either --workdir, or both'),
+    (('--workdir=nowhere',), 1, 'nowhere is not a workdir'),
+    (('--generated=nowhere', '--reference=nowhere'), 1, 'nowhere'),
+  ],
+)
+def test_errors(arguments, code, sentence):
+  done = run('talkjax.evaluate', *arguments, check=False)
+  assert done.returncode == code and sentence in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_benchmark_figures(puppets, tmp_path):
+  output = tmp_path / 'benchmark.json'
+  run('talkjax.benchmark', *MICRO, f'--config.data.dir={puppets}', '--repeats=2', f'--output={output}')
+  figures = json.loads(output.read_text())
+  for name in (
+    'step_seconds',
+    'frames_per_second',
+    'gflops',
+    'matmul_gflops',
+    'compile_seconds',
+    'sampler_over_bare_steps',
+    'input_frames_per_second',
+    'peak_host_bytes',
+  ):
+    assert figures[name] > 0, name
