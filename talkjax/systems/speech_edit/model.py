@@ -40,11 +40,11 @@ def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', skip_st
     level: with `alpha_bar`, a scalar or [b].
     condition: `previous` and `identity` [b, h, w, 3], `audio` [b, d].
     net: the network.
-    skip: '' for the published network. 'previous' or 'identity': the network says what to add to that frame to have the
-      clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
-    skip_std: the standard deviation of clean frame minus skip frame, if not 0: then what y_t says of the clean frame by
-      itself is added too, and the network's part shrinks with the noise (EDM's preconditioning, arXiv 2206.00364 section
-      5, about the skip frame instead of 0), so that little noise leaves little to get wrong.
+    skip: '' for the published network. 'previous' or 'identity': the network says what to add to that frame to have
+      the clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
+    skip_std: the standard deviation of clean frame minus skip frame, if not 0: then what y_t says of the clean frame
+      by itself is added too, and the network's part shrinks with the noise (EDM's preconditioning, arXiv 2206.00364
+      section 5, about the skip frame instead of 0), so that little noise leaves little to get wrong.
     **how: `train` and `rngs` of the network.
   """
   x = jnp.concatenate([y_t, condition['previous'], condition['identity']], -1)  # [b, h, w, 9]
