@@ -20,7 +20,7 @@ _holders: dict[str, flags.FlagHolder] = {}
 
 
 def flag(define, name: str, *args, **kwargs) -> flags.FlagHolder:
-  """`define(name, ...)`, or the flag of that name which another command defined before in this process (as in tests)."""
+  """`define(name, ...)`, or the flag of that name which another command defined before in this process (tests)."""
   if name not in _holders:
     _holders[name] = define(name, *args, **kwargs)
   return _holders[name]
