@@ -34,12 +34,11 @@ def get_config(arg: str | None = None):
     patch_size=1,
     noise_embedding='gamma',
     skip='',  # 'identity' or 'previous': predict what to add to that frame
-    skip_std=0.0,
   )
   c.diffusion = dict(schedule='cosine', steps=1000, linear_start=1e-6, linear_end=0.01, target='epsilon')
   c.sampler = dict(name='palette', steps=500, eta=0.0)
   c.audio = dict(offset=0.0, scale=1.0)  # dB values enter as they are
-  c.augment = dict(warp=0.02, noise=0.05, rollout=0.0)  # of the previous frame, see speech_edit's data and model
+  c.augment = dict(warp=0.02, noise=0.05)  # of the previous frame
   c.optimizer.learning_rate = 5e-5
   c.data.corpus = 'crema_d'
   c.data.align = False  # real corpora are stored aligned
@@ -70,23 +69,24 @@ def get_config(arg: str | None = None):
       noise_embedding='log_snr',
     )
     c.diffusion.target = 'x0'
-    c.model.update(skip='identity', skip_std=0.2)
-    c.sampler.update(name='ddim', steps=4)
-    c.augment.update(warp=0.03, noise=0.15)
+    c.model.skip = 'identity'
+    c.sampler.update(name='ddim', steps=2)
+    c.augment.update(warp=0.04, noise=0.5)
     c.mask = 'rectangle'
     c.audio.update(offset=40.0, scale=0.025)
     c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
     c.data.update(examples_per_record=4, workers=0)
     c.ema = 0.99
     c.batch_size = 32
-    c.steps = 1500
+    c.steps = 1000
     c.sample_every = 250
     c.checkpoint_every = 250
     c.data.corpus, c.data.align, c.data.mouth = 'puppets', True, 'pixels'
     if size == 'grid_small':
       c.data.corpus, c.data.align, c.data.mouth = 'grid/s1', False, 'landmarks'
       c.mask = 'published'
-      c.model.skip_std = 0.0
+      c.augment.update(warp=0.03, noise=0.15)
+      c.sampler.steps = 4
       c.steps = 6000
       c.ema = 0.999
       c.checkpoint_every = 500

@@ -101,8 +101,8 @@ class Checkpoints:
     run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if run['processes'] != jax.process_count():
       raise UserError(
-        f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}, and the '
-        f'order of the data depends on that: resume with {run["processes"]}, or begin anew with --config.init_from'
+        f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}, and '
+        f'the order of the data depends on it: resume with {run["processes"]}, or begin anew with --config.init_from'
       )
     saved = self._manager.item_metadata(step).params
     check_fit(saved, state.params, f'checkpoint {self.path}/{step}')

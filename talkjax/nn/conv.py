@@ -1,5 +1,6 @@
 """3x3 convolutions and the resizing around them, NHWC."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,79 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+_NHWC = ('NHWC', 'HWIO', 'NHWC')
+
 
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Same-size 3x3 convolution: x [b, h, w, i], kernel [3, 3, i, o] -> [b, h, w, o]."""
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  if jax.default_backend() == 'cpu':
+    return _conv(x, kernel, (1, 1))
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=_NHWC)
+
+
+def grow_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """conv3x3(grow(x), kernel): x [b, h, w, i], kernel [3, 3, i, o] -> [b, 2h, 2w, o]."""
+  if jax.default_backend() != 'cpu':
+    return conv3x3(grow(x), kernel)
+  # Of the 3x3 pixels under a grown pixel only 2x2 differ, so each of its four places in the 2x2 has a 2x2 kernel of
+  # summed weights: rows (k0, k1 + k2) see the pixels (-1, 0), rows (k0 + k1, k2) the pixels (0, 1); columns likewise.
+  b, h, w, _ = x.shape
+  k0, k1, k2 = kernel
+  rows = []
+  for top, (ka, kb) in ((1, (k0, k1 + k2)), (0, (k0 + k1, k2))):
+    row = []
+    for left, pair in ((1, lambda k: (k[0], k[1] + k[2])), (0, lambda k: (k[0] + k[1], k[2]))):
+      row.append(_conv(x, jnp.stack([jnp.stack(pair(ka)), jnp.stack(pair(kb))]), (top, left)))
+    rows.append(jnp.stack(row, axis=3))  # [b, h, w, 2, o]
+  return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
+
+
+# On a CPU, XLA's own gradient of a kernel runs at half the speed of the convolution, and inside a loop (accumulation
+# of gradients, for one) at a hundredth, because there only convolutions in the plain layout reach its fast code. Both
+# gradients are therefore written as convolutions in that layout. (Forward-mode derivatives are lost on the way.)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, low):
+  """Same-size convolution; `low` = rows and columns of zeros above and left, the rest lies below and right."""
+  return _padded(x, kernel, low)
+
+
+def _padded(x, kernel, low):
+  pads = [(n, size - 1 - n) for n, size in zip(low, kernel.shape)]
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_NHWC)
+
+
+def _conv_forward(x, kernel, low):
+  return _padded(x, kernel, low), (x, kernel)
+
+
+def _conv_backward(low, saved, g):
+  x, kernel = saved
+  high = tuple(size - 1 - n for n, size in zip(low, kernel.shape))
+  dx = _padded(g, kernel[::-1, ::-1].swapaxes(2, 3), high)
+  return dx, _kernel_gradient(x, g, kernel.shape[:2], low)
+
+
+def _kernel_gradient(x, g, size, low):
+  """[r, s, i, o]: the sum over pixels p of x[p + (r, s) - low] * g[p].
+
+  Columns are shifted in copies, rows by a convolution along h whose channels are the pixels (b, w) of a row.
+  """
+  (kh, kw), (top, left) = size, low
+  b, h, w, i = x.shape
+  o = g.shape[-1]
+  if i < o:  # copy the one with fewer channels: x[p + d] g[p] = x[p] g[p - d]
+    swapped = _kernel_gradient(g, x, size, (kh - 1 - top, kw - 1 - left))
+    return swapped[::-1, ::-1].swapaxes(2, 3)
+  g = jnp.pad(g, ((0, 0), (0, 0), (kw - 1 - left, left), (0, 0))).transpose(3, 1, 0, 2)  # [o, h, b, w + kw - 1]
+  g = jnp.stack([g[..., kw - 1 - s : kw - 1 - s + w] for s in range(kw)]).reshape(kw * o, h, b * w)
+  x = x.transpose(1, 0, 2, 3).reshape(h, b * w, i)
+  out = jax.lax.conv_general_dilated(g, x, (1,), [(kh - 1 - top, top)], dimension_numbers=('NWC', 'WIO', 'NWC'))
+  return out.reshape(kw, o, kh, i)[:, :, ::-1].transpose(2, 0, 3, 1)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 def shrink(x: jax.Array) -> jax.Array:
@@ -41,15 +111,17 @@ def depth_to_space(x: jax.Array, size: int) -> jax.Array:
 
 
 class Conv3x3(nn.Module):
-  """3x3 convolution with bias; parameters are float32, the arithmetic is `dtype`."""
+  """3x3 convolution with bias, of the grown picture if `grown`; parameters are float32, the arithmetic is `dtype`."""
 
   features: int
   dtype: Any = jnp.float32
+  grown: bool = False
   kernel_init: Callable = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[b, h, w, i] -> [b, h, w, features]."""
+    """[b, h, w, i] -> [b, h, w, features], or [b, 2h, 2w, features]."""
     kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-    return conv3x3(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+    convolve = grow_conv3x3 if self.grown else conv3x3
+    return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from talkjax.nn.attention import attention
 from talkjax.nn.conv import Conv3x3, depth_to_space, grow, shrink, space_to_depth
+from talkjax.nn.dropout import Dropout
 from talkjax.nn.norm import GroupNorm
 
 _ZERO = nn.initializers.zeros  # last projections start at zero, so that every block starts as the identity
@@ -50,14 +51,17 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, conditions: tuple[jax.Array, ...], train: bool) -> jax.Array:
     """x [b, h, w, c], conditions (noise [b, d], sound [b, d]), each after its SiLU -> [b, h', w', features]."""
-    resize = {None: lambda a: a, 'shrink': shrink, 'grow': grow}[self.resize]
+    grown = self.resize == 'grow'
     films = [nn.Dense(2 * self.features, dtype=self.dtype, name=f'film_{i}')(c) for i, c in enumerate(conditions)]
     h = nn.silu(GroupNorm(name='norm_0')(x))
-    h = Conv3x3(self.features, self.dtype, name='conv_0')(resize(h))
+    if self.resize == 'shrink':
+      h, x = shrink(h), shrink(x)
+    h = Conv3x3(self.features, self.dtype, grown, name='conv_0')(h)
     h = nn.silu(GroupNorm(name='norm_1')(h, tuple(films)))
-    h = nn.Dropout(self.dropout, deterministic=not train)(h)
+    h = Dropout(self.dropout)(h, train)
     h = Conv3x3(self.features, self.dtype, kernel_init=_ZERO, name='conv_1')(h)
-    x = resize(x)
+    if grown:
+      x = grow(x)
     if x.shape[-1] != self.features:
       x = nn.Dense(self.features, dtype=self.dtype, name='skip')(x)
     return x + h

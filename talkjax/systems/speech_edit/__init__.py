@@ -36,19 +36,13 @@ def build(config) -> System:
       f'config.model.skip={config.model.skip!r} with config.diffusion.target={config.diffusion.target!r}: expected '
       "'previous' or 'identity' with target 'x0', or no skip ('')"
     )
-  if config.augment.rollout and config.diffusion.target == 'epsilon':
-    raise UserError(
-      "config.augment.rollout needs config.diffusion.target 'x0' or 'velocity': noise alone tells no frame"
-    )
-  predict = functools.partial(model.predict, net=net, skip=config.model.skip, skip_std=config.model.skip_std)
+  predict = functools.partial(model.predict, net=net, skip=config.model.skip)
   schedule = model.make_schedule(config.diffusion, config.diffusion.steps)
   generate_frames = functools.partial(model.generate, step=model.make_frame_step(predict, config))
   return System(
     read=functools.partial(data.read, config=config),
     init=functools.partial(model.init, net=net),
-    loss=functools.partial(
-      model.loss, predict=predict, schedule=schedule, target=config.diffusion.target, rollout=config.augment.rollout
-    ),
+    loss=functools.partial(model.loss, predict=predict, schedule=schedule, target=config.diffusion.target),
     inputs=functools.partial(data.record_inputs, config=config),
     generate=generate_frames,
     render=functools.partial(revoice.revoice, config, generate_frames),

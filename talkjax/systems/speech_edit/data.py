@@ -34,30 +34,23 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
   """Random frames of a record as training examples, `data.examples_per_record` along axis 0.
 
   Returns:
-    target, previous, identity [k, h, w, 3] float32 in [-1, 1]; mask [k, h, w, 1] float32; audio [k, d]; id [k]. With
-    `augment.rollout` also what the previous frame is made from: `before_target`, `before_previous`, `before_mask`,
-    `before_audio`.
+    target, previous, identity [k, h, w, 3] float32 in [-1, 1]; mask [k, h, w, 1] float32; audio [k, d]; id [k].
   """
   k, size = config.data.examples_per_record, config.size
   numbers = generator.integers(0, len(record.frames), k)
   transforms = frame_transforms(record, config)
   picture = functools.cache(lambda i: align.crop(record.frame(i), transforms[i], size))
-  mel = record_mel(record)
-
-  def frames(numbers):
-    # Frame 0 has no frame before it: as published it is its own.
-    previous = [augment(picture(max(i - 1, 0)), generator, config.augment) for i in numbers]
-    return {
-      'target': to_float(np.stack([picture(i) for i in numbers])),
-      'previous': np.stack(previous),
-      'mask': np.stack([jaw_mask(record, transforms, i, config) for i in numbers]),
-      'audio': audio_features(mel, numbers, record.fps, config.audio),
-    }
-
-  example = {**frames(numbers), 'identity': np.repeat(to_float(picture(0))[None], k, 0), 'id': np.full(k, record.id)}
-  if config.augment.rollout:
-    example |= {f'before_{name}': value for name, value in frames(np.maximum(numbers - 1, 0)).items()}
-  return example
+  masks = [jaw_mask(record, transforms, i, config) for i in numbers]
+  # Frame 0 has no frame before it: as published it is its own.
+  previous = [augment(picture(max(i - 1, 0)), generator, config.augment) for i in numbers]
+  return {
+    'target': to_float(np.stack([picture(i) for i in numbers])),
+    'previous': np.stack(previous),
+    'identity': np.repeat(to_float(picture(0))[None], k, 0),
+    'mask': np.stack(masks),
+    'audio': audio_features(record_mel(record), numbers, record.fps, config.audio),
+    'id': np.full(k, record.id),
+  }
 
 
 def frame_transforms(record: Record, config) -> np.ndarray:

@@ -31,7 +31,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet) -> Any:
   return {'unet': net.init(rng, x, jnp.ones(1), batch['audio'][:1])['params']}
 
 
-def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', skip_std: float = 0.0, **how) -> jax.Array:
+def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', **how) -> jax.Array:
   """What the network says of noisy pictures.
 
   Args:
@@ -40,38 +40,17 @@ def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', skip_st
     level: with `alpha_bar`, a scalar or [b].
     condition: `previous` and `identity` [b, h, w, 3], `audio` [b, d].
     net: the network.
-    skip: '' for the published network. 'previous' or 'identity': the network says what to add to that frame to have
-      the clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
-    skip_std: the standard deviation of clean frame minus skip frame, if not 0: then what y_t says of the clean frame
-      by itself is added too, and the network's part shrinks with the noise (EDM's preconditioning, arXiv 2206.00364
-      section 5, about the skip frame instead of 0), so that little noise leaves little to get wrong.
+    skip: '' for the published network. 'previous' or 'identity': the network says what to add to that frame to have the
+      clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
     **how: `train` and `rngs` of the network.
   """
   x = jnp.concatenate([y_t, condition['previous'], condition['identity']], -1)  # [b, h, w, 9]
   gamma = jnp.broadcast_to(level.alpha_bar, y_t.shape[:1])
   output = net.apply({'params': params['unet']}, x, gamma, condition['audio'], **how)
-  if not skip:
-    return output
-  base = condition[skip]
-  if not skip_std:
-    return base + output
-  # y_t - s base = s r + n epsilon with r = x_0 - base ~ N(0, std^2): the linear estimate of r, and its deviation.
-  s, n = (jnp.broadcast_to(a, y_t.shape[:1])[:, None, None, None] for a in (level.signal_scale, level.noise_scale))
-  spread = s**2 * skip_std**2 + n**2
-  return base + s * skip_std**2 / spread * (y_t - s * base) + skip_std * n / jnp.sqrt(spread) * output
+  return output + condition[skip] if skip else output
 
 
-def loss(
-  params,
-  batch,
-  rng: jax.Array,
-  train: bool,
-  *,
-  predict: Callable,
-  schedule: schedules.Schedule,
-  target: str,
-  rollout: float = 0.0,
-):
+def loss(params, batch, rng: jax.Array, train: bool, *, predict: Callable, schedule: schedules.Schedule, target: str):
   """Eq. 5 on the masked region: the squared error of the predicted noise (or x0, or velocity) there.
 
   Args:
@@ -82,14 +61,11 @@ def loss(
     predict: see `predict`.
     schedule: of the noise; its level is continuous, gamma uniform in (gamma_t, gamma_{t-1}), as in Palette.
     target: what the network predicts.
-    rollout: share of examples whose previous frame is one that the network made, see `roll_out`.
 
   Returns:
     (loss, metrics).
   """
-  level_rng, noise_rng, dropout_rng, rollout_rng = jax.random.split(rng, 4)
-  if rollout and train:
-    batch = {**batch, 'previous': roll_out(params, batch, rollout_rng, predict, schedule, target, rollout)}
+  level_rng, noise_rng, dropout_rng = jax.random.split(rng, 3)
   y_0, region = batch['target'], batch['mask']
   level = schedules.continuous_level(level_rng, schedule, y_0.shape[0])
   noise = jax.random.normal(noise_rng, y_0.shape)
@@ -97,25 +73,6 @@ def loss(
   y_t = paste(targets.add_noise(y_0, noise, level), y_0, region)
   prediction = predict(params, y_t, level, batch, train=train, rngs={'dropout': dropout_rng})
   return losses.loss(prediction, targets.make(target, y_0, noise, level), weight=region), {}
-
-
-def roll_out(
-  params, batch, rng, predict: Callable, schedule: schedules.Schedule, target: str, share: float
-) -> jax.Array:
-  """Previous frames as generation will have them: for `share` of the examples made by the network itself, in one step.
-
-  The frames fed back in generation are the network's own, which training on true ones never shows (the drift of the
-  paper's section 4.4). No gradient flows into their making.
-  """
-  noise_rng, choice_rng = jax.random.split(rng)
-  y_0, region = batch['before_target'], batch['before_mask']
-  level = schedules.level_at(schedule, schedule.num_steps - 1)
-  y_t = paste(jax.random.normal(noise_rng, y_0.shape), y_0, region)
-  condition = {'previous': batch['before_previous'], 'identity': batch['identity'], 'audio': batch['before_audio']}
-  x_0 = targets.to_x0(target, predict(params, y_t, level, condition), y_t, level)
-  made = paste(jnp.clip(x_0, -1, 1), y_0, region)
-  chosen = jax.random.uniform(choice_rng, (y_0.shape[0], 1, 1, 1)) < share
-  return jax.lax.stop_gradient(jnp.where(chosen, made, batch['previous']))
 
 
 def paste(inside: jax.Array, outside: jax.Array, region: jax.Array) -> jax.Array:
