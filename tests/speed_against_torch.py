@@ -1,0 +1,154 @@
+"""Speed of the U-Net against the published PyTorch one: same weights, same batch, in turn, medians.
+
+  python tests/speed_against_torch.py [--case=dve_unet_multi] [--batch=2] [--size=64] [--repeats=9] [--output=F.json]
+
+needs PyTorch beside talkjax's own dependencies (`pip install .[parity]`) and a golden case (TALKJAX_GOLDENS), whose output
+both must give before they are timed. PyTorch runs eagerly in both memory formats; the ratio takes the faster of the two.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+import torch  # noqa: E402
+from golden_cases import Case  # noqa: E402
+from golden_cases import unet as golden  # noqa: E402
+from torch_unet import UNet  # noqa: E402
+
+
+def torch_functions(case, batch, channels_last):
+  """(forward, step) of the PyTorch network; each returns when it is done."""
+  net = UNet(**case.config['unet'])
+  net.load_state_dict({k.removeprefix('denoise_fn.'): torch.from_numpy(v) for k, v in case.state.items()})
+  inputs = {k: torch.from_numpy(v) for k, v in batch.items()}
+  if channels_last:
+    net = net.to(memory_format=torch.channels_last)
+    for k in ('x', 'noise'):
+      inputs[k] = inputs[k].to(memory_format=torch.channels_last)
+  optimizer = torch.optim.Adam(net.parameters(), lr=5e-5)
+
+  def forward():
+    net.eval()
+    with torch.no_grad():
+      return net(inputs['x'], inputs['gamma'], inputs['audio'])
+
+  def step():
+    net.train()
+    optimizer.zero_grad()
+    loss = F_mse(net(inputs['x'], inputs['gamma'], inputs['audio']), inputs['noise'])
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+  return forward, step
+
+
+def F_mse(a, b):
+  return ((a - b) ** 2).mean()
+
+
+def jax_functions(case, batch):
+  """The same two of ours."""
+  unet, params, _ = golden.load(case)
+  inputs = {k: jnp.asarray(v.transpose(0, 2, 3, 1) if v.ndim == 4 else v) for k, v in batch.items()}
+  optimizer = optax.adam(5e-5)
+
+  @jax.jit
+  def forward_fn(params):
+    return unet.apply(params, inputs['x'], inputs['gamma'], inputs['audio'])
+
+  def loss_fn(params, rng):
+    out = unet.apply(params, inputs['x'], inputs['gamma'], inputs['audio'], train=True, rngs={'dropout': rng})
+    return F_mse(out, inputs['noise'])
+
+  def step_fn(state):
+    params, opt_state, count = state
+    loss, gradient = jax.value_and_grad(loss_fn)(params, jax.random.fold_in(jax.random.key(0), count))
+    updates, opt_state = optimizer.update(gradient, opt_state)
+    return (optax.apply_updates(params, updates), opt_state, count + 1), loss
+
+  params = jax.tree.map(jnp.asarray, params)
+  own = jax.tree.map(jnp.copy, params)
+  holder = [(own, optimizer.init(own), jnp.zeros((), jnp.int32))]
+  step_jit = jax.jit(step_fn, donate_argnums=0)
+
+  def step():
+    holder[0], loss = step_jit(holder[0])
+    return float(loss)
+
+  return lambda: forward_fn(params).block_until_ready(), step
+
+
+def interleaved(functions, repeats):
+  """Median seconds by name, each function called in turn, the first two rounds not counted."""
+  times = {name: [] for name in functions}
+  for i in range(repeats + 2):
+    for name, function in functions.items():
+      time.sleep(0.02)  # threads of the one before stop spinning
+      start = time.perf_counter()
+      function()
+      if i > 1:
+        times[name].append(time.perf_counter() - start)
+  return {name: statistics.median(t) for name, t in times.items()}
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--case', default='dve_unet_multi')
+  parser.add_argument('--batch', type=int, default=2)
+  parser.add_argument('--size', type=int, default=64)
+  parser.add_argument('--repeats', type=int, default=9)
+  parser.add_argument('--what', default='forward,step')
+  parser.add_argument('--output')
+  args = parser.parse_args()
+  torch.set_num_threads(os.cpu_count())
+  case = Case(args.case, pathlib.Path(os.environ.get('TALKJAX_GOLDENS', ROOT.parent / 'shared' / 'goldens')))
+
+  # Both give the golden output.
+  inputs = case.inputs
+  x = np.concatenate([inputs[k] for k in ('y_t', 'previous_frame', 'id_frame')], axis=1)
+  batch = {'x': x, 'gamma': inputs['gamma'][:, 0], 'audio': inputs['audio'], 'noise': inputs['y_t']}
+  wanted = case.outputs['eps']
+  made = {
+    'torch': torch_functions(case, batch, False)[0]().numpy(),
+    'jax': golden.nchw(jax_functions(case, batch)[0]()),
+  }
+  errors = {k: float(np.abs(v - wanted).max() / np.abs(wanted).max()) for k, v in made.items()}
+  if max(errors.values()) > case.json['tolerance']:
+    raise SystemExit(f'not the published network: relative errors {errors}')
+
+  r = np.random.default_rng(0)
+  shape = (args.batch, 3, args.size, args.size)
+  batch = {
+    'x': r.standard_normal((args.batch, 9, *shape[2:])).astype(np.float32),
+    'gamma': r.uniform(size=args.batch).astype(np.float32),
+    'audio': r.uniform(-80, 0, (args.batch, 1024)).astype(np.float32),
+    'noise': r.standard_normal(shape).astype(np.float32),
+  }
+  ours = jax_functions(case, batch)
+  eager, last = torch_functions(case, batch, False), torch_functions(case, batch, True)
+  figures = {'case': args.case, 'batch': args.batch, 'size': args.size, 'golden_errors': errors}
+  for i, name in enumerate(('forward', 'step')):
+    if name not in args.what:
+      continue
+    seconds = interleaved({'jax': ours[i], 'torch': eager[i], 'torch_channels_last': last[i]}, args.repeats)
+    ratio = min(seconds['torch'], seconds['torch_channels_last']) / seconds['jax']
+    figures[name] = {'seconds': seconds, 'times_as_fast': ratio}
+  print(json.dumps(figures, indent=2))
+  if args.output:
+    pathlib.Path(args.output).write_text(json.dumps(figures, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  main()
