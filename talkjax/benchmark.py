@@ -121,14 +121,13 @@ def _input(iterator, batch_size: int, repeats: int) -> dict:
 def _sampler(config, params, repeats: int, videos: int) -> dict:
   """One frame made with all steps of the sampler, beside the same program with one step."""
   clip = next(input.eval_records(config.data, config.data.split, 1))
-  functions, steps = {}, config.sampler.steps
+  functions, steps, seeds = {}, config.sampler.steps, np.zeros(videos, np.uint32)
   for name, count in (('all', steps), ('one', 1)):
     changed = config.copy_and_resolve_references()
     changed.sampler.steps = count
     system = systems.build(changed)
     inputs = system.inputs([clip] * videos, num_frames=1)
     inputs = dataclasses.replace(inputs, frames=list(inputs.frames))  # read once: cropping faces is not sampling
-    seeds = np.zeros(videos, np.uint32)
     functions[name] = lambda system=system, inputs=inputs: list(system.generate(params, inputs, seeds))
   times = interleaved(functions, repeats)
   return {
