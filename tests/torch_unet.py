@@ -67,7 +67,7 @@ class Stage(nn.Sequential):
 
 
 class UNet(nn.Module):
-  """Takes the published `unet` block of settings as keyword arguments; forward(x [b,9,h,w], gamma [b], audio [b,1024])."""
+  """Keyword arguments are the published `unet` settings; forward(x [b, 9, h, w], gamma [b], audio [b, 1024])."""
 
   def __init__(
     self,
