@@ -15,6 +15,8 @@ import tensorflow_datasets as tfds
 from talkjax import records
 from talkjax.cli import UserError
 
+EPOCHS = 2**32  # without end; grain's own "without end" overflows for batches of one clip
+
 
 def open_corpus(data, split: str):
   """A random-access source of records.
@@ -77,7 +79,7 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
     raise UserError(
       f'split {data.split!r} of {data.corpus!r} has {len(dataset)} clips, fewer than {processes} processes'
     )
-  dataset = dataset.seed(seed).shuffle()[jax.process_index() :: processes].repeat()
+  dataset = dataset.seed(seed).shuffle()[jax.process_index() :: processes].repeat(EPOCHS)
   # Each process draws its own randomness, each example its own generator.
   dataset = dataset.seed(seed + 1 + jax.process_index()).random_map(read)
   dataset = dataset.batch(records_per_batch, batch_fn=_concatenate)

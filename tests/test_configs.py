@@ -1,5 +1,6 @@
 """Every config, size and stage takes one step."""
 
+import jax
 import pytest
 
 from configs import common, speech_edit
@@ -18,6 +19,14 @@ def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
   config.data.update(SMALL, dir=str(puppets))
   state = train.train(config, str(tmp_path))
   assert int(state.step) == 1
+
+
+def test_bfloat16_recomputed_and_accumulated(puppets, tmp_path):
+  config = speech_edit.get_config('tiny,dtype=bfloat16,remat=True,optimizer.accumulate=2')
+  config.update({**ONE, 'batch_size': 2, 'size': 32})
+  config.data.update(SMALL, dir=str(puppets))
+  state = train.train(config, str(tmp_path))
+  assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))  # the arithmetic alone is bfloat16
 
 
 def test_table_1():
