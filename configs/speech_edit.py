@@ -78,9 +78,9 @@ def get_config(arg: str | None = None):
     c.data.update(examples_per_record=4, workers=0)
     c.ema = 0.99
     c.batch_size = 32
-    c.steps = 1000
-    c.sample_every = 250
-    c.checkpoint_every = 250
+    c.steps = 800
+    c.sample_every = 400
+    c.checkpoint_every = 200
     c.data.corpus, c.data.align, c.data.mouth = 'puppets', True, 'pixels'
     if size == 'grid_small':
       c.data.corpus, c.data.align, c.data.mouth = 'grid/s1', False, 'landmarks'

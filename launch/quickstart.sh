@@ -9,7 +9,8 @@ python=.venv/bin/python
 $python -m talkjax.build data/puppets
 $python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir="$run"
 if [ ! -f "$run/metrics.json" ]; then
-  $python -m talkjax.evaluate --workdir="$run" --output="$run/metrics.json" --strip="$run/strip.png" --videos="$run/held_out"
+  $python -m talkjax.evaluate --workdir="$run" --limit=24 --batch_size=24 --output="$run/metrics.json" \
+    --strip="$run/strip.png" --videos="$run/held_out"
 fi
 # A held-out puppet says what another held-out puppet said.
 held_out=("$run"/held_out/source/*.mp4)
