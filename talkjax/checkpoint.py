@@ -68,7 +68,7 @@ class Checkpoints:
   def __init__(self, workdir, keep: int = 3):
     self.path = epath.Path(workdir).resolve() / 'checkpoints'
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    self._manager = ocp.CheckpointManager(self.path, options=options)
+    self._manager = _manager(self.path, options)
 
   @property
   def latest(self) -> int | None:
@@ -104,8 +104,7 @@ class Checkpoints:
         f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}, and '
         f'the order of the data depends on it: resume with {run["processes"]}, or begin anew with --config.init_from'
       )
-    saved = self._manager.item_metadata(step).params
-    check_fit(saved, state.params, f'checkpoint {self.path}/{step}')
+    check_fit(_saved_tree(self._manager, step, 'params'), state.params, f'checkpoint {self.path}/{step}')
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     training = {'step': abstract.step, 'opt_state': _leaves(abstract.opt_state)}
     got = self._manager.restore(
@@ -136,6 +135,18 @@ def _from_leaves(leaves: dict[str, Any]) -> list:
   return [leaves[k] for k in sorted(leaves)]
 
 
+def _manager(path: epath.Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:
+  # With the handlers named, a manager can tell what a checkpoint holds before anything is restored.
+  arrays = {item: ocp.StandardCheckpointHandler() for item in ('params', 'ema', 'training')}
+  handlers = {**arrays, 'iterator': grain.checkpoint.CheckpointHandler(), 'run': ocp.JsonCheckpointHandler()}
+  return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
+
+
+def _saved_tree(manager: ocp.CheckpointManager, step: int, item: str) -> PyTree:
+  """Shapes and types of what a checkpoint holds."""
+  return manager.item_metadata(step)[item].tree
+
+
 def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, PyTree, int]:
   """(config, parameters, step) of a workdir's newest checkpoint, on the first device.
 
@@ -155,16 +166,13 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
   path = epath.Path(workdir).resolve() / 'checkpoints'
   if not path.exists():
     raise UserError(no_checkpoint)
-  with ocp.CheckpointManager(path) as manager:
+  with _manager(path) as manager:
     step = manager.latest_step()
     if step is None:
       raise UserError(no_checkpoint)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    saved = manager.item_metadata(step)[item]
-    abstract = jax.tree.map(
-      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding),
-      saved.tree if hasattr(saved, 'tree') else saved,
-    )
+    saved = _saved_tree(manager, step, item)
+    abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), saved)
     params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
   return config, params, step
 
@@ -181,7 +189,7 @@ def save_params(
   if (workdir / 'checkpoints').exists():
     raise UserError(f'{workdir} already has checkpoints: name another --output, nothing is overwritten')
   write_config(workdir, config)
-  with ocp.CheckpointManager(workdir.resolve() / 'checkpoints') as manager:
+  with _manager(workdir.resolve() / 'checkpoints') as manager:
     manager.save(
       step,
       args=ocp.args.Composite(
