@@ -136,7 +136,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
         previous = None
         checkpoints.save(train_state, iterator)
       if stopping:
-        bar.write(f'stopped at step {step} as asked; the same command goes on from here')
+        bar.write(f'stopped at step {step} as asked; the same command goes on from here', file=sys.stderr)
         break
     checkpoints.wait()
   finally:
