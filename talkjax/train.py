@@ -52,8 +52,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   system = systems.build(config)
   iterator = input.training_iterator(config.data, system.read, config.batch_size, config.seed)
   workdir = epath.Path(workdir)
-  if jax.process_index() == 0:
-    checkpoint.write_config(workdir, ml_collections.ConfigDict(config))
+  if config.init_from:
+    checkpoint.read_config(config.init_from)  # what is missing is said before anything is written
 
   # State.
   optimizer = state.make_optimizer(config.optimizer, config.steps)
@@ -71,6 +71,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   batch_layout = sharding.batch_sharding(mesh)
 
   # Restore.
+  if jax.process_index() == 0:
+    checkpoint.write_config(workdir, ml_collections.ConfigDict(config))
   checkpoints = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
   if checkpoints.latest is not None:
     abstract = jax.tree.map(lambda s, l: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=l), abstract, layout)
