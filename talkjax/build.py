@@ -13,7 +13,7 @@ import io
 import os
 import sys
 
-from absl import logging
+from absl import flags, logging
 
 from talkjax import cli, corpus
 from talkjax.cli import UsageError, UserError
@@ -154,7 +154,11 @@ def _parse(argv: list[str]):
     def error(self, message):
       raise UsageError(f'{message}; see --help')
 
-  parser = Parser(prog='python -m talkjax.build', description=__doc__, allow_abbrev=False)
+  inherited = flags.FlagValues()  # of absl's flags one is ours; those of other commands have names that tfds has too
+  inherited['debug'] = flags.FLAGS['debug']
+  parser = Parser(
+    prog='python -m talkjax.build', description=__doc__, allow_abbrev=False, inherited_absl_flags=inherited
+  )
   parser.add_arguments(Args, dest='args')
   args = parser.parse_args(argv[1:]).args
   given = {a.lstrip('-').split('=')[0] for a in argv[1:] if a.startswith('-')}
