@@ -53,11 +53,11 @@ class ResBlock(nn.Module):
     """x [b, h, w, c], conditions (noise [b, d], sound [b, d]), each after its SiLU -> [b, h', w', features]."""
     grown = self.resize == 'grow'
     films = [nn.Dense(2 * self.features, dtype=self.dtype, name=f'film_{i}')(c) for i, c in enumerate(conditions)]
-    h = nn.silu(GroupNorm(name='norm_0')(x))
+    h = GroupNorm(silu=True, name='norm_0')(x)
     if self.resize == 'shrink':
       h, x = shrink(h), shrink(x)
     h = Conv3x3(self.features, self.dtype, grown, name='conv_0')(h)
-    h = nn.silu(GroupNorm(name='norm_1')(h, tuple(films)))
+    h = GroupNorm(silu=True, name='norm_1')(h, tuple(films))
     h = Dropout(self.dropout)(h, train)
     h = Conv3x3(self.features, self.dtype, kernel_init=_ZERO, name='conv_1')(h)
     if grown:
@@ -177,7 +177,7 @@ class UNet(nn.Module):
       if level:
         x = block(x, level, f'up_{level}_grow', 'grow')  # [b, 2h, 2w, c]
 
-    x = nn.silu(GroupNorm(name='norm_out')(x))
+    x = GroupNorm(silu=True, name='norm_out')(x)
     x = Conv3x3(self.patch_size**2 * self.out_channels, self.dtype, kernel_init=_ZERO, name='conv_out')(x)
     return depth_to_space(x, self.patch_size).astype(jnp.float32)
 
