@@ -30,7 +30,7 @@ class ClipsConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Talking faces of a folder of videos."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('2.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'a folder of videos (in subfolders too), optionally with one .csv that has a column file'
   )

@@ -46,7 +46,7 @@ class CremaConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Talking faces of the CREMA-D corpus."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('2.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'the CREMA-D folder: VideoFlash/*.flv (or *.mp4), AudioWAV/*.wav, VideoDemographics.csv'
   )

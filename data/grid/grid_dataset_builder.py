@@ -48,7 +48,7 @@ class Item:
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Talking faces of the GRID corpus."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('2.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'the folder with GRID unpacked: sN/**/*.mpg, alignments/sN/*.align or sN/align/*.align'
   BUILDER_CONFIGS = [
     GridConfig(name='s1', description='Speaker 1: the last 5 % of the clips by name (at least 20) are the test set.'),

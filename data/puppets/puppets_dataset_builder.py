@@ -48,7 +48,7 @@ class Item:
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Drawn talking heads; test people and test sentences are in no other split."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('2.0.0')
   BUILDER_CONFIGS = [
     PuppetsConfig(name='full', description='48 people, 528 clips of about 3 s.'),
     PuppetsConfig(
