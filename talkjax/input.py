@@ -7,6 +7,7 @@ belong to a run and are checked when it is resumed (see `talkjax.checkpoint`).
 import pathlib
 from collections.abc import Callable, Iterator
 
+import cv2
 import grain
 import jax
 import numpy as np
@@ -73,6 +74,7 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
     raise UserError(
       f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
     )
+  cv2.setNumThreads(1)  # pictures are small and reading is parallel already
   dataset = open_corpus(data, data.split)
   records_per_batch = batch_size // per_record // processes
   if len(dataset) < processes:

@@ -9,6 +9,7 @@ import functools
 import av
 import numpy as np
 import scipy.fft
+import scipy.sparse
 import soxr
 
 from talkjax.cli import UserError
@@ -140,13 +141,17 @@ def mel_power(
 
   A periodic Hann window of `window` samples stands in the middle of n_fft; the ends are padded with zeros.
   """
-  padded = np.pad(np.asarray(waveform, np.float32), n_fft // 2)
-  hann = np.zeros(n_fft, np.float32)
-  start = (n_fft - window) // 2
-  hann[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-  frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-  spectrum = scipy.fft.rfft(frames * hann, axis=1)
-  return mel_filters(rate, n_fft, bands, 0.0, f_max) @ (spectrum.real**2 + spectrum.imag**2).T
+  # The FFT pads the window with zeros at its end, not around it: the phase differs, the power does not.
+  padded = np.pad(np.asarray(waveform, np.float32), window // 2)
+  hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+  frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+  spectrum = scipy.fft.rfft(frames * hann.astype(np.float32), n_fft, axis=1)
+  return _sparse_filters(rate, n_fft, bands, f_max) @ (spectrum.real**2 + spectrum.imag**2).T
+
+
+@functools.cache
+def _sparse_filters(rate, n_fft, bands, f_max):
+  return scipy.sparse.csr_array(mel_filters(rate, n_fft, bands, 0.0, f_max))  # two of a column are not zero
 
 
 def log_mel(waveform: np.ndarray, num_frames: int) -> np.ndarray:
@@ -183,3 +188,9 @@ def frame_windows(mel_db: np.ndarray, frames) -> np.ndarray:
   rows = mel_db.T[np.clip(columns, 0, mel_db.shape[1] - 1)]  # [k, 4, 256]
   rows = np.where(inside[..., None], rows, np.float32(SILENCE_DB))
   return rows.reshape(len(rows), -1).astype(np.float32)
+
+
+def normalised(waveform: np.ndarray) -> np.ndarray:
+  """A waveform [s] with mean 0 and variance 1, as wav2vec 2.0 takes it: float32 [s]."""
+  waveform = np.asarray(waveform, np.float64)
+  return ((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)).astype(np.float32)

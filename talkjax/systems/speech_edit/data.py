@@ -114,12 +114,12 @@ def augment(picture: np.ndarray, generator: np.random.Generator, settings) -> np
     picture = cv2.remap(picture, grid + field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
   x = to_float(picture)
   if settings.noise:
-    x = x + generator.normal(size=x.shape).astype(np.float32) * (settings.noise * generator.uniform())
-  return np.clip(x, -1, 1).astype(np.float32)
+    x += generator.standard_normal(x.shape, np.float32) * np.float32(settings.noise * generator.uniform())
+  return np.clip(x, -1, 1, out=x)
 
 
 def to_float(picture: np.ndarray) -> np.ndarray:
-  return picture.astype(np.float32) / 127.5 - 1
+  return picture * np.float32(1 / 127.5) - 1
 
 
 def to_uint8(picture: np.ndarray) -> np.ndarray:
