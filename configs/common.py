@@ -45,6 +45,7 @@ def base() -> ml_collections.ConfigDict:
   c.sample_every = 0  # steps between sample strips; 0 for none
   c.sample_frames = 12
   c.init_from = ''  # a workdir whose weights this run starts from
+  c.init_new = ()  # regexes of parameters that it need not have: they start afresh
   c.train = (('.*', True),)  # (regex, trains): the first that is found in a parameter's path decides
   c.ema = 0.9999
   c.dtype = 'float32'  # of the arithmetic; parameters are float32

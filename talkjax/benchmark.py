@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from talkjax import cli, input, sharding, state, systems
+from talkjax import cli, input, memory, sharding, state, systems
 from talkjax.cli import UsageError
 
 _CONFIG = cli.flag(config_flags.DEFINE_config_file, 'config', None, 'File of the config, with its arguments.')
@@ -141,6 +141,7 @@ def _sampler(config, params, repeats: int, videos: int) -> dict:
 def main(_):
   if _CONFIG.value is None:
     raise UsageError('--config is missing: python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
+  memory.keep_freed()  # as training does
   figures = benchmark(_CONFIG.value, _REPEATS.value, _BATCH.value)
   width = max(map(len, figures))
   for name, value in figures.items():

@@ -7,6 +7,8 @@ resumption); a converted one has the first two only, which is all that generatin
 
 import difflib
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -200,23 +202,31 @@ def save_params(
     manager.wait_until_finished()
 
 
-def check_fit(saved: PyTree, wanted: PyTree, source: str) -> None:
-  """Raises UserError unless both trees have the same names and shapes; the sentence names the first that differ."""
+def check_fit(saved: PyTree, wanted: PyTree, source: str, new: Sequence[str] = ()) -> None:
+  """Raises UserError unless both trees have the same names and shapes; the sentence names the first that differ.
+
+  Args:
+    saved, wanted: trees of anything with a shape.
+    source: where `saved` is from, for the sentence.
+    new: regular expressions of paths that only `wanted` has.
+  """
   shapes = lambda tree: {
     jax.tree_util.keystr(p, simple=True, separator='/'): tuple(x.shape)
     for p, x in jax.tree_util.tree_leaves_with_path(tree)
   }
-  old, new = shapes(saved), shapes(wanted)
-  for name in new:
+  old, made = shapes(saved), shapes(wanted)
+  for name in made:
+    if name not in old and any(re.search(regex, name) for regex in new):
+      continue
     if name not in old:
       near = difflib.get_close_matches(name, old, n=1)
       hint = f' (nearest: {near[0]})' if near else ''
       raise UserError(f'{source} lacks parameter {name}{hint}: it was made by another model config')
-    if old[name] != new[name]:
+    if old[name] != made[name]:
       raise UserError(
-        f'{source} has {name} of shape {old[name]}, the config makes {new[name]}: set config.model as it was'
+        f'{source} has {name} of shape {old[name]}, the config makes {made[name]}: set config.model as it was'
       )
-  extra = [n for n in old if n not in new]
+  extra = [n for n in old if n not in made]
   if extra:
     raise UserError(
       f'{source} has parameters the config does not make, {", ".join(extra[:3])}: set config.model as it was'

@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from talkjax import checkpoint, cli, input, sharding, state, systems
+from talkjax import checkpoint, cli, input, memory, sharding, state, systems
 from talkjax.cli import UserError
 from talkjax.media.picture import strip
 
@@ -150,12 +150,19 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
 
 def _initialise(train_state: state.State, config, layout) -> state.State:
-  """Parameters from an earlier stage's workdir (`config.init_from`), strictly."""
-  _, params, _ = checkpoint.load_params(config.init_from)
-  checkpoint.check_fit(params, train_state.params, f'config.init_from={config.init_from}')
-  # Twice: parameters and EMA are separate buffers of a donated state.
-  place = lambda: jax.tree.map(lambda x, l: jax.device_put(np.asarray(x), l), params, layout.params)
-  return train_state.replace(params=place(), ema=place())
+  """Parameters from an earlier stage's workdir (`config.init_from`); strictly, but for those of `config.init_new`."""
+  _, saved, _ = checkpoint.load_params(config.init_from)
+  checkpoint.check_fit(saved, train_state.params, f'config.init_from={config.init_from}', config.init_new)
+  found = {sharding.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+
+  def place(tree):  # twice: parameters and EMA are separate buffers of a donated state
+    def leaf(path, fresh, where):
+      value = found.get(sharding.path_name(path))
+      return fresh if value is None else jax.device_put(np.asarray(value), where)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree, layout.params)
+
+  return train_state.replace(params=place(train_state.params), ema=place(train_state.ema))
 
 
 def _sample(system, params, config) -> np.ndarray:
@@ -194,6 +201,7 @@ def main(_):
       raise cli.UsageError(
         f'--{name} is missing: python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny'
       )
+  memory.keep_freed()
   if 'TALKJAX_COORDINATOR' in os.environ:  # set by launch/; a cloud TPU pod is found without it
     jax.distributed.initialize(
       os.environ['TALKJAX_COORDINATOR'], int(os.environ['TALKJAX_PROCESSES']), int(os.environ['TALKJAX_PROCESS'])
