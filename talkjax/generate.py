@@ -1,6 +1,7 @@
 """Generates with a trained or converted workdir.
 
 python -m talkjax.generate --workdir=runs/speech_edit --video=talk.mp4 --audio=other_speech.wav --output=out.mp4
+python -m talkjax.generate --workdir=runs/emo_3 --image=portrait.jpg --audio=speech.wav --output=out.mp4
 """
 
 import json
@@ -12,6 +13,7 @@ from talkjax import checkpoint, cli, systems
 from talkjax.cli import UsageError
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
+_IMAGE = cli.flag(flags.DEFINE_string, 'image', None, 'The portrait that is to talk.')
 _VIDEO = cli.flag(flags.DEFINE_string, 'video', None, 'The video to re-voice.')
 _AUDIO = cli.flag(flags.DEFINE_string, 'audio', None, 'The speech: any sound file, or a video with sound.')
 _OUTPUT = cli.flag(flags.DEFINE_string, 'output', 'out.mp4', 'The MP4 to write.')
@@ -21,6 +23,15 @@ _IDENTITY = cli.flag(
   None,
   'Who speaks: a picture, or the number of a frame of the video (default: frame 0).',
 )
+_FACE_BOX = cli.flag(
+  flags.DEFINE_string, 'face_box', None, 'Where the face may be: x0,y0,x1,y1 as fractions of the square picture.'
+)
+_SPEED = cli.flag(flags.DEFINE_float, 'speed', None, 'How fast the head turns, degrees a second.')
+_GUIDANCE = cli.flag(flags.DEFINE_float, 'guidance', None, 'Scale of classifier-free guidance; 1 is none.')
+_REFERENCE_WEIGHT = cli.flag(
+  flags.DEFINE_float, 'reference_weight', None, 'How much the portrait counts (1 as trained).'
+)
+_AUDIO_WEIGHT = cli.flag(flags.DEFINE_float, 'audio_weight', None, 'How much the sound counts (1 as trained).')
 _SEED = cli.flag(flags.DEFINE_integer, 'seed', 0, 'Of the noise: the same seed gives the same video.')
 _STEPS = cli.flag(flags.DEFINE_integer, 'steps', None, "Denoising steps per frame (default: the config's).")
 _SAMPLER = cli.flag(flags.DEFINE_string, 'sampler', None, "The sampler (default: the config's).")
@@ -47,14 +58,24 @@ def main(_):
     raise UsageError(
       '--workdir is missing: python -m talkjax.generate --workdir=DIR --video=V --audio=A --output=out.mp4'
     )
-  config = systems.with_sampler(checkpoint.read_config(_WORKDIR.value), _SAMPLER.value, _STEPS.value)
+  config = systems.with_options(
+    checkpoint.read_config(_WORKDIR.value),
+    sampler=_SAMPLER.value,
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    reference_weight=_REFERENCE_WEIGHT.value,
+    audio_weight=_AUDIO_WEIGHT.value,
+  )
   system = systems.build(config)
   _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
   request = systems.Request(
     output=_OUTPUT.value,
+    image=_IMAGE.value,
     video=_VIDEO.value,
     audio=_AUDIO.value,
     identity=_IDENTITY.value,
+    face_box=_FACE_BOX.value,
+    speed=_SPEED.value,
     seed=_SEED.value,
     metadata=provenance(config, step, _SEED.value),
   )

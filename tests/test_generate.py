@@ -142,7 +142,7 @@ def test_what_cannot_serve_is_named_and_nothing_is_left(render, bad, wav, tmp_pa
 
 
 def test_what_is_missing_is_asked_for(render, talk):
-  with pytest.raises(UsageError, match='give both'):
+  with pytest.raises(UsageError, match='is missing'):
     render(output='x.mp4', video=talk)
 
 

@@ -36,11 +36,24 @@ class Request:
   """What a user asks `talkjax.generate` for: files in, a file out. A system raises UsageError for what it lacks."""
 
   output: str
+  image: str | None = None
   video: str | None = None
   audio: str | None = None
   identity: str | None = None
+  face_box: str | None = None
+  speed: float | None = None
   seed: int = 0
   metadata: dict[str, str] | None = None  # of the written file
+
+  def takes(self, system: str, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
+    """Raises UsageError unless every field in `needed` is given, and no other but those in `also`."""
+    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed')
+    given = [name for name in inputs if getattr(self, name) is not None]
+    options = lambda names: ', '.join(f'--{n}' for n in names)
+    if missing := [name for name in needed if name not in given]:
+      raise UsageError(f'{system} needs {options(needed)}: {options(missing)} is missing')
+    if unknown := [name for name in given if name not in (*needed, *also)]:
+      raise UsageError(f'{system} does not take {options(unknown)}: it takes {options((*needed, *also))}')
 
 
 def build(config) -> System:
@@ -55,17 +68,37 @@ def build(config) -> System:
   return importlib.import_module(f'talkjax.systems.{config.system}').build(config)
 
 
-def with_sampler(config, sampler: str | None, steps: int | None) -> ml_collections.ConfigDict:
-  """A copy of the config with another sampler or number of steps; None leaves it.
+def with_options(config, **options) -> ml_collections.ConfigDict:
+  """A copy of the config with other settings of generation.
+
+  Args:
+    config: of a workdir.
+    **options: of OPTIONS; None leaves what the config says.
 
   Raises:
-    UsageError: `steps` is not positive.
+    UsageError: a number that cannot be, or an option that the config's system does not have.
   """
   config = config.copy_and_resolve_references()
-  if steps is not None:
-    if steps < 1:
-      raise UsageError(f'--steps={steps}: expected 1 or more')
-    config.sampler.steps = steps
-  if sampler is not None:
-    config.sampler.name = sampler
+  for name, value in options.items():
+    if value is None:
+      continue
+    if name == 'steps' and value < 1:
+      raise UsageError(f'--steps={value}: expected 1 or more')
+    *path, key = OPTIONS[name].split('.')
+    node = config
+    for part in path:
+      node = node.get(part, {})
+    if key not in node:
+      raise UsageError(f'--{name}: {config.system} has no such setting')
+    node[key] = value
   return config
+
+
+# Options of `generate`, and the config keys they set.
+OPTIONS = {
+  'sampler': 'sampler.name',
+  'steps': 'sampler.steps',
+  'guidance': 'guidance',
+  'reference_weight': 'weights.reference',
+  'audio_weight': 'weights.audio',
+}

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from talkjax.cli import UsageError, UserError
+from talkjax.cli import UserError
 from talkjax.faces import align, landmarks, mask
 from talkjax.media import audio, picture, video
 from talkjax.systems.speech_edit import data
@@ -31,11 +31,10 @@ def revoice(config, generate, params, request) -> int:
     request: see `talkjax.systems.Request`: `video`, `audio`, `output`, `identity`, `seed`, `metadata`.
 
   Raises:
-    UsageError: the request lacks a video or a speech.
+    UsageError: the request lacks a video or a speech, or has what speech_edit does not take.
     UserError: a file cannot be read, or no face is found.
   """
-  if not request.video or not request.audio:
-    raise UsageError('speech_edit re-voices a --video with the speech of an --audio: give both')
+  request.takes('speech_edit', ('video', 'audio'), ('identity',))
   speech = audio.read_audio(request.audio)
   sound, sound_rate = audio.read_audio_native(request.audio)
   info = video.probe(request.video)
