@@ -71,21 +71,22 @@ def get_config(arg: str | None = None):
     c.diffusion.target = 'x0'
     c.model.skip = 'identity'
     c.sampler.update(name='ddim', steps=2)
-    c.augment.update(warp=0.04, noise=0.5)
+    c.augment.update(warp=0.06, noise=1.0)
     c.mask = 'rectangle'
     c.audio.update(offset=40.0, scale=0.025)
     c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
-    c.data.update(examples_per_record=4, workers=0)
+    c.data.update(examples_per_record=8, workers=0)
     c.ema = 0.99
     c.batch_size = 32
-    c.steps = 800
-    c.sample_every = 400
-    c.checkpoint_every = 200
+    c.steps = 1300
+    c.sample_every = 650
+    c.checkpoint_every = 325
     c.data.corpus, c.data.align, c.data.mouth = 'puppets', True, 'pixels'
     if size == 'grid_small':
       c.data.corpus, c.data.align, c.data.mouth = 'grid/s1', False, 'landmarks'
       c.mask = 'published'
       c.augment.update(warp=0.03, noise=0.15)
+      c.data.examples_per_record = 4
       c.sampler.steps = 4
       c.steps = 6000
       c.ema = 0.999
