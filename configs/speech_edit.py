@@ -78,9 +78,9 @@ def get_config(arg: str | None = None):
     c.data.update(examples_per_record=8, workers=0)
     c.ema = 0.99
     c.batch_size = 32
-    c.steps = 1300
-    c.sample_every = 650
-    c.checkpoint_every = 325
+    c.steps = 1200
+    c.sample_every = 600
+    c.checkpoint_every = 300
     c.data.corpus, c.data.align, c.data.mouth = 'puppets', True, 'pixels'
     if size == 'grid_small':
       c.data.corpus, c.data.align, c.data.mouth = 'grid/s1', False, 'landmarks'

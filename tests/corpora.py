@@ -15,6 +15,7 @@ MICRO = (
   '--config.model.multipliers=(1,)',
   '--config.model.patch_size=4',
   '--config.batch_size=8',
+  '--config.data.examples_per_record=4',
   '--config.steps=6',
   '--config.log_every=1',
   '--config.checkpoint_every=2',
