@@ -1,0 +1,175 @@
+"""HDTF, the High-Definition Talking Face dataset: lists of videos, times and crops, as published (see data/README.md).
+
+    python -m talkjax.build data/hdtf --manual_dir=DIR [--config=small]
+
+Zhang et al., Flow-guided One-shot Talking Face Generation with a High-resolution Audio-visual Dataset, CVPR 2021. Its
+clips are cut by the published times and by the first of the two published ways of cropping: a window in pixels.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+import tensorflow_datasets as tfds
+
+from talkjax import corpus, cuts, footage, records
+from talkjax.cli import UserError
+
+TIMES = '_annotion_time.txt'  # as the authors spell it
+VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
+TEST = 0.1  # of the people: section 4.2 of EMO, "no overlap of character IDs"
+NUMBERED = 'RD'  # radio interviews, whose videos have numbers; those of the other lists have people's names
+
+
+@dataclasses.dataclass
+class HdtfConfig(tfds.core.BuilderConfig):
+  """`size`: of the picture, pixels. `max_seconds`: longer clips are cut."""
+
+  size: int = 512
+  max_seconds: float | None = 10.0
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Talking faces of HDTF."""
+
+  VERSION = tfds.core.Version('2.0.0')
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    'a folder with the lists of HDTF (RD_annotion_time.txt, RD_crop_wh.txt, RD_resolution.txt, the same of WDA and '
+    'WRA) and the videos, each with the name that the lists give it (Radio1.mp4)'
+  )
+  BUILDER_CONFIGS = [
+    HdtfConfig(name='full', description='512 x 512, as published.'),
+    HdtfConfig(name='small', size=256, description='256 x 256.'),
+  ]
+
+  def _info(self):
+    return self.dataset_info_from_configs(
+      features=records.features(), homepage='https://github.com/MRzzm/HDTF', license='CC BY 4.0'
+    )
+
+  def _split_generators(self, dl_manager):
+    config = self.builder_config
+    clips = find_clips(pathlib.Path(dl_manager.manual_dir), config.size)
+    splits = cuts.split(self, split_clips(clips), config.max_seconds)
+    return corpus.generate(self, splits, footage.talking_record)
+
+  def _generate_examples(self):
+    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+
+
+def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:
+  """Clips by split and id: a tenth of the people are the test set, chosen among all in the lists, present or not."""
+  held = footage.held_out((clip.speaker for clip in clips), TEST)
+  splits = {'train': {}, 'test': {}}
+  for clip in clips:
+    splits['test' if clip.speaker in held else 'train'][clip.id] = clip
+  return splits
+
+
+def find_clips(folder: pathlib.Path, size: int = 512) -> list[footage.Clip]:
+  """All clips of the lists in a folder, in their order, named as 'WDA_AdamSchiff_0'.
+
+  Those whose video or crop is missing have it as their `problem`.
+
+  Raises:
+    UserError: there is no list, one of several that belong together is missing, or a line can't be understood.
+  """
+  lists = footage.find_files(folder, [TIMES])
+  if not lists:
+    raise UserError(f'{folder} has no list of HDTF: expected RD{TIMES}, WDA{TIMES} or WRA{TIMES}, in subfolders too')
+  videos = {}
+  for path in reversed(footage.find_files(folder, VIDEOS)):
+    videos[path.stem] = path  # of several the first by name
+  clips = {}
+  for path in lists:
+    subset = path.name.removesuffix(TIMES)
+    for clip in _clips_of(path, subset, videos, size):
+      if clip.id in clips:
+        raise UserError(f'{path} has {clip.id} a second time: expected each list and each video once')
+      clips[clip.id] = clip
+  return list(clips.values())
+
+
+def identity_of(subset: str, name: str) -> str:
+  """Who talks in a video: 'AdamKinzinger0' and 'AdamKinzinger1' are one person, 'Radio1' and 'Radio2' nobody knows."""
+  return name if subset == NUMBERED else name.rstrip('0123456789') or name
+
+
+def _clips_of(path: pathlib.Path, subset: str, videos: dict[str, pathlib.Path], size: int):
+  beside = lambda what: path.with_name(f'{subset}_{what}.txt')
+  crops = {name: _crop(beside('crop_wh'), *line) for name, line in _read(beside('crop_wh')).items()}
+  heights = {name: _height(beside('resolution'), *line) for name, line in _read(beside('resolution')).items()}
+  for name, (number, words) in _read(path).items():
+    # Scripts that download the lists put the list's name first.
+    video = videos.get(name) or videos.get(f'{subset}_{name}')
+    if not words:
+      raise _malformed(path, number, name, 'NAME.mp4 MM:SS-MM:SS ...')
+    for index, word in enumerate(words):
+      start, end = _span(path, number, word)
+      crop = crops.get(f'{name}_{index}')
+      problem = ''
+      if video is None:
+        problem = 'its video is not in the folder'
+      elif crop is None:
+        problem = 'no crop is published for it'
+      x, y, side = crop or (0, 0, 0)
+      yield footage.Clip(
+        id=f'{subset}_{name}_{index}',
+        video='' if video is None else str(video),
+        size=size,
+        window=footage.Window(x, y, side, heights.get(name, 0)),
+        start=start,
+        end=end,
+        speaker=identity_of(subset, name),
+        caption=footage.caption_of(''),
+        attributes=(('list', subset), ('video', name)),
+        problem=problem,
+      )
+
+
+def _read(path: pathlib.Path) -> dict[str, tuple[int, list[str]]]:
+  """A list: the first word of each line, without '.mp4' -> (line number, the other words)."""
+  if not path.is_file():
+    raise UserError(f'{path} is missing: expected the lists of times, crops and resolutions beside each other')
+  lines = {}
+  for number, line in enumerate(path.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
+    name, *words = line.split() or ['']
+    name = name.removesuffix('.mp4')
+    if name in lines:
+      raise UserError(f'{path}, line {number}: {name} is already in the list; expected a line each')
+    if name:
+      lines[name] = (number, words)
+  return lines
+
+
+def _span(path: pathlib.Path, number: int, word: str) -> tuple[float, float]:
+  """'00:20-01:35' -> (20.0, 95.0) seconds; hours may stand before the minutes."""
+  if not re.fullmatch(r'(\d+:)?\d+:\d\d-(\d+:)?\d+:\d\d', word):
+    raise _malformed(path, number, word, 'MM:SS-MM:SS')
+  start, end = (
+    sum(60.0**power * int(part) for power, part in enumerate(reversed(time.split(':')))) for time in word.split('-')
+  )
+  if end <= start:
+    raise _malformed(path, number, word, 'an end after the start')
+  return start, end
+
+
+def _crop(path: pathlib.Path, number: int, words: list[str]) -> tuple[int, int, int]:
+  """'483 390 0 390' (left edge, width, upper edge, height) -> (x, y, side)."""
+  if len(words) != 4 or not all(word.isdecimal() for word in words):
+    raise _malformed(path, number, ' '.join(words), 'NAME_INDEX.mp4 LEFT WIDTH TOP HEIGHT')
+  x, width, y, height = map(int, words)
+  if width != height or not width:
+    raise _malformed(path, number, ' '.join(words), 'a square: LEFT SIDE TOP SIDE')
+  return x, y, width
+
+
+def _height(path: pathlib.Path, number: int, words: list[str]) -> int:
+  """Lines of the video that the crop was chosen in; one published line says 0, unknown."""
+  if len(words) != 1 or not words[0].isdecimal():
+    raise _malformed(path, number, ' '.join(words), 'NAME.mp4 HEIGHT')
+  return int(words[0])
+
+
+def _malformed(path: pathlib.Path, number: int, found: str, expected: str) -> UserError:
+  return UserError(f'{path}, line {number}: found {found!r}, expected {expected}')

@@ -1,0 +1,122 @@
+"""VFHQ: silent clips of faces in high quality, as folders of pictures or as videos (see data/README.md).
+
+    python -m talkjax.build data/vfhq --manual_dir=DIR [--config=small]
+
+Xie et al., VFHQ: A High-Quality Dataset and Benchmark for Video Face Super-Resolution, CVPR workshops 2022.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+import tensorflow_datasets as tfds
+
+from talkjax import corpus, cuts, footage, records
+from talkjax.cli import UserError
+
+VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
+# YouTube id, person, clip of that person, frames of the YouTube video (which some tools leave out).
+NAME = re.compile(r'Clip\+([\w-]+)\+P(\d+)\+C(\d+)(?:\+F(\d+)-(\d+))?')
+TEST = 0.1  # of the YouTube ids
+
+
+@dataclasses.dataclass
+class VfhqConfig(tfds.core.BuilderConfig):
+  """`size`: of the picture, pixels. `fps`: of folders of pictures of which no meta file tells it."""
+
+  size: int = 512
+  fps: float = 25.0
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Silent faces of VFHQ."""
+
+  VERSION = tfds.core.Version('2.0.0')
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    'a folder with the clips of VFHQ: folders of pictures or videos named Clip+ID+Pn+Cn+Fa-b, optionally the meta '
+    'files of the same names (.txt)'
+  )
+  BUILDER_CONFIGS = [
+    VfhqConfig(name='full', description='512 x 512.'),
+    VfhqConfig(name='small', size=256, description='256 x 256.'),
+  ]
+
+  def _info(self):
+    return self.dataset_info_from_configs(
+      features=records.features(), homepage='https://liangbinxie.github.io/projects/vfhq/'
+    )
+
+  def _split_generators(self, dl_manager):
+    config = self.builder_config
+    clips = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.fps)
+    return corpus.generate(self, cuts.split(self, split_clips(clips)), footage.talking_record)
+
+  def _generate_examples(self):
+    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+
+
+def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:
+  """Clips by split and id: a tenth of the YouTube videos, with all their people, are the test set."""
+  sources = {clip.id: dict(clip.attributes).get('youtube', '') for clip in clips}
+  held = footage.held_out(filter(None, sources.values()), TEST)
+  splits = {'train': {}, 'test': {}}
+  for clip in clips:
+    splits['test' if sources[clip.id] in held else 'train'][clip.id] = clip
+  return splits
+
+
+def find_clips(folder: pathlib.Path, size: int = 512, fps: float = 25.0) -> list[footage.Clip]:
+  """All clips in a folder, in the order of their names; pictures are preferred to a video of the same name.
+
+  What has another name, or is there a second time, has that as its `problem`.
+
+  Raises:
+    UserError: there is none, or a meta file that can't be understood.
+  """
+  paths = footage.find_picture_folders(folder) + footage.find_files(folder, VIDEOS)
+  if not any(NAME.fullmatch(_stem(path)) for path in paths):
+    raise UserError(f'{folder} has no clip of VFHQ: expected folders of pictures, or videos, named Clip+ID+Pn+Cn+Fa-b')
+  metas = {path.stem: path for path in footage.find_files(folder, ['.txt']) if NAME.fullmatch(path.stem)}
+  clips = {}
+  for path in paths:
+    stem, where = _stem(path), path.relative_to(folder).as_posix()
+    name = NAME.fullmatch(stem)
+    if name is None or stem in clips:
+      problem = 'its name is not Clip+ID+Pn+Cn+Fa-b' if name is None else 'another folder or file has the same clip'
+      clips[where] = footage.Clip(id=where, video=str(path), problem=problem)
+      continue
+    source, person, number, _, _ = name.groups()
+    clips[stem] = footage.Clip(
+      id=stem,
+      video=str(path),
+      size=size,
+      window=footage.Window(),
+      fps=read_rate(metas[stem]) if stem in metas else fps,
+      speaker=f'{source}+P{person}',
+      caption=footage.caption_of(''),
+      attributes=(('clip', number), ('youtube', source)),
+      silent_ok=True,
+    )
+  return sorted(clips.values(), key=lambda clip: clip.id)
+
+
+def read_rate(path: pathlib.Path) -> float:
+  """Frames per second, from a clip's meta file, in which a line begins with FPS and ends in the number.
+
+  Raises:
+    UserError: there is no such line.
+  """
+  for line in path.read_text(errors='replace').splitlines():
+    if line.startswith('FPS'):
+      try:
+        rate = float(line.split()[-1])
+      except ValueError:
+        break
+      if rate > 0:
+        return rate
+  raise UserError(f'{path} has no frame rate: expected a line of FPS and a number')
+
+
+def _stem(path: pathlib.Path) -> str:
+  # A folder's name may hold dots that end no name.
+  return path.stem if path.suffix.lower() in VIDEOS else path.name
