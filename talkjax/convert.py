@@ -1,8 +1,10 @@
 """Makes a workdir of published weights.
 
 python -m talkjax.convert --source=diffusion_video_editing --path=735_Network.pth --output=runs/published
+python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=runs/sd15
 
-`generate` and `evaluate` take the workdir as they take a trained one. PyTorch is not needed, and nothing in a
+`generate` and `evaluate` take the workdir of a system as they take a trained one; training takes that of a foundation
+(sd15, sd_vae, wav2vec2, animatediff) as --config.foundations.sd15=runs/sd15. PyTorch is not needed, and nothing in a
 checkpoint is run (see talkjax.weights). Settings that a checkpoint does not hold are those of --config.
 """
 
@@ -14,13 +16,15 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from talkjax import checkpoint, cli, systems
+from talkjax import checkpoint, cli, foundations, systems
 from talkjax.cli import UsageError, UserError
 from talkjax.systems.speech_edit import published
 
 SOURCES = {published.NAME: published}
 
-_SOURCE = cli.flag(flags.DEFINE_string, 'source', None, f'Whose weights: {", ".join(SOURCES)}.')
+NAMES = (*SOURCES, *foundations.FILES)
+
+_SOURCE = cli.flag(flags.DEFINE_string, 'source', None, f'Whose weights: {", ".join(NAMES)}.')
 _PATH = cli.flag(
   flags.DEFINE_string, 'path', None, 'The checkpoint: a file, or a folder that holds it under its published name.'
 )
@@ -39,10 +43,10 @@ def convert(
   """Reads published weights and writes a workdir.
 
   Args:
-    source: one of SOURCES.
+    source: one of NAMES.
     path: a file or folder.
     output: the workdir; it must not have checkpoints yet.
-    config: of the source's system; by default the source's.
+    config: of the source's system; by default the source's. Foundations have none.
 
   Returns:
     the files read, by what they became: 'params', 'ema'.
@@ -51,8 +55,12 @@ def convert(
     UsageError: no such source.
     UserError: nothing to read, not a checkpoint of this source, or a workdir that has checkpoints.
   """
+  if source in foundations.FILES:
+    params, file = foundations.read(source, path)
+    checkpoint.save_params(output, ml_collections.ConfigDict({'foundation': source}), params, 0)
+    return {'params': file}
   if source not in SOURCES:
-    raise UsageError(f'--source={source} is not known: expected one of {", ".join(SOURCES)}')
+    raise UsageError(f'--source={source} is not known: expected one of {", ".join(NAMES)}')
   module = SOURCES[source]
   if config is None:
     config = _default_config(module)
@@ -78,7 +86,7 @@ def main(_):
   for flag in (_SOURCE, _PATH, _OUTPUT):
     if flag.value is None:
       raise UsageError(
-        f'--{flag.name} is missing: python -m talkjax.convert --source={"|".join(SOURCES)} --path=FILE_OR_DIR '
+        f'--{flag.name} is missing: python -m talkjax.convert --source={"|".join(NAMES)} --path=FILE_OR_DIR '
         '--output=DIR'
       )
   files = convert(_SOURCE.value, _PATH.value, _OUTPUT.value, _CONFIG.value)
