@@ -46,6 +46,9 @@ def base() -> ml_collections.ConfigDict:
   c.sample_frames = 12
   c.init_from = ''  # a workdir whose weights this run starts from
   c.init_new = ()  # regexes of parameters that it need not have: they start afresh
+  c.foundations = ml_collections.ConfigDict()  # by name, the workdir that talkjax.convert made of it, or ''
+  # (foundation, where it goes, regex of what of it is left out, regex of what it need not have): strict otherwise.
+  c.load = ()
   c.train = (('.*', True),)  # (regex, trains): the first that is found in a parameter's path decides
   c.ema = 0.9999
   c.dtype = 'float32'  # of the arithmetic; parameters are float32

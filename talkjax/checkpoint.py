@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from talkjax.cli import UserError, flatten
+from talkjax.sharding import path_name
 from talkjax.state import State
 
 PyTree = Any
@@ -177,6 +178,33 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
     abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), saved)
     params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
   return config, params, step
+
+
+def load_part(
+  workdir, wanted: PyTree, into: str, ignored: str = '', missing: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+  """A workdir's parameters for a part of a larger tree.
+
+  Args:
+    workdir: as `load_params`.
+    wanted: the whole tree.
+    into: the branch of it that they are ('' for all of it).
+    ignored: a regex of paths of theirs that are left out ('' for none).
+    missing: regexes of paths in the branch that the workdir need not have.
+
+  Returns:
+    by path in `wanted`.
+
+  Raises:
+    UserError: as `load_params`, or names or shapes differ otherwise.
+  """
+  _, saved, _ = load_params(workdir)
+  for key in into.split('/') if into else ():
+    wanted = wanted[key]
+  leaves = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+  leaves = {p: x for p, x in leaves.items() if not (ignored and re.search(ignored, p))}
+  check_fit(leaves, {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(wanted)}, str(workdir), missing)
+  return {f'{into}/{p}' if into else p: x for p, x in leaves.items()}
 
 
 def save_params(

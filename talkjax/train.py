@@ -52,8 +52,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   system = systems.build(config)
   iterator = input.training_iterator(config.data, system.read, config.batch_size, config.seed)
   workdir = epath.Path(workdir)
-  if config.init_from:
-    checkpoint.read_config(config.init_from)  # what is missing is said before anything is written
+  for earlier in (config.init_from, *config.foundations.values()):
+    if earlier:
+      checkpoint.read_config(earlier)  # what is missing is said before anything is written
 
   # State.
   optimizer = state.make_optimizer(config.optimizer, config.steps)
@@ -79,8 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
     train_state = checkpoints.restore(abstract, iterator)
   else:
     train_state = jax.jit(create, out_shardings=layout)(jax.random.key(config.seed))
-    if config.init_from:
-      train_state = _initialise(train_state, config, layout)
+    train_state = _initialise(train_state, config, layout)
   first = int(train_state.step)
 
   # Step.
@@ -150,10 +150,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
 
 def _initialise(train_state: state.State, config, layout) -> state.State:
-  """Parameters from an earlier stage's workdir (`config.init_from`); strictly, but for those of `config.init_new`."""
-  _, saved, _ = checkpoint.load_params(config.init_from)
-  checkpoint.check_fit(saved, train_state.params, f'config.init_from={config.init_from}', config.init_new)
-  found = {sharding.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+  """Parameters from an earlier stage's workdir (`config.init_from`) and from foundations (`config.load`), strictly."""
+  found = {}
+  if config.init_from:
+    found |= checkpoint.load_part(config.init_from, train_state.params, '', missing=config.init_new)
+  for name, into, ignored, missing in config.load:
+    if workdir := config.foundations[name]:
+      found |= checkpoint.load_part(workdir, train_state.params, into, ignored, (missing,) if missing else ())
+  if not found:
+    return train_state
 
   def place(tree):  # twice: parameters and EMA are separate buffers of a donated state
     def leaf(path, fresh, where):
