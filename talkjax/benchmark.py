@@ -27,6 +27,9 @@ from talkjax.cli import UsageError
 _CONFIG = cli.flag(config_flags.DEFINE_config_file, 'config', None, 'File of the config, with its arguments.')
 _OUTPUT = cli.flag(flags.DEFINE_string, 'output', None, 'A JSON file for the figures.')
 _REPEATS = cli.flag(flags.DEFINE_integer, 'repeats', 7, 'Repetitions of each measurement.')
+_COMPILE_ONLY = cli.flag(
+  flags.DEFINE_bool, 'compile_only', False, 'Only compile the training step, and say what memory a device needs.'
+)
 _BATCH = cli.flag(flags.DEFINE_integer, 'videos', 1, 'Videos generated at once.')
 
 
@@ -40,6 +43,58 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
       if repeat:
         times[name].append(time.perf_counter() - start)
   return {name: statistics.median(values) for name, values in times.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The compiled training step, and what makes the state that it takes."""
+
+  create: Callable
+  step: jax.stages.Compiled
+  abstract: state.State
+  seconds: float  # of compilation
+
+
+def compile_step(config, system, mesh, shapes) -> Program:
+  """Compiles the training step for batches of these shapes, without making any array."""
+  optimizer = state.make_optimizer(config.optimizer, config.steps)
+
+  def create(rng):
+    zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in shapes.items()}
+    return state.create(system.init, optimizer, config.train, rng, zeros)
+
+  abstract = jax.eval_shape(create, jax.random.key(0))
+  layout = sharding.tree_shardings(abstract, mesh, config.rules)
+  step = state.make_step(
+    system.loss, optimizer, config.train, ema=config.ema, accumulate=config.optimizer.accumulate, seed=0
+  )
+  shardings = (layout, sharding.batch_sharding(mesh))
+  jitted = jax.jit(step, in_shardings=shardings, out_shardings=(layout, None), donate_argnums=0)
+  start = time.perf_counter()
+  compiled = jitted.lower(abstract, shapes).compile()
+  return Program(jax.jit(create, out_shardings=layout), compiled, abstract, time.perf_counter() - start)
+
+
+def compile_only(config: ml_collections.ConfigDict) -> dict:
+  """What the training step needs on each device, from the compiled program: nothing is allocated, nothing runs."""
+  data = config.data.copy_and_resolve_references()
+  data.update({'examples_per_record': 1, 'workers': 0})
+  system = systems.build(config)
+  example, _ = input.split_names(next(input.training_iterator(data, system.read, jax.process_count(), config.seed)))
+  shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in example.items()}
+  program = compile_step(config, system, sharding.make_mesh(config.mesh), shapes)
+  memory = program.step.memory_analysis()
+  return {
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'batch_size': config.batch_size,
+    'dtype': config.dtype,
+    'remat': config.remat,
+    'parameters': sum(x.size for x in jax.tree.leaves(program.abstract.params)),
+    'compile_seconds': program.seconds,
+    'step_argument_bytes': memory.argument_size_in_bytes,
+    'step_temporary_bytes': memory.temp_size_in_bytes,
+    'step_bytes': memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+  }
 
 
 def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> dict:
@@ -56,23 +111,11 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
 
   # The training step.
   host, _ = input.split_names(next(iterator))
-  batch_layout = sharding.batch_sharding(mesh)
-  batch = input.to_device(host, batch_layout)
-  optimizer = state.make_optimizer(config.optimizer, config.steps)
-
-  def create(rng):
-    return state.create(system.init, optimizer, config.train, rng, batch)
-
-  abstract = jax.eval_shape(create, jax.random.key(0))
-  layout = sharding.tree_shardings(abstract, mesh, config.rules)
-  holder = [jax.jit(create, out_shardings=layout)(jax.random.key(0))]
-  step = state.make_step(
-    system.loss, optimizer, config.train, ema=config.ema, accumulate=config.optimizer.accumulate, seed=0
-  )
-  jitted = jax.jit(step, in_shardings=(layout, batch_layout), out_shardings=(layout, None), donate_argnums=0)
-  start = time.perf_counter()
-  compiled = jitted.lower(abstract, batch).compile()
-  figures['compile_seconds'] = time.perf_counter() - start
+  batch = input.to_device(host, sharding.batch_sharding(mesh))
+  shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
+  program = compile_step(config, system, mesh, shapes)
+  compiled, holder = program.step, [program.create(jax.random.key(0))]
+  figures['compile_seconds'] = program.seconds
   params = jax.tree.map(jnp.copy, holder[0].params)
 
   def train():
@@ -119,22 +162,24 @@ def _input(iterator, batch_size: int, repeats: int) -> dict:
 
 
 def _sampler(config, params, repeats: int, videos: int) -> dict:
-  """One frame made with all steps of the sampler, beside the same program with one step."""
+  """One frame (or clip) made with all steps of the sampler, beside the same program with one step."""
   clip = next(input.eval_records(config.data, config.data.split, 1))
   functions, steps, seeds = {}, config.sampler.steps, np.zeros(videos, np.uint32)
+  frames = config.get('frames', 1)  # that are made at once
   for name, count in (('all', steps), ('one', 1)):
     changed = config.copy_and_resolve_references()
     changed.sampler.steps = count
     system = systems.build(changed)
-    inputs = system.inputs([clip] * videos, num_frames=1)
-    inputs = dataclasses.replace(inputs, frames=list(inputs.frames))  # read once: cropping faces is not sampling
+    inputs = system.inputs([clip] * videos, num_frames=frames)
+    if hasattr(inputs, 'frames'):
+      inputs = dataclasses.replace(inputs, frames=list(inputs.frames))  # read once: cropping faces is not sampling
     functions[name] = lambda system=system, inputs=inputs: list(system.generate(params, inputs, seeds))
   times = interleaved(functions, repeats)
   return {
     'sampler_steps': steps,
-    'sampler_seconds_per_frame': times['all'] / videos,
+    'sampler_seconds_per_frame': times['all'] / videos / frames,
     'sampler_over_bare_steps': times['all'] / (steps * times['one']),
-    'generated_frames_per_second': videos / times['all'],
+    'generated_frames_per_second': videos * frames / times['all'],
   }
 
 
@@ -142,7 +187,10 @@ def main(_):
   if _CONFIG.value is None:
     raise UsageError('--config is missing: python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
   memory.keep_freed()  # as training does
-  figures = benchmark(_CONFIG.value, _REPEATS.value, _BATCH.value)
+  if _COMPILE_ONLY.value:
+    figures = compile_only(_CONFIG.value)
+  else:
+    figures = benchmark(_CONFIG.value, _REPEATS.value, _BATCH.value)
   width = max(map(len, figures))
   for name, value in figures.items():
     print(f'{name.ljust(width)}  {value:,.4g}' if isinstance(value, float) else f'{name.ljust(width)}  {value}')

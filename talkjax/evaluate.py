@@ -14,8 +14,10 @@ what repeating the first frame's mouth gets, the least that a system must beat.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 import tqdm
 from absl import flags
 
@@ -23,7 +25,7 @@ from talkjax import checkpoint, cli, input, systems
 from talkjax.cli import UsageError
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
-from talkjax.metrics import cpbd, folders, image, lips
+from talkjax.metrics import cpbd, folders, image, lips, portrait
 from talkjax.records import AUDIO_RATE, Record
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
@@ -42,6 +44,10 @@ _SEED = cli.flag(flags.DEFINE_integer, 'seed', 0, 'Of the noise and of the pairi
 _OTHER = cli.flag(
   flags.DEFINE_enum, 'other_speech', 'plain', ['plain', 'rotated'], 'How the speech of another clip is laid.'
 )
+_SPEEDS = cli.flag(
+  flags.DEFINE_list, 'speeds', None, 'Also ask for these head speeds (degrees/s) and measure them; portrait systems.'
+)
+_MOTION = cli.flag(flags.DEFINE_bool, 'motion_frames', None, 'Whether clips go on from one another; portrait systems.')
 _VIDEOS = cli.flag(
   flags.DEFINE_string, 'videos', None, 'A folder for the videos: source, true, generated, other_speech.'
 )
@@ -55,12 +61,19 @@ SCORES = (
   'ssim_mask',
   'psnr_mask_identity',
   'ssim_mask_identity',
+  'psnr_identity',
+  'ssim_identity',
   'cpbd',
   'cpbd_reference',
   'lip_score',
   'lip_score_other_speech',
   'lip_score_other_truth',
+  'identity',
+  'in_region',
+  'seam_jump',
+  'seam_jump_truth',
 )
+PEOPLE = 20  # that a generated one is told from
 
 
 def score_workdir(
@@ -84,7 +97,7 @@ def score_workdir(
   others = [clips[i] for i in lips.other_speech([c.transcript or c.id for c in clips], seed)]
   if rotate:
     others = [_rotated(c, int(generator.integers(len(c.frames)))) for c in others]
-  rows, first = [], None
+  rows, first, people = [], None, {}
   bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
   for start in range(0, len(clips), batch_size):
     batch, speech = clips[start : start + batch_size], others[start : start + batch_size]
@@ -96,6 +109,9 @@ def score_workdir(
     for clip, voice, made, made_other in zip(batch, speech, own, spoken):
       first = first if first is not None else picture.strip([made.truth, made.frames])
       rows.append(_score(clip, voice, made, made_other, config))
+      if made.region is not None:
+        people = people or _people(system, config, clips)
+        rows[-1] |= _score_portrait(clip.speaker, made, people, config)
       if videos:
         source = [clip.frame(i) for i in range(len(clip.frames))]
         kinds = {'source': source, 'true': made.truth, 'generated': made.frames, 'other_speech': made_other.frames}
@@ -126,9 +142,10 @@ class Made:
   """One clip, made again: [f] pictures each, and the true landmarks [f, 68, 2] in them."""
 
   frames: list[np.ndarray]
-  masks: list[np.ndarray]
+  masks: list[np.ndarray] | None
   truth: list[np.ndarray]
   landmarks: np.ndarray
+  region: np.ndarray | None  # [h, w, 1], where the face was asked to be
 
 
 def _write_video(path: pathlib.Path, frames, fps: float, sound: np.ndarray) -> None:
@@ -141,24 +158,80 @@ def _write_video(path: pathlib.Path, frames, fps: float, sound: np.ndarray) -> N
 
 def _make(system, params, clips, speech, seeds) -> list[Made]:
   inputs = system.inputs(clips, speech=speech)
-  masks = []
-
-  def remember(frames):
-    for frame in frames:
-      masks.append(frame['mask'])
-      yield frame
-
-  made = list(system.generate(params, dataclasses.replace(inputs, frames=remember(inputs.frames)), seeds))
+  made = list(system.generate(params, inputs, seeds))
+  masks = inputs.masks or [None] * len(clips)
+  regions = getattr(inputs, 'region', [None] * len(clips))
   return [
-    Made([f[i] for f in made[: len(truth)]], [m[i] for m in masks[: len(truth)]], truth, points)
-    for i, (truth, points) in enumerate(zip(inputs.truth, inputs.landmarks))
+    Made([f[i] for f in made[: len(truth)]], shown, truth, points, region)
+    for i, (truth, shown, points, region) in enumerate(zip(inputs.truth, masks, inputs.landmarks, regions))
   ]
 
 
+def _people(system, config, clips) -> dict[str, tuple]:
+  """What PEOPLE people look like, by name: those of the clips, and others of the training split."""
+  people = {}
+  for record in (*clips, *input.eval_records(config.data, config.data.split)):
+    if record.speaker not in people:
+      shown = [system.inputs([record], num_frames=1).truth[0][0]]
+      if found := portrait.track(shown):
+        people[record.speaker] = portrait.describe(shown, found)
+    if len(people) >= PEOPLE and record.speaker not in {c.speaker for c in clips}:
+      break
+  return people
+
+
+def _score_portrait(speaker: str, made: Made, people: dict, config) -> dict:
+  """Whether it is still the same person, in the place asked for, without jumps at the seams of clips."""
+  found = portrait.track(made.frames)
+  others = [name for name in people if name != speaker][: PEOPLE - 1]
+  known = found is not None and speaker in people and others
+  shown = portrait.describe(made.frames, found) if known else None
+  values = {
+    'identity': float(portrait.nearest(shown, [people[n] for n in (speaker, *others)]) == 0) if known else None,
+    'in_region': float(portrait.in_region(found, made.region).mean()) if found else 0.0,
+    'seam_jump': portrait.seam_jump(made.frames, config.frames),
+    'seam_jump_truth': portrait.seam_jump(made.truth, config.frames),
+    'head_speed': float(landmarks.head_speed(found.pose, 25.0).mean()) if found else None,
+  }
+  return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+
+
+def speed_obedience(system, params, clips, speeds: Sequence[float], seed: int) -> tuple[float, list[float]]:
+  """Whether heads turn faster where that is asked for.
+
+  Args:
+    system, params: what was trained.
+    clips: records, whose portraits and sound are used.
+    speeds: degrees/s to ask for.
+    seed: of the noise.
+
+  Returns:
+    (mean over the clips of Spearman's rank correlation between asked and measured speed, mean measured speed of each).
+  """
+  measured = []
+  seeds = np.arange(seed, seed + len(clips), dtype=np.uint32)
+  for speed in speeds:
+    inputs = system.inputs(clips)
+    inputs = dataclasses.replace(inputs, speed=np.full_like(inputs.speed, speed))
+    made = list(system.generate(params, inputs, seeds))
+    tracks = [portrait.track([f[i] for f in made[: len(t)]]) for i, t in enumerate(inputs.truth)]
+    measured.append([landmarks.head_speed(t.pose, 25.0).mean() if t else np.nan for t in tracks])
+  measured = np.array(measured)  # [speeds, clips]
+  ranks = [scipy.stats.spearmanr(speeds, column).statistic for column in measured.T if np.isfinite(column).all()]
+  return float(np.mean(ranks)), np.nanmean(measured, 1).tolist()
+
+
+def _pictures(truth, frames, masks) -> dict[str, float]:
+  scores = image.video_scores(truth, frames, masks)
+  return {k: v for k, v in scores.items() if k != 'identical_frames'}
+
+
 def _score(clip: Record, voice: Record, made: Made, made_other: Made, config) -> dict:
-  scores = image.video_scores(made.truth, made.frames, made.masks)
-  still = [np.where(m > 0, made.truth[0], t) for m, t in zip(made.masks, made.truth)]
-  identity = image.video_scores(made.truth, still, made.masks)
+  scores = _pictures(made.truth, made.frames, made.masks)
+  still = [made.truth[0]] * len(made.truth)
+  if made.masks:
+    still = [np.where(m > 0, s, t) for m, s, t in zip(made.masks, still, made.truth)]
+  identity = _pictures(made.truth, still, made.masks)
   opening = lambda frames: mouth_opening(frames, made.landmarks, config.data.mouth)
   true_opening = opening(made.truth)
   count = min(len(clip.frames), len(voice.frames))
@@ -166,12 +239,9 @@ def _score(clip: Record, voice: Record, made: Made, made_other: Made, config) ->
   values = {
     'name': clip.id,
     'frames': len(made.truth),
-    'psnr': scores['psnr'],
-    'ssim': scores['ssim'],
-    'psnr_mask': scores['psnr_mask'],
-    'ssim_mask': scores['ssim_mask'],
-    'psnr_mask_identity': identity['psnr_mask'],
-    'ssim_mask_identity': identity['ssim_mask'],
+    **scores,
+    # What repeating the first frame gets: in the mask where there is one, else on the whole frame.
+    **{f'{k}_identity': v for k, v in identity.items() if k.endswith('_mask') or not made.masks},
     'cpbd': float(np.mean([cpbd.cpbd(f) for f in made.frames])),
     'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in made.truth])),
     'lip_score': lips.lip_score(opening(made.frames), true_opening),
@@ -188,10 +258,13 @@ def mouth_opening(frames, points: np.ndarray, kind: str) -> np.ndarray:
   Args:
     frames: [h, w, 3] each.
     points: [f, 68, 2] the true landmarks.
-    kind: 'pixels' (drawn puppets: exact) or 'landmarks' (filmed faces, found again in these frames).
+    kind: 'pixels' (drawn puppets whose heads are where the true ones are: exact), 'found' (drawn puppets whose heads
+      are found in these frames first) or 'landmarks' (filmed faces, found again in these frames).
   """
   if kind == 'pixels':
     return np.array([lips.puppet_opening(f, p) for f, p in zip(frames, points)])
+  if kind == 'found':
+    return portrait.drawn_opening(frames)
   return lips.real_opening(landmarks.find_faces(frames).landmarks)
 
 
@@ -234,6 +307,12 @@ def main(_):
       'other_speech': _OTHER.value,
       'sampler': config.sampler.to_dict(),
     }
+    if _SPEEDS.value:
+      speeds = [float(v) for v in _SPEEDS.value]
+      rank, measured = speed_obedience(system, params, clips[: _BATCH.value], speeds, _SEED.value)
+      means |= {'speed_spearman': rank}
+      about |= {'speeds': speeds, 'measured_speeds': measured}
+      print(f'head speed asked {speeds}, measured {[round(v, 1) for v in measured]}: Spearman {rank:.2f}')
     if _STRIP.value:
       picture.write(_STRIP.value, strip)
   if _OUTPUT.value:

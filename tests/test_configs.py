@@ -1,30 +1,68 @@
 """Every config, size and stage takes one step."""
 
 import jax
+import numpy as np
 import pytest
 
-from configs import common, speech_edit
+from configs import common, emo, speech_edit
 from talkjax import train
 from talkjax.cli import UsageError
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}
-SMALL = {'examples_per_record': 1, 'corpus': 'puppets/tiny', 'align': True, 'workers': 0}
+SMALL = {'examples_per_record': 1, 'corpus': 'puppets/tiny', 'workers': 0}
 
 
 @pytest.mark.parametrize('size', speech_edit.SIZES)
 def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
   config = speech_edit.get_config(size)
   config.update(ONE)
-  config.data.update(SMALL, dir=str(puppets))
+  config.data.update({**SMALL, 'align': True, 'dir': str(puppets)})
   state = train.train(config, str(tmp_path))
   assert int(state.step) == 1
+
+
+# A full-size U-Net does not fit here, and a small one compiles in seconds: the same configs, narrower.
+NARROW = {
+  'size': 32,
+  'model.widths': (32,),
+  'model.attention': (True,),
+  'model.layers': 1,
+  'model.context': 32,
+  'model.audio_tokens': 2,
+  'model.audio_hidden': 32,
+  'latents.widths': (32, 32),
+}
+
+
+@pytest.mark.parametrize(('size', 'stage'), [('paper', 1), ('paper', 2), ('paper', 3), ('tiny', 2), ('small', 3)])
+def test_every_size_and_stage_of_emo_takes_a_step(size, stage, puppets, tmp_path):
+  config = emo.get_config(f'{size},stage={stage}')
+  config.update(ONE)
+  config.update_from_flattened_dict(NARROW)
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  state = train.train(config, str(tmp_path))
+  assert int(state.step) == 1
+
+
+def test_wav2vec2_is_heard_and_stays_as_it_is(puppets, tmp_path):
+  config = emo.get_config('tiny,stage=2,audio.kind=wav2vec2')
+  config.update(ONE)
+  config.update_from_flattened_dict(NARROW)
+  encoder = {'width': 16, 'layers': 2, 'heads': 2, 'hidden': 16, 'conv_widths': (16,) * 7, 'position_groups': 4}
+  config.audio.encoder = encoder
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  config.checkpoint_every = 1
+  state = train.train(config, str(tmp_path))
+  assert 'wav2vec2' in state.params and state.params['audio']['dense_0']['kernel'].shape[0] == 5 * 2 * 16
+  for p, e in zip(jax.tree.leaves(state.params['wav2vec2']), jax.tree.leaves(state.ema['wav2vec2'])):
+    np.testing.assert_array_equal(p, e)
 
 
 def test_bfloat16_recomputed_and_accumulated(puppets, tmp_path):
   config = speech_edit.get_config('tiny,dtype=bfloat16,remat=True,optimizer.accumulate=2')
   config.update({**ONE, 'batch_size': 2, 'size': 32})
-  config.data.update(SMALL, dir=str(puppets))
+  config.data.update({**SMALL, 'dir': str(puppets)})
   state = train.train(config, str(tmp_path))
   assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))  # the arithmetic alone is bfloat16
 

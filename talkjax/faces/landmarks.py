@@ -12,6 +12,7 @@ Head pose is three angles in degrees, as seen in the picture, all zero for a fac
 import dataclasses
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 
 from talkjax.cli import UserError
@@ -200,6 +201,18 @@ def head_pose(points: np.ndarray) -> np.ndarray:
   right = rotation[:, :, 0]
   roll = np.arctan2((right * down).sum(-1), (right * level).sum(-1))
   return np.degrees(np.stack([yaw, pitch, roll], -1)).astype(np.float32)
+
+
+def head_speed(pose: np.ndarray, fps: float) -> np.ndarray:
+  """How fast a head turns: yaw, pitch, roll [f, 3] in degrees -> [f] degrees/s.
+
+  Poses are averaged over 5 frames first: what is found in pictures trembles, and trembling is speed.
+  """
+  if len(pose) < 2:
+    return np.zeros(len(pose), np.float32)
+  window = min(5, len(pose))
+  smooth = cv2.blur(np.asarray(pose, np.float64), (1, window), borderType=cv2.BORDER_REPLICATE)
+  return (np.linalg.norm(np.gradient(smooth, axis=0), axis=1) * fps).astype(np.float32)
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:

@@ -101,4 +101,5 @@ OPTIONS = {
   'guidance': 'guidance',
   'reference_weight': 'weights.reference',
   'audio_weight': 'weights.audio',
+  'motion_frames': 'use_motion_frames',
 }

@@ -21,12 +21,14 @@ class Inputs:
     identity: [b, h, w, 3] float32 in [-1, 1], the frame that says who speaks.
     frames: one dict per frame of `clean` [b, h, w, 3], `mask` [b, h, w, 1] and `audio` [b, d]; it may be endless.
     truth: per video its aligned frames, uint8; empty when there is nothing to compare with.
+    masks: per video and frame of `truth`, [h, w, 1], what is generated.
     landmarks: per video [f, 68, 2] in pixels of the aligned frames.
   """
 
   identity: np.ndarray
   frames: Iterable[dict[str, np.ndarray]]
   truth: Sequence[Sequence[np.ndarray]] = ()
+  masks: Sequence[Sequence[np.ndarray]] = ()
   landmarks: Sequence[np.ndarray] = ()
 
 
@@ -161,5 +163,6 @@ def record_inputs(
     identity=to_float(np.stack([pictures[0] for _, pictures, *_ in videos])),
     frames=frames(),
     truth=[pictures for _, pictures, *_ in videos],
+    masks=[regions for _, _, regions, *_ in videos],
     landmarks=[points for *_, points in videos],
   )

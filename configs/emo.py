@@ -1,0 +1,140 @@
+"""EMO: Emote Portrait Alive. Sizes `paper`, `tiny`, `small`; stages 1 (images), 2 (video and sound), 3 (speed).
+
+  python -m talkjax.train --config=configs/emo.py:paper,stage=1 --workdir=runs/emo_1
+  python -m talkjax.train --config=configs/emo.py:paper,stage=2 --workdir=runs/emo_2 --config.init_from=runs/emo_1
+  python -m talkjax.train --config=configs/emo.py:paper,stage=3 --workdir=runs/emo_3 --config.init_from=runs/emo_2
+
+  python -m talkjax.train --config=configs/emo.py:tiny,stage=1 --workdir=runs/emo_tiny_1
+
+`paper` is 512 x 512 in Stable Diffusion 1.5's latents, with the numbers of section 4.1. `tiny` is 64 x 64 puppets,
+folded 4 x 4 into channels instead of an autoencoder, for two CPU cores; `small` learns 128 x 128 from scratch on one
+GPU. Both predict what to add to the portrait, so that they need not learn to copy it first. A later stage starts from
+the earlier one's workdir: what it adds is new, all else must fit.
+"""
+
+from configs import common
+
+SIZES = ('paper', 'tiny', 'small')
+
+
+def get_config(arg: str | None = None):
+  size, changes = common.parse(arg, SIZES)
+  stage = changes.pop('stage', 1)
+  if stage not in (1, 2, 3):
+    raise ValueError(f'stage={stage} is not one of 1, 2, 3')
+  c = common.base()
+  c.system = 'emo'
+  c.size = 512
+  c.frames = 1 if stage == 1 else 12  # of a clip
+  c.motion_frames = 4
+  c.use_motion_frames = True  # at generation; without them every clip begins anew
+  c.margin = 2  # frames heard on each side
+  c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4)  # 'vae', or 'fold'
+  c.model = dict(
+    widths=(320, 640, 1280, 1280),
+    attention=(True, True, True, False),
+    layers=2,
+    heads=8,
+    groups=32,
+    zero_contexts=True,  # sound and reference start as nothing
+    skip=False,  # predict what to add to the portrait's latents
+    locator=(16, 32, 96, 256),
+    max_frames=24,  # of the temporal layers, motion frames included
+    temporal_middle=False,
+    temporal_layers=2,  # attentions over time in each
+    context=768,  # channels of sound tokens, and of Stable Diffusion's text
+    audio_tokens=32,
+    audio_hidden=512,
+    speed_features=256,
+  )
+  # What a frame hears: 'wav2vec2' (with foundations.wav2vec2), which wants `context` frames more on each side; 'mel',
+  # columns of a log-mel spectrogram, the default that needs no weights; nothing ('none': stage 1 learns from silence).
+  c.audio = dict(kind='none' if stage == 1 else 'mel', bands=80, columns=2, context=0, encoder={})
+  if stage > 1 and changes.get('audio.kind') == 'wav2vec2':
+    c.audio.context = 12
+  c.speed = dict(
+    learned=stage == 3,
+    default=15.0,  # of generation, degrees/s
+    centres=(0.0, 7.5, 15.0, 22.5, 30.0, 45.0, 60.0, 90.0, 120.0),
+    radii=(7.5, 7.5, 7.5, 7.5, 10.0, 15.0, 20.0, 30.0, 30.0),
+  )
+  c.diffusion = dict(
+    schedule='scaled_linear', steps=1000, start=0.00085, end=0.012, zero_snr=False, target='epsilon', min_snr=0.0
+  )
+  c.sampler = dict(name='ddim', steps=40, eta=0.0, spacing='leading', clip=0.0)
+  c.guidance = 3.5
+  c.weights = dict(reference=1.0, audio=1.0)  # of the attentions' outputs at generation
+  c.drop = dict(all=0.05, motion=0.1)  # shares of examples without conditions, without motion frames
+  c.augment = dict(motion_noise=0.1)  # largest standard deviation
+  c.optimizer.learning_rate = 1e-5
+  c.data.corpus = 'hdtf'
+  c.data.workers = 4
+  c.data.mouth = 'landmarks'
+  c.batch_size = 48 if stage == 1 else 4
+  c.steps = 200_000 if stage == 1 else 100_000
+  c.dtype = 'bfloat16'
+  c.remat = True
+  c.sample_every = 10_000
+  c.checkpoint_every = 5000
+
+  if size in ('tiny', 'small'):
+    c.latents.kind = 'fold'
+    c.dtype, c.remat = 'float32', False
+    c.diffusion.update(schedule='cosine', target='x0')
+    c.model.skip = True
+    c.sampler.update(steps=8, spacing='trailing', clip=1.0)
+    c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
+    c.guidance = 1.0
+    c.ema = 0.995
+  if size == 'small':
+    c.size = 128
+    c.model.update(
+      widths=(128, 256, 512), attention=(False, True, True), context=256, audio_tokens=8, speed_features=128
+    )
+    c.data.update(corpus='clips', examples_per_record=1)
+    c.batch_size = 64 if stage == 1 else 8
+    c.steps = 100_000
+  if size == 'tiny':
+    c.size = 64
+    c.frames = 1 if stage == 1 else 8
+    c.motion_frames = 2
+    c.model.update(
+      widths=(64, 96),
+      attention=(False, True),
+      temporal_layers=1,
+      layers=1,
+      heads=4,
+      locator=(16, 32, 64),
+      context=64,
+      audio_tokens=2,
+      audio_hidden=256,
+      speed_features=64,
+    )
+    # Puppets turn by 5 to 30 degrees/s.
+    c.speed.update(centres=(5.0, 10.0, 15.0, 20.0, 25.0, 30.0), radii=(5.0,) * 6)
+    c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
+    c.batch_size = 32 if stage == 1 else 4
+    c.optimizer.learning_rate = 1e-3
+    c.steps = {1: 600, 2: 900, 3: 400}[stage]
+    c.sample_every = 200
+    c.checkpoint_every = 100
+
+  # What trains (section 3.3). Temporal and speed layers alone in the last stage, lest speed take over from sound.
+  frozen = ('^autoencoder/',) * (c.latents.kind == 'vae') + ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
+  c.train = (*((name, False) for name in frozen), ('.*', True))
+  if stage == 3:
+    c.train = (('motion_modules', True), ('^speed/', True), ('.*', False))
+  # Where the first stages start from, where it is at hand (section 3.3). The prompt's attention is not used.
+  c.foundations = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
+  c.load = (
+    (
+      ('sd15', 'backbone', 'transformer_blocks_0/(attn2|norm2)', 'transformer_blocks_0/(attn1_5|norm1_5)'),
+      ('sd15', 'reference', '^conv_(norm_)?out', ''),
+      ('sd_vae', 'autoencoder', '', ''),
+    ),
+    (('animatediff', 'backbone', '', '^(?!.*motion_modules)'), ('wav2vec2', 'wav2vec2', '', '')),
+    (),
+  )[stage - 1]
+  # What each stage brings in; anything else must be in `init_from`.
+  c.init_new = ((), ('motion_modules', 'backbone/.*(attn2|norm2)', '^audio/', '^wav2vec2/'), ('speed',))[stage - 1]
+  return common.finish(c, changes)

@@ -1,0 +1,48 @@
+"""EMO: Emote Portrait Alive (Tian et al., 2024): a portrait and a voice become a video of any length.
+
+A U-Net in Stable Diffusion 1.5's shape denoises a clip of latents. A second one, the ReferenceNet, looks once at the
+portrait and at the last frames of the clip before: the first attends to its features (section 3.2). Sound comes in by
+cross-attention, the place of the face as a mask, the speed of the head by cross-attention in the temporal layers.
+
+There is no published code. What the paper leaves open follows its words here, and the open re-implementations where it
+has none: the encoded face region is added after the first convolution (which includes adding it to the noisy latent),
+reference attention reads the normed features behind each self-attention, and the ReferenceNet, whose text layers came
+with Stable Diffusion, is given one empty token.
+"""
+
+import functools
+
+from talkjax.cli import UserError
+from talkjax.systems import System
+from talkjax.systems.emo import animate, data, model
+
+
+def build(config) -> System:
+  """The system of a config (see configs/emo.py)."""
+  if config.frames < config.motion_frames and config.frames > 1:
+    raise UserError(
+      f'config.frames={config.frames} is fewer than config.motion_frames={config.motion_frames}: a clip must give the '
+      'next one its motion frames'
+    )
+  if config.model.skip and config.diffusion.target != 'x0':
+    raise UserError(
+      f'config.model.skip adds the portrait to what the network says, which must be x0, and config.diffusion.target is '
+      f'{config.diffusion.target!r}: set it to x0, or skip to False'
+    )
+  if config.audio.kind == 'wav2vec2' and not config.audio.context:
+    raise UserError(
+      'config.audio.kind=wav2vec2 comes with other settings: give it as an argument of the config, '
+      '--config=configs/emo.py:paper,stage=2,audio.kind=wav2vec2'
+    )
+  nets = model.make_networks(config)
+  schedule = model.make_schedule(config.diffusion)
+  sampler = model.Sampler(nets, config)
+  generate = functools.partial(model.generate, sampler=sampler)
+  return System(
+    read=functools.partial(data.read, config=config),
+    init=functools.partial(model.init, nets=nets),
+    loss=functools.partial(model.loss, nets=nets, schedule=schedule, config=config),
+    inputs=functools.partial(data.record_inputs, config=config),
+    generate=generate,
+    render=functools.partial(animate.animate, config, generate),
+  )

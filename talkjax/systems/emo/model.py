@@ -1,0 +1,395 @@
+"""What emo learns (EMO eq. 1 with its conditions) and how it makes clips, one after the other, from what it learned."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from talkjax.diffusion import guidance, losses, samplers, schedules, targets
+from talkjax.nn.autoencoder import Autoencoder, Folding
+from talkjax.nn.guider import AudioTokens, Guider, SpeedTokens, speed_buckets, windows
+from talkjax.nn.latent_unet import LatentUNet, Temporal, hoist
+from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.systems.emo.data import Inputs, padded, to_uint8
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+  """The parts of EMO (its figure 2); `speed` is None before the stage that brings it in."""
+
+  backbone: LatentUNet
+  reference: LatentUNet
+  locator: Guider
+  encoder: Wav2Vec2 | None  # of sound; frozen
+  context: int  # frames it hears on each side beyond `margin`
+  audio: AudioTokens | None
+  speed: SpeedTokens | None
+  latents: Autoencoder | Folding
+  centres: tuple[float, ...]
+  radii: tuple[float, ...]
+  margin: int
+  text: int  # channels of the reference network's one empty text token
+
+
+def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
+  """Fresh parameters."""
+  keys = jax.random.split(rng, 7)
+  example = jax.tree.map(lambda x: x[:1], batch)
+  params = {}
+  if isinstance(nets.latents, Autoencoder):
+    params['autoencoder'] = nets.latents.init(keys[0], example['reference'])['params']
+  latent = jax.eval_shape(lambda p: encode(p, example['reference'], nets), params)
+  zeros = jnp.zeros((1, *latent.shape[1:]))
+  params['reference'] = nets.reference.init(keys[1], zeros, jnp.zeros(1), {'text': jnp.zeros((1, 1, nets.text))})[
+    'params'
+  ]
+  params['locator'] = nets.locator.init(keys[2], example['region'])['params']
+  told = {}
+  if nets.encoder:
+    params['wav2vec2'] = nets.encoder.init(keys[6], example['audio'].reshape(1, -1))['params']
+  if nets.audio:
+    heard = windows(hear(params, example['audio'], nets), nets.margin)[:, 0]
+    params['audio'] = nets.audio.init(keys[3], heard)['params']
+    told['audio'] = nets.audio.apply({'params': params['audio']}, heard)
+  speed = None
+  if nets.speed:
+    buckets = windows(speed_buckets(example['speed'], nets.centres, nets.radii), nets.margin)
+    params['speed'] = nets.speed.init(keys[4], buckets)['params']
+    speed = nets.speed.apply({'params': params['speed']}, buckets)[:, :1]
+  features = reference_features(params, zeros, None, nets)[0]
+  params['backbone'] = nets.backbone.init(
+    keys[5], zeros, jnp.zeros(1), {'reference': features, **told}, frames=1, speed=speed
+  )['params']
+  return params
+
+
+def encode(params, pictures: jax.Array, nets: Networks, rng: jax.Array | None = None) -> jax.Array:
+  """Latents of pictures [..., h, w, 3]; the autoencoder is never trained here."""
+  flat = pictures.reshape(-1, *pictures.shape[-3:])
+  if isinstance(nets.latents, Folding):
+    latents = nets.latents.encode(flat)
+  else:
+    latents = nets.latents.apply({'params': params['autoencoder']}, flat, rng, method='encode')
+    latents = jax.lax.stop_gradient(latents).astype(jnp.float32)
+  return latents.reshape(*pictures.shape[:-3], *latents.shape[1:])
+
+
+def decode(params, latents: jax.Array, nets: Networks) -> jax.Array:
+  """Pictures [b, h, w, 3] of latents."""
+  if isinstance(nets.latents, Folding):
+    return nets.latents.decode(latents)
+  return nets.latents.apply({'params': params['autoencoder']}, latents, method='decode')
+
+
+def reference_features(params, reference: jax.Array, motion: jax.Array | None, nets: Networks):
+  """One call of the ReferenceNet for the portrait and the motion frames (section 3.2).
+
+  Args:
+    params: from `init`.
+    reference: [b, h, w, c] latents.
+    motion: [b, n, h, w, c] latents, or None.
+
+  Returns:
+    (features for the backbone's reference attention by path, features [b, n, ...] for its temporal layers by path).
+  """
+  b = reference.shape[0]
+  n = 0 if motion is None else motion.shape[1]
+  x = reference[:, None] if motion is None else jnp.concatenate([reference[:, None], motion], axis=1)
+  x = x.reshape(b * (n + 1), *x.shape[2:])
+  text = jnp.zeros((1, 1, nets.text))  # the prompt is not used
+  _, features = nets.reference.apply({'params': params['reference']}, x, jnp.zeros(x.shape[0]), {'text': text})
+  features = {k: v.reshape(b, n + 1, *v.shape[1:]) for k, v in features.items()}
+  attended = {k: v[:, 0] for k, v in features.items() if '_attentions_' in k}
+  return attended, {k: v[:, 1:] for k, v in features.items() if '_layers_' in k} if n else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """What the backbone is told, but for the noise: one tree, made once per clip.
+
+  Attributes:
+    contexts: for the backbone, features or their keys and values.
+    before: motion features by path.
+    added: [b, h, w, c], of the face region.
+    speed: [b, f, c] tokens, or None.
+    skip: [b, h, w, c] latents of the portrait, which the backbone's output is added to, or None.
+  """
+
+  contexts: Any
+  before: Any
+  added: Any
+  speed: Any
+  skip: Any
+
+
+jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'added', 'speed', 'skip'], [])
+
+
+def locate(params, region: jax.Array, nets: Networks) -> jax.Array:
+  return nets.locator.apply({'params': params['locator']}, region)
+
+
+def hear(params, audio: jax.Array, nets: Networks) -> jax.Array:
+  """Features of each frame, [b, f + 2m, d], of what `data.speech_features` made with its context.
+
+  With wav2vec 2.0 those of all its layers (section 3.2, "the various blocks"), the mean of the two in a frame's time.
+  """
+  if nets.encoder is None:
+    return audio
+  b, frames, _ = audio.shape
+  states = nets.encoder.apply({'params': params['wav2vec2']}, audio.reshape(b, -1))[1:]
+  x = jax.lax.stop_gradient(jnp.concatenate(states, -1))  # [b, 2 frames - 1, d]
+  x = jnp.pad(x, ((0, 0), (0, 2 * frames - x.shape[1]), (0, 0)), mode='edge')
+  x = x.reshape(b, frames, 2, -1).mean(2)
+  return x[:, nets.context : frames - nets.context]
+
+
+def sound_tokens(params, audio: jax.Array, nets: Networks) -> dict[str, jax.Array]:
+  """{'audio': tokens [b * f, tokens, d]} of a batch's audio; nothing before the stage with sound."""
+  if nets.audio is None:
+    return {}
+  heard = windows(hear(params, audio, nets), nets.margin)
+  return {'audio': nets.audio.apply({'params': params['audio']}, heard.reshape(-1, heard.shape[-1]))}
+
+
+def speed_tokens(params, speed: jax.Array, nets: Networks) -> jax.Array | None:
+  """[b, f, d] of head speeds [b, f + 2m]."""
+  if nets.speed is None:
+    return None
+  buckets = windows(speed_buckets(speed, nets.centres, nets.radii), nets.margin)
+  return nets.speed.apply({'params': params['speed']}, buckets)
+
+
+def predict(params, x: jax.Array, time: jax.Array, condition: Condition, *, nets: Networks, weights=None) -> jax.Array:
+  """The backbone's output for noisy latents x [b, f, h, w, c] at timesteps [b]."""
+  b, f = x.shape[:2]
+  y, _ = nets.backbone.apply(
+    {'params': params['backbone']},
+    x.reshape(b * f, *x.shape[2:]),
+    time,
+    condition.contexts,
+    frames=f,
+    before=condition.before,
+    speed=condition.speed,
+    added=condition.added,
+    weights=weights,
+  )
+  y = y.reshape(x.shape)
+  return y if condition.skip is None else y + condition.skip[:, None]
+
+
+def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule: schedules.Schedule, config):
+  """Eq. 1 over a clip: the squared error of what the backbone predicts (the noise, in the paper).
+
+  Args:
+    params: from `init`.
+    batch: from `data.read`.
+    rng: of the latents, the noise, its level and the dropped conditions.
+    train: conditions are dropped and motion frames noised.
+
+  Returns:
+    (loss, metrics).
+  """
+  latent_rng, level_rng, noise_rng, drop_rng, motion_rng = jax.random.split(rng, 5)
+  latents = encode(params, batch['target'], nets, latent_rng)
+  reference = encode(params, batch['reference'], nets)
+  b, f = latents.shape[:2]
+  motion, has_motion = None, batch['has_motion']
+  drop = config.drop
+  if batch['motion'].shape[1]:
+    motion = encode(params, batch['motion'], nets)
+    if train:
+      # Motion frames are generated ones later: learn not to trust their every pixel.
+      size_rng, grain_rng, keep_rng = jax.random.split(motion_rng, 3)
+      size = config.augment.motion_noise * jax.random.uniform(size_rng, (b, 1, 1, 1, 1))
+      motion += size * jax.random.normal(grain_rng, motion.shape)
+      has_motion *= jax.random.bernoulli(keep_rng, 1 - drop.motion, (b,))
+  attended, before = reference_features(params, reference, motion, nets)
+  contexts = sound_tokens(params, batch['audio'], nets)
+  if train and drop.all:
+    keep = jax.random.bernoulli(drop_rng, 1 - drop.all, (b,)).astype(jnp.float32)
+    attended = scale_examples(attended, keep)
+    contexts = scale_examples(contexts, jnp.repeat(keep, f))
+  condition = Condition(
+    {'reference': attended, **contexts},
+    scale_examples(before, has_motion),
+    jnp.repeat(locate(params, batch['region'], nets), f, axis=0),
+    speed_tokens(params, batch['speed'], nets),
+    reference if config.model.skip else None,
+  )
+  level = schedules.uniform_level(level_rng, schedule, b)
+  noise = jax.random.normal(noise_rng, latents.shape)
+  x = targets.add_noise(latents, noise, level)
+  output = predict(params, x, level.timestep, condition, nets=nets)
+  weight = None
+  if config.diffusion.min_snr:
+    weight = losses.min_snr_weight(losses.snr(level), config.diffusion.target, config.diffusion.min_snr)
+  return losses.loss(output, targets.make(config.diffusion.target, latents, noise, level), example_weight=weight), {}
+
+
+def scale_examples(tree, scale: jax.Array):
+  """Every leaf [b, ...] times scale [b]."""
+  return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype), tree)
+
+
+def make_table(config) -> samplers.Table:
+  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++."""
+  schedule = make_schedule(config.diffusion)
+  steps, spacing = config.sampler.steps, config.sampler.spacing
+  tables = {
+    'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing=spacing),
+    'ddpm': lambda: samplers.ddpm(schedule, steps, spacing=spacing),
+    'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
+  }
+  return tables[config.sampler.name]()
+
+
+def make_schedule(diffusion) -> schedules.Schedule:
+  """The noise schedule of a config."""
+  return schedules.make(
+    diffusion.schedule, diffusion.steps, diffusion.start, diffusion.end, zero_snr=diffusion.zero_snr
+  )
+
+
+class Sampler:
+  """Two compiled functions: what is made once per video, and a clip."""
+
+  def __init__(self, nets: Networks, config):
+    self.nets, self.config = nets, config
+    self.table = make_table(config)
+    self.prepare = jax.jit(self._prepare)
+    self.clip = jax.jit(self._clip)
+
+  def _prepare(self, params, reference, region):
+    """(keys and values of the portrait by path, the region's features, empty motion latents)."""
+    latents = encode(params, reference, self.nets)
+    attended, _ = reference_features(params, latents, None, self.nets)
+    hoisted = hoist(params['backbone'], {'reference': attended}, self.nets.backbone.dtype)
+    empty = jnp.zeros((latents.shape[0], self.config.motion_frames, *latents.shape[1:]), latents.dtype)
+    return hoisted['reference'], locate(params, region, self.nets), latents, empty
+
+  def _clip(self, params, prepared, motion, has_motion, audio, speed, seeds, number):
+    """The next clip: (uint8-ready pictures [b, f, h, w, 3], its last latents as the next clip's motion frames)."""
+    nets, config = self.nets, self.config
+    keys, added, latents, _ = prepared
+    f = config.frames
+    before = {}
+    if config.motion_frames and nets.backbone.temporal:
+      _, before = reference_features(params, latents, motion, nets)
+      before = scale_examples(before, jnp.full(latents.shape[:1], has_motion))
+    sound = hoist(params['backbone'], sound_tokens(params, audio, nets), nets.backbone.dtype)
+    condition = Condition(
+      {'reference': keys, **sound},
+      before,
+      jnp.repeat(added, f, axis=0),
+      speed_tokens(params, speed, nets),
+      latents if config.model.skip else None,
+    )
+    # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
+    null = dataclasses.replace(condition, contexts=jax.tree.map(jnp.zeros_like, condition.contexts))
+    shape = (f, *latents.shape[1:])
+
+    def noise(index):
+      """Keyed by (seed, frame, step): a video does not depend on its batch."""
+
+      def one(seed):
+        key = lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number * f + i), index)
+        return jax.vmap(lambda i: jax.random.normal(key(i), shape[1:]))(jnp.arange(f))
+
+      return jax.vmap(one)(seeds)
+
+    weights = {'reference': config.weights.reference, 'audio': config.weights.audio}
+
+    def denoise(x, level, condition):
+      time = jnp.broadcast_to(level.timestep, x.shape[:1])
+      return predict(params, x, time, condition, nets=nets, weights=weights)
+
+    made = samplers.sample(
+      guidance.classifier_free_batched(denoise, condition, null, config.guidance),
+      noise(config.sampler.steps),
+      self.table,
+      noise,
+      target=config.diffusion.target,
+      clip=config.sampler.clip or None,
+    )
+    pictures = decode(params, made.reshape(-1, *made.shape[2:]), nets)
+    motion = made[:, f - config.motion_frames :] if config.motion_frames else motion
+    return pictures.reshape(*made.shape[:2], *pictures.shape[1:]), motion
+
+
+def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> Iterator[np.ndarray]:
+  """Frames of all videos of a batch, one after the other, as uint8 [b, h, w, 3]; exactly as many as `inputs.audio`.
+
+  Args:
+    params: from training.
+    inputs: see `Inputs`.
+    seeds: [b] uint32, one per video.
+    sampler: compiled once per batch and picture size, never per length.
+  """
+  config = sampler.config
+  f, m, count = config.frames, config.margin, inputs.audio.shape[1]
+  reach = m + config.audio.context
+  seeds = np.asarray(seeds, np.uint32)
+  prepared = sampler.prepare(params, inputs.reference, inputs.region)
+  motion = prepared[-1]
+  for number, start in enumerate(range(0, count, f)):
+    around = np.arange(start - m, start + f + m)
+    # The last clip hears silence after the end, and is cut there.
+    heard = np.arange(start - reach, start + f + reach)
+    audio = np.stack([padded(a, heard, config.audio) for a in inputs.audio])
+    speed = inputs.speed[:, np.clip(around, 0, count - 1)]
+    pictures, motion = sampler.clip(
+      params, prepared, motion, float(number > 0 and config.use_motion_frames), audio, speed, seeds, number
+    )
+    for i in range(min(f, count - start)):
+      yield to_uint8(pictures[:, i])
+
+
+def make_networks(config) -> Networks:
+  """The networks of a config."""
+  dtype = jnp.dtype(config.dtype)
+  m = config.model
+  if config.latents.kind == 'fold':
+    latents = Folding(config.latents.patch)
+    channels, halvings = 3 * config.latents.patch**2, config.latents.patch.bit_length() - 1
+  else:
+    latents = Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling, dtype=dtype)
+    channels, halvings = latents.latent_channels, len(config.latents.widths) - 1
+  shared = dict(
+    widths=tuple(m.widths),
+    attention=tuple(m.attention),
+    layers=m.layers,
+    heads=m.heads,
+    groups=m.groups,
+    dtype=dtype,
+    remat=config.remat,
+  )
+  talks = config.audio.kind != 'none'
+  temporal = None
+  if config.frames > 1:
+    temporal = Temporal(
+      m.temporal_middle, m.heads, layers=m.temporal_layers, max_frames=m.max_frames, speed=config.speed.learned
+    )
+  return Networks(
+    backbone=LatentUNet(
+      channels,
+      contexts=('reference', 'audio') if talks else ('reference',),
+      zero_contexts=m.zero_contexts,
+      temporal=temporal,
+      **shared,
+    ),
+    reference=LatentUNet(channels, contexts=('text',), head=False, **shared),
+    locator=Guider(m.widths[0], tuple(m.locator[: halvings + 1]), dtype),
+    encoder=Wav2Vec2(dtype=dtype, **config.audio.encoder) if config.audio.kind == 'wav2vec2' else None,
+    context=config.audio.context,
+    audio=AudioTokens(m.audio_tokens, m.context, m.audio_hidden, dtype) if talks else None,
+    speed=SpeedTokens(m.speed_features, dtype) if config.speed.learned else None,
+    latents=latents,
+    centres=tuple(config.speed.centres),
+    radii=tuple(config.speed.radii),
+    margin=config.margin,
+    text=m.context,
+  )

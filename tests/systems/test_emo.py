@@ -1,0 +1,192 @@
+"""EMO on drawn puppets: what it reads, what may depend on what, clips that go on from one another, lengths."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import emo as config_file
+from talkjax import checkpoint, input, sharding, state, systems, train
+from talkjax.cli import UsageError, UserError
+from talkjax.faces import landmarks
+from talkjax.nn.latent_unet import LatentUNet
+from talkjax.systems.emo import animate, data
+
+MICRO = {
+  'size': 32,
+  'frames': 4,
+  'batch_size': 2,
+  'model.widths': (32,),
+  'model.attention': (True,),
+  'model.locator': (8, 8, 8),
+  'model.audio_hidden': 16,
+  'sampler.steps': 2,
+  'data.corpus': 'puppets/tiny',
+  'data.examples_per_record': 1,
+}
+
+
+def micro(stage, puppets=None, **changes):
+  config = config_file.get_config(f'tiny,stage={stage}')
+  values = {**MICRO, **changes}
+  if stage == 1:
+    values['frames'] = 1
+  config.update_from_flattened_dict(values)
+  if puppets:
+    config.data.dir = str(puppets)
+  return config
+
+
+@pytest.fixture(scope='module')
+def last(puppets):
+  """Stage 3 with parameters that are none of them zero, and a batch."""
+  config = micro(3, puppets)
+  system = systems.build(config)
+  iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
+  batch, _ = input.split_names(next(iterator))
+  params = system.init(jax.random.key(0), batch)
+  leaves, tree = jax.tree.flatten(params)
+  params = tree.unflatten([p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)])
+  return config, system, params, batch
+
+
+def test_an_example_is_a_clip_with_what_came_before(puppets):
+  config = micro(2, puppets)
+  record = next(input.eval_records(config.data, 'train', 1))
+  found = []
+  for seed in range(20):
+    example = data.read(record, np.random.default_rng(seed), config=config)
+    assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
+    assert example['region'].min() == 0 and example['region'].max() == 1
+    if not example['has_motion'][0]:
+      continue
+    frames = [data.to_float(data.picture(record, i, 32)) for i in range(len(record.frames))]
+    start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
+    found.append(start)
+    np.testing.assert_array_equal(example['motion'][0], frames[start - config.motion_frames : start])
+    speeds = landmarks.head_speed(record.pose, record.fps)
+    np.testing.assert_array_equal(example['speed'][0, 2:6], speeds[start : start + 4])
+  assert len(set(found)) > 3
+
+
+def test_sound_lies_under_its_frame():
+  settings = micro(2).audio
+  waveform = np.zeros(16_000, np.float32)
+  waveform[10 * 640 : 11 * 640] = np.random.default_rng(0).normal(size=640)  # frame 10
+  features = data.speech_features(waveform, 25, 25.0, settings)
+  assert features.mean(1).argmax() == 10 and features.shape == (25, 160)
+  half = data.speech_features(waveform, 12, 12.5, settings)  # of a video with half the frames
+  assert half.mean(1).argmax() == 5
+
+
+def test_head_speed_is_degrees_a_second():
+  turning = np.stack([np.arange(20.0), np.zeros(20), np.zeros(20)], 1)  # a degree a frame
+  np.testing.assert_allclose(landmarks.head_speed(turning, 25.0)[3:-3], 25.0)
+  assert landmarks.head_speed(turning[:1], 25.0) == [0]
+
+
+@pytest.mark.parametrize('key', ['reference', 'motion', 'region', 'audio', 'speed'])
+def test_the_loss_depends_on_every_condition(last, key):
+  _, system, params, batch = last
+  batch = {**batch, 'has_motion': np.ones_like(batch['has_motion'])}
+  run = lambda x: system.loss(params, {**batch, key: x}, jax.random.key(1), False)[0]
+  assert float(jnp.abs(jax.grad(run)(jnp.asarray(batch[key]))).max()) > 0
+
+
+def test_without_motion_frames_they_do_not_count(last):
+  _, system, params, batch = last
+  batch = {**batch, 'has_motion': np.zeros_like(batch['has_motion'])}
+  run = lambda x: system.loss(params, {**batch, 'motion': x}, jax.random.key(1), False)[0]
+  np.testing.assert_array_equal(jax.grad(run)(jnp.asarray(batch['motion'])), 0)
+
+
+def test_what_trains_in_each_stage(last):
+  _, _, params, _ = last
+  mask = state.trainable_mask(params, micro(3).train)
+  names = {state.path_name(p) for p, m in jax.tree_util.tree_leaves_with_path(mask) if m}
+  assert names and all('motion_modules' in n or n.startswith('speed/') for n in names)
+  assert any('speed_attention' in n for n in names)
+
+
+def test_exactly_as_many_frames_as_the_sound_and_no_frame_knows_its_batch(last):
+  config, system, params, _ = last
+  records = list(input.eval_records(config.data, 'test', 2))
+  for count in (3, 4, 9):
+    inputs = system.inputs(records, num_frames=count)
+    made = list(system.generate(params, inputs, np.array([5, 6], np.uint32)))
+    assert len(made) == count and made[0].shape == (2, 32, 32, 3) and made[0].dtype == np.uint8
+  alone = system.inputs(records[1:], num_frames=9)
+  second = list(system.generate(params, alone, np.array([6], np.uint32)))
+  np.testing.assert_allclose(np.stack(second)[:, 0].astype(int), np.stack(made)[:, 1].astype(int), atol=1)
+
+
+def test_a_clip_goes_on_from_the_one_before(last):
+  config, system, params, _ = last
+  records = list(input.eval_records(config.data, 'test', 1))
+  inputs = system.inputs(records, num_frames=8)
+  made = np.stack(list(system.generate(params, inputs, np.array([5], np.uint32))))
+  louder = inputs.audio.copy()
+  louder[:, 0] += 1  # far from what the second clip hears: it can only come through the motion frames
+  other = np.stack(list(system.generate(params, dataclasses.replace(inputs, audio=louder), np.array([5], np.uint32))))
+  assert not np.array_equal(made[4:], other[4:])
+
+
+def test_guidance_changes_what_is_made(puppets):
+  videos = []
+  for scale in (1.0, 2.0):
+    config = micro(2, puppets, guidance=scale)
+    system = systems.build(config)
+    iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
+    batch, _ = input.split_names(next(iterator))
+    params = jax.tree.map(lambda p: p + 0.02, system.init(jax.random.key(0), batch))
+    record = list(input.eval_records(config.data, 'test', 1))
+    videos.append(np.stack(list(system.generate(params, system.inputs(record, num_frames=4), np.zeros(1, np.uint32)))))
+  assert not np.array_equal(*videos)
+
+
+@pytest.mark.parametrize('box', ['1,2,3', 'a,b,c,d', '0.5,0,0.2,1', '0,0,1,1.5'])
+def test_bad_face_boxes(box):
+  with pytest.raises(UsageError, match='expected x0,y0,x1,y1'):
+    animate.parse_box(box)
+
+
+def test_three_stages_each_from_the_one_before(puppets, tmp_path):
+  changes = {'steps': 2, 'log_every': 1, 'checkpoint_every': 2, 'sample_every': 0}
+  for stage in (1, 2, 3):
+    earlier = str(tmp_path / str(stage - 1)) if stage > 1 else ''
+    train.train(micro(stage, puppets, init_from=earlier, **changes), str(tmp_path / str(stage)))
+  leaves = lambda stage, item: {
+    sharding.path_name(p): np.asarray(x)
+    for p, x in jax.tree_util.tree_leaves_with_path(checkpoint.load_params(tmp_path / str(stage), item)[1])
+  }
+  before, after = leaves(2, 'ema'), leaves(3, 'params')
+  for name, value in before.items():
+    moved = not np.array_equal(value, after[name])
+    assert not moved or 'motion_modules' in name, name
+  assert any(not np.array_equal(value, after[name]) for name, value in before.items())
+  assert {n.split('/')[0] for n in after} - {n.split('/')[0] for n in before} == {'speed'}
+  with pytest.raises(UserError, match='lacks parameter audio/'):  # a stage left out
+    train.train(micro(3, puppets, init_from=str(tmp_path / '1'), **changes), str(tmp_path / 'wrong'))
+
+
+def test_foundations_go_where_they_belong(puppets, tmp_path):
+  """Made-up foundations in the layout of ours: what is taken, what is left out, what starts afresh."""
+  config = micro(1, puppets, steps=1, checkpoint_every=1, sample_every=0)
+  net = LatentUNet(48, (32,), (True,), layers=1, heads=4)
+  text = {'text': jnp.zeros((1, 1, 64))}
+  made = jax.jit(net.init)(jax.random.key(7), jnp.zeros((1, 8, 8, 48)), jnp.zeros(1), text)['params']
+  checkpoint.save_params(tmp_path / 'sd', ml_collections.ConfigDict({'foundation': 'sd15'}), made, 0)
+  config.foundations.sd15 = str(tmp_path / 'sd')
+  config.optimizer.learning_rate = 0.0
+  state = train.train(config, str(tmp_path / 'run'))
+  for branch in ('backbone', 'reference'):
+    np.testing.assert_array_equal(state.params[branch]['conv_in']['kernel'], made['conv_in']['kernel'])
+  block = state.params['backbone']['down_blocks_0_attentions_0']['transformer_blocks_0']
+  assert set(block) == {'norm1', 'attn1', 'norm1_5', 'attn1_5', 'norm3', 'ff'}
+  np.testing.assert_array_equal(block['attn1_5']['to_out_0']['kernel'], 0)
+  config.load = (('sd15', 'backbone', '', ''),)  # a list that forgets what EMO leaves out and adds
+  with pytest.raises(UserError, match='lacks parameter .*attn1_5'):
+    train.train(config, str(tmp_path / 'other'))
