@@ -38,7 +38,7 @@ setup(
   packages=find_packages(include=['talkjax', 'talkjax.*']),
   install_requires=CORE,
   extras_require={
-    'test': ['librosa==0.11.0', 'pytest>=8', 'ruff>=0.12'],
+    'test': ['librosa==0.11.0', 'pytest>=8', 'pytest-xdist', 'ruff>=0.12'],
     'parity': ['torch'],
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],

@@ -35,8 +35,9 @@ NARROW = {
 }
 
 
-@pytest.mark.parametrize(('size', 'stage'), [('paper', 1), ('paper', 2), ('paper', 3), ('tiny', 2), ('small', 3)])
-def test_every_size_and_stage_of_emo_takes_a_step(size, stage, puppets, tmp_path):
+# The three stages in order are in tests/systems/test_emo.py.
+@pytest.mark.parametrize(('size', 'stage'), [('paper', 2), ('small', 3)])
+def test_other_sizes_of_emo_take_a_step(size, stage, puppets, tmp_path):
   config = emo.get_config(f'{size},stage={stage}')
   config.update(ONE)
   config.update_from_flattened_dict(NARROW)

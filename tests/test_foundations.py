@@ -1,0 +1,87 @@
+"""Published state dicts as parameters: names, layouts, spellings, and what a wrong file is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from talkjax import convert, foundations, weights
+from talkjax.cli import UserError
+
+SHAPES = {
+  'blocks_0_resnets_1': {'conv1': {'kernel': (3, 3, 2, 4), 'bias': (4,)}, 'conv_shortcut': {'kernel': (2, 4)}},
+  'norm': {'scale': (4,), 'bias': (4,)},
+}
+WANTED = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), SHAPES, is_leaf=lambda s: isinstance(s, tuple))
+
+
+def state(**changes):
+  r = np.random.default_rng(0)
+  shapes = {
+    'blocks.0.resnets.1.conv1.weight': (4, 2, 3, 3),
+    'blocks.0.resnets.1.conv1.bias': (4,),
+    'blocks.0.resnets.1.conv_shortcut.weight': (4, 2, 1, 1),
+    'norm.weight': (4,),
+    'norm.bias': (4,),
+  } | changes
+  return {k: r.normal(size=s).astype(np.float16) for k, s in shapes.items() if s}
+
+
+def test_layouts():
+  made = state()
+  params = weights.fit(made, WANTED, 'x')
+  block = params['blocks_0_resnets_1']
+  np.testing.assert_array_equal(block['conv1']['kernel'][1, 2, 0], made['blocks.0.resnets.1.conv1.weight'][:, 0, 1, 2])
+  np.testing.assert_array_equal(
+    block['conv_shortcut']['kernel'], made['blocks.0.resnets.1.conv_shortcut.weight'][:, :, 0, 0].T
+  )
+  np.testing.assert_array_equal(params['norm']['scale'], made['norm.weight'])
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'sentence'),
+  [
+    ({'norm.bias': None}, r'lacks norm/bias: it is of another network'),
+    ({'norm.more': (4,)}, r'holds what has no place here: norm\.more'),
+    ({'norm.weight': (5,)}, r'norm\.weight is \[5\], which does not fit norm/scale \[4\]'),
+  ],
+)
+def test_what_does_not_fit_is_named(changes, sentence):
+  with pytest.raises(UserError, match=sentence):
+    weights.fit(state(**changes), WANTED, 'x')
+
+
+def test_tables_are_left_out():
+  weights.fit(state(**{'norm.pos_encoder.pe': (1, 24, 4)}), WANTED, 'x', ignored=r'pos_encoder\.pe$')
+
+
+def test_old_names_of_attention():
+  old = {f'encoder.mid_block.attentions.0.{n}.weight': np.zeros(1) for n in ('query', 'key', 'value', 'proj_attn')}
+  assert sorted(foundations.autoencoder_state(old)) == [
+    f'encoder.mid_block.attentions.0.{n}.weight' for n in ('to_k', 'to_out.0', 'to_q', 'to_v')
+  ]
+
+
+@pytest.mark.parametrize(
+  'names', [('weight_g', 'weight_v'), ('parametrizations.weight.original0', 'parametrizations.weight.original1')]
+)
+def test_weight_normalisation_is_multiplied_out(names):
+  r = np.random.default_rng(0)
+  gain, direction = r.normal(size=(1, 1, 8)), r.normal(size=(4, 2, 8))
+  conv = 'wav2vec2.encoder.pos_conv_embed.conv.'
+  made = foundations.wav2vec2_state(
+    {conv + names[0]: gain, conv + names[1]: direction, 'lm_head.bias': gain, 'wav2vec2.masked_spec_embed': gain}
+  )
+  assert list(made) == ['encoder.pos_conv_embed.conv.weight']
+  for k in range(8):
+    column = direction[:, :, k]
+    np.testing.assert_allclose(
+      made['encoder.pos_conv_embed.conv.weight'][:, :, k], gain[0, 0, k] * column / np.linalg.norm(column)
+    )
+
+
+def test_a_folder_without_weights(tmp_path):
+  with pytest.raises(UserError, match='holds no weights of sd15: expected a file, or a folder with unet/diffusion'):
+    convert.convert('sd15', tmp_path, str(tmp_path / 'out'))
+  assert not (tmp_path / 'out').exists()
