@@ -65,6 +65,7 @@ def get_config(arg: str | None = None):
   c.guidance = 3.5
   c.weights = dict(reference=1.0, audio=1.0)  # of the attentions' outputs at generation
   c.drop = dict(all=0.05, motion=0.1)  # shares of examples without conditions, without motion frames
+  c.mouth_weight = 1.0  # of the loss in twice the lips' box (ours; V-Express has 100)
   c.augment = dict(motion_noise=0.1)  # largest standard deviation
   c.optimizer.learning_rate = 1e-5
   c.data.corpus = 'hdtf'
@@ -102,6 +103,7 @@ def get_config(arg: str | None = None):
       widths=(64, 96),
       attention=(False, True),
       temporal_layers=1,
+      zero_contexts=False,
       layers=1,
       heads=4,
       locator=(16, 32, 64),
@@ -110,6 +112,7 @@ def get_config(arg: str | None = None):
       audio_hidden=256,
       speed_features=64,
     )
+    c.mouth_weight = 20.0
     # Puppets turn by 5 to 30 degrees/s.
     c.speed.update(centres=(5.0, 10.0, 15.0, 20.0, 25.0, 30.0), radii=(5.0,) * 6)
     c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')

@@ -44,7 +44,8 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     target [k, f, h, w, 3] and motion [k, n, h, w, 3], float32 in [-1, 1], the clip and the frames before it; has_motion
     [k] float32, 0 where the clip begins before frame n (and motion is empty); reference [k, h, w, 3], another frame of
     the record; region [k, h, w, 1]; speed [k, f + 2m], with margins on both sides; audio [k, f + 2 (m + context), d],
-    with the context that the encoder of sound wants; id [k].
+    with the context that the encoder of sound wants; id [k]. Where `mouth_weight` is not 1 also weight of the loss,
+    [k, f, h', w', 1] at the latents' size.
   """
   n, f, m = config.motion_frames if config.frames > 1 else 0, config.frames, config.margin
   reach = m + config.audio.context
@@ -72,6 +73,8 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
         'id': record.id,
       }
     )
+    if config.mouth_weight != 1:
+      examples[-1]['weight'] = mouth_weights(record, range(start, start + f), config)
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
 
 
@@ -103,6 +106,21 @@ def face_region(record: Record, frames: Sequence[int], size: int) -> np.ndarray:
   """[size, size, 1] float32, 1 in the union of the face's boxes in `frames` (M of section 3.2)."""
   corners = to_square(record.box[list(frames)].reshape(-1, 2, 2), record.size, size)
   return box_region((*corners[:, 0].min(0), *corners[:, 1].max(0)), size)
+
+
+def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:
+  """[f, h', w', 1] float32 at the latents' size: `mouth_weight` in twice the lips' box, 1 elsewhere."""
+  size = config.size // latent_factor(config.latents)
+  lips = to_square(record.landmarks[list(frames), 48:], record.size, size)
+  low, high = lips.min(1), lips.max(1)
+  middle, half = (low + high) / 2, high - low
+  boxes = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], axis=1)
+  return 1 + (config.mouth_weight - 1) * np.stack([box_region(box, size) for box in boxes])
+
+
+def latent_factor(latents) -> int:
+  """How many pixels wide a latent is."""
+  return latents.patch if latents.kind == 'fold' else 2 ** (len(latents.widths) - 1)
 
 
 def box_region(box: Sequence[float], size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.nn.guider import AudioTokens, Guider, SpeedTokens, speed_buckets, windows
 from talkjax.nn.latent_unet import LatentUNet, Temporal, hoist
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.systems.emo.data import Inputs, padded, to_uint8
+from talkjax.systems.emo.data import Inputs, latent_factor, padded, to_uint8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,10 +224,11 @@ def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule
   noise = jax.random.normal(noise_rng, latents.shape)
   x = targets.add_noise(latents, noise, level)
   output = predict(params, x, level.timestep, condition, nets=nets)
-  weight = None
+  of_example = None
   if config.diffusion.min_snr:
-    weight = losses.min_snr_weight(losses.snr(level), config.diffusion.target, config.diffusion.min_snr)
-  return losses.loss(output, targets.make(config.diffusion.target, latents, noise, level), example_weight=weight), {}
+    of_example = losses.min_snr_weight(losses.snr(level), config.diffusion.target, config.diffusion.min_snr)
+  target = targets.make(config.diffusion.target, latents, noise, level)
+  return losses.loss(output, target, weight=batch.get('weight'), example_weight=of_example), {}
 
 
 def scale_examples(tree, scale: jax.Array):
@@ -354,10 +355,10 @@ def make_networks(config) -> Networks:
   m = config.model
   if config.latents.kind == 'fold':
     latents = Folding(config.latents.patch)
-    channels, halvings = 3 * config.latents.patch**2, config.latents.patch.bit_length() - 1
+    channels = 3 * config.latents.patch**2
   else:
     latents = Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling, dtype=dtype)
-    channels, halvings = latents.latent_channels, len(config.latents.widths) - 1
+    channels = latents.latent_channels
   shared = dict(
     widths=tuple(m.widths),
     attention=tuple(m.attention),
@@ -382,7 +383,7 @@ def make_networks(config) -> Networks:
       **shared,
     ),
     reference=LatentUNet(channels, contexts=('text',), head=False, **shared),
-    locator=Guider(m.widths[0], tuple(m.locator[: halvings + 1]), dtype),
+    locator=Guider(m.widths[0], tuple(m.locator[: latent_factor(config.latents).bit_length()]), dtype),
     encoder=Wav2Vec2(dtype=dtype, **config.audio.encoder) if config.audio.kind == 'wav2vec2' else None,
     context=config.audio.context,
     audio=AudioTokens(m.audio_tokens, m.context, m.audio_hidden, dtype) if talks else None,
