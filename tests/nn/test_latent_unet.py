@@ -68,7 +68,7 @@ def test_zero_additions_leave_the_output_bit_identical():
   x, time = noise(1, 4, 8, 8, 4), jnp.array([3.0, 700.0])
   plain = LatentUNet(**SMALL, contexts=())
   trained = start(plain, 0, x, jnp.repeat(time, 2), {})
-  expected, _ = plain.apply({'params': trained}, x, jnp.repeat(time, 2), {})  # operation by operation: no fusion
+  expected, _ = call(plain, trained, x, jnp.repeat(time, 2), {})
   more = LatentUNet(**SMALL, contexts=('reference', 'audio'), zero_contexts=True, temporal=Temporal(heads=4))
   widths = {'down_blocks_0': (64, 32), 'mid_block': (16, 64), 'up_blocks_1': (64, 32)}  # pixels and channels
   reference = {p: noise(5, 2, *widths[p.partition('_attentions_')[0]]) for p in trained if '_attentions_' in p}
@@ -76,7 +76,7 @@ def test_zero_additions_leave_the_output_bit_identical():
   fresh = start(more, 1, x, time, told, frames=2)
   taken = {state.path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(trained)}
   merged = jax.tree_util.tree_map_with_path(lambda p, leaf: taken.get(state.path_name(p), leaf), fresh)
-  got, _ = more.apply({'params': merged}, x, time, told, frames=2)
+  got, _ = call(more, merged, x, time, told, frames=2)
   np.testing.assert_array_equal(got, expected)
 
 

@@ -13,7 +13,7 @@ from talkjax import checkpoint, input, sharding, state, systems, train
 from talkjax.cli import UsageError, UserError
 from talkjax.faces import landmarks
 from talkjax.nn.latent_unet import LatentUNet
-from talkjax.systems.emo import animate, data
+from talkjax.systems.emo import animate, data, model
 
 MICRO = {
   'size': 32,
@@ -168,13 +168,14 @@ def test_three_stages_each_from_the_one_before(puppets, tmp_path):
     assert not moved or 'motion_modules' in name, name
   assert any(not np.array_equal(value, after[name]) for name, value in before.items())
   assert {n.split('/')[0] for n in after} - {n.split('/')[0] for n in before} == {'speed'}
+  last_params = checkpoint.load_params(tmp_path / '3')[1]
   with pytest.raises(UserError, match='lacks parameter audio/'):  # a stage left out
-    train.train(micro(3, puppets, init_from=str(tmp_path / '1'), **changes), str(tmp_path / 'wrong'))
+    checkpoint.load_part(tmp_path / '1', last_params, '', missing=micro(3).init_new)
 
 
 def test_foundations_go_where_they_belong(puppets, tmp_path):
   """Made-up foundations in the layout of ours: what is taken, what is left out, what starts afresh."""
-  config = micro(1, puppets, steps=1, checkpoint_every=1, sample_every=0)
+  config = micro(1, puppets, **{'steps': 1, 'checkpoint_every': 1, 'sample_every': 0, 'model.zero_contexts': True})
   net = LatentUNet(48, (32,), (True,), layers=1, heads=4)
   text = {'text': jnp.zeros((1, 1, 64))}
   made = jax.jit(net.init)(jax.random.key(7), jnp.zeros((1, 8, 8, 48)), jnp.zeros(1), text)['params']
@@ -187,6 +188,34 @@ def test_foundations_go_where_they_belong(puppets, tmp_path):
   block = state.params['backbone']['down_blocks_0_attentions_0']['transformer_blocks_0']
   assert set(block) == {'norm1', 'attn1', 'norm1_5', 'attn1_5', 'norm3', 'ff'}
   np.testing.assert_array_equal(block['attn1_5']['to_out_0']['kernel'], 0)
-  config.load = (('sd15', 'backbone', '', ''),)  # a list that forgets what EMO leaves out and adds
-  with pytest.raises(UserError, match='lacks parameter .*attn1_5'):
-    train.train(config, str(tmp_path / 'other'))
+  with pytest.raises(UserError, match='lacks parameter .*attn1_5'):  # a list that forgets what EMO adds
+    checkpoint.load_part(tmp_path / 'sd', state.params, 'backbone', 'attn2|/norm2|transformer_blocks_0/norm2')
+
+
+def test_wav2vec2_is_heard_frame_by_frame_and_never_trained():
+  config = config_file.get_config('tiny,stage=2,audio.kind=wav2vec2')
+  config.audio.encoder = {
+    'width': 16,
+    'layers': 2,
+    'heads': 2,
+    'hidden': 16,
+    'conv_widths': (16,) * 7,
+    'position_groups': 4,
+  }
+  assert ('^wav2vec2/', False) in tuple(config.train)
+  nets = model.make_networks(config)
+  reach = config.margin + config.audio.context
+  rng = np.random.default_rng(0)
+  frames = data.speech_features(rng.normal(size=640 * 100).astype(np.float32), 100, 25.0, config.audio)
+  assert frames.shape == (100, 640)
+  audio = jnp.asarray(data.padded(frames, np.arange(40 - reach, 48 + reach), config.audio))[None]
+  params = {'wav2vec2': jax.jit(nets.encoder.init)(jax.random.key(0), audio.reshape(1, -1))['params']}
+  hear = jax.jit(lambda params, audio: model.hear(params, audio, nets))
+  heard = hear(params, audio)
+  assert heard.shape == (1, 8 + 2 * config.margin, 2 * 16)  # both layers, side by side
+  slope = jax.grad(lambda p: jnp.sum(jnp.square(hear(p, audio))))(params)
+  assert all(not np.any(g) for g in jax.tree.leaves(slope))
+  # The middle frame's own sound changes what is heard there most.
+  louder = audio.at[0, reach + 4].multiply(3.0)
+  change = np.abs(np.asarray(hear(params, louder) - heard))[0].mean(1)
+  assert abs(int(change.argmax()) - (config.margin + 4)) <= 1
