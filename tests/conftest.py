@@ -11,6 +11,8 @@ from absl import flags
 # Many tests run the same small programs in processes of their own: each is compiled once a session.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp(prefix='talkjax_tests_'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+# Compiling is what tests spend their time on: the same arithmetic, less of LLVM's polish.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import configs and data, which are not installed

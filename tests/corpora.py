@@ -28,7 +28,7 @@ def run(module: str, *args: str, devices: int | None = None, env: dict[str, str]
   """Runs `python -m module args` in the clone's root; with `devices`, on that many fake CPU devices."""
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', **(env or {})}
   if devices:
-    env['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+    env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
   done = subprocess.run(
     [sys.executable, '-m', module, *args], cwd=ROOT, env=env, check=False, capture_output=True, text=True, timeout=600
   )
