@@ -283,7 +283,12 @@ def main(_):
     print(folders.table(rows, means))
     about = {'generated': _GENERATED.value, 'reference': _REFERENCE.value}
   else:
-    config = systems.with_options(checkpoint.read_config(_WORKDIR.value), sampler=_SAMPLER.value, steps=_STEPS.value)
+    config = systems.with_options(
+      checkpoint.read_config(_WORKDIR.value),
+      sampler=_SAMPLER.value,
+      steps=_STEPS.value,
+      motion_frames=_MOTION.value,
+    )
     clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
     system = systems.build(config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)

@@ -93,3 +93,8 @@ def test_benchmark_figures(puppets, tmp_path):
     'peak_host_bytes',
   ):
     assert figures[name] > 0, name
+
+
+def test_options_that_a_system_lacks_are_refused(workdir):
+  done = run('talkjax.evaluate', f'--workdir={workdir}', '--motion_frames=False', check=False)
+  assert done.returncode == 2 and 'speech_edit has no such setting' in done.stderr

@@ -63,3 +63,13 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12) -> np.ndarray
       y, x = r * (height + GAP), c * (width + GAP)
       result[y : y + height, x : x + width] = row[index]
   return result
+
+
+def to_float(picture: np.ndarray) -> np.ndarray:
+  """uint8 of any shape -> float32 in [-1, 1], what networks see."""
+  return picture * np.float32(1 / 127.5) - 1
+
+
+def to_uint8(picture: np.ndarray) -> np.ndarray:
+  """The inverse of `to_float`, rounded and clipped."""
+  return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from configs import speech_edit as configs
 from talkjax import input, systems
 from talkjax.cli import UserError
 from talkjax.diffusion import schedules
-from talkjax.media import audio
+from talkjax.media import audio, picture
 from talkjax.systems.speech_edit import data, model
 
 
@@ -125,7 +125,7 @@ def test_pixels_outside_the_mask_are_the_videos_own(system, params, clips):
   made = list(system.generate(params, dataclasses.replace(inputs, frames=given), np.zeros(1)))
   for frame, clean in zip(made, given):
     outside = clean['mask'] == 0
-    np.testing.assert_array_equal(np.where(outside, frame, 0), np.where(outside, data.to_uint8(clean['clean']), 0))
+    np.testing.assert_array_equal(np.where(outside, frame, 0), np.where(outside, picture.to_uint8(clean['clean']), 0))
 
 
 def test_a_frame_knows_nothing_of_what_is_said_later(system, params, clips):

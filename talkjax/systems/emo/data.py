@@ -9,6 +9,7 @@ import numpy as np
 from talkjax.cli import UserError
 from talkjax.faces import landmarks
 from talkjax.media import audio
+from talkjax.media.picture import to_float
 from talkjax.records import AUDIO_RATE, Record
 
 SAMPLES = AUDIO_RATE // 25  # of a frame
@@ -174,14 +175,6 @@ def padded(features: np.ndarray, index: np.ndarray, settings) -> np.ndarray:
   taken = features[np.clip(index, 0, len(features) - 1)]
   silence = features.min(initial=0) if settings.kind == 'mel' else 0
   return np.where(inside[:, None], taken, silence).astype(np.float32)
-
-
-def to_float(picture: np.ndarray) -> np.ndarray:
-  return picture * np.float32(1 / 127.5) - 1
-
-
-def to_uint8(picture: np.ndarray) -> np.ndarray:
-  return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def record_inputs(

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from talkjax.cli import UserError
 from talkjax.diffusion import guidance, losses, samplers, schedules, targets
+from talkjax.media.picture import to_uint8
 from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.nn.guider import AudioTokens, Guider, SpeedTokens, speed_buckets, windows
 from talkjax.nn.latent_unet import LatentUNet, Temporal, hoist
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.systems.emo.data import Inputs, latent_factor, padded, to_uint8
+from talkjax.systems.emo.data import Inputs, latent_factor, padded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,15 +239,24 @@ def scale_examples(tree, scale: jax.Array):
 
 
 def make_table(config) -> samplers.Table:
-  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++."""
+  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++.
+
+  Raises:
+    UserError: no sampler of that name, or it cannot take so many steps.
+  """
   schedule = make_schedule(config.diffusion)
-  steps, spacing = config.sampler.steps, config.sampler.spacing
+  name, steps, spacing = config.sampler.name, config.sampler.steps, config.sampler.spacing
   tables = {
     'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing=spacing),
     'ddpm': lambda: samplers.ddpm(schedule, steps, spacing=spacing),
     'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
   }
-  return tables[config.sampler.name]()
+  if name not in tables:
+    raise UserError(f'sampler {name!r} is not one of {", ".join(tables)}')
+  try:
+    return tables[name]()
+  except ValueError as error:
+    raise UserError(f'sampler {name} cannot take {steps} steps: {error}') from error
 
 
 def make_schedule(diffusion) -> schedules.Schedule:

@@ -10,6 +10,7 @@ import numpy as np
 from talkjax.cli import UserError
 from talkjax.faces import align, mask
 from talkjax.media import audio
+from talkjax.media.picture import to_float
 from talkjax.records import AUDIO_RATE, Record
 
 
@@ -118,14 +119,6 @@ def augment(picture: np.ndarray, generator: np.random.Generator, settings) -> np
   if settings.noise:
     x += generator.standard_normal(x.shape, np.float32) * np.float32(settings.noise * generator.uniform())
   return np.clip(x, -1, 1, out=x)
-
-
-def to_float(picture: np.ndarray) -> np.ndarray:
-  return picture * np.float32(1 / 127.5) - 1
-
-
-def to_uint8(picture: np.ndarray) -> np.ndarray:
-  return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def record_inputs(

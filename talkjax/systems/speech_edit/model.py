@@ -9,8 +9,9 @@ import numpy as np
 
 from talkjax.cli import UserError
 from talkjax.diffusion import losses, samplers, schedules, targets
+from talkjax.media.picture import to_uint8
 from talkjax.nn.unet import UNet
-from talkjax.systems.speech_edit.data import Inputs, to_uint8
+from talkjax.systems.speech_edit.data import Inputs
 
 
 def make_schedule(diffusion, steps: int) -> schedules.Schedule:
