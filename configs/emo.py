@@ -29,7 +29,8 @@ def get_config(arg: str | None = None):
   c.motion_frames = 4
   c.use_motion_frames = True  # at generation; without them every clip begins anew
   c.margin = 2  # frames heard on each side
-  c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4)  # 'vae', or 'fold'
+  # 'vae', or 'fold'; where `change` is not 0, what is learned is the change from the portrait's latents, times this.
+  c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4, change=0.0)
   c.model = dict(
     widths=(320, 640, 1280, 1280),
     attention=(True, True, True, False),
@@ -37,7 +38,6 @@ def get_config(arg: str | None = None):
     heads=8,
     groups=32,
     zero_contexts=True,  # sound and reference start as nothing
-    skip=False,  # predict what to add to the portrait's latents
     locator=(16, 32, 96, 256),
     max_frames=24,  # of the temporal layers, motion frames included
     temporal_middle=False,
@@ -59,14 +59,22 @@ def get_config(arg: str | None = None):
     radii=(7.5, 7.5, 7.5, 7.5, 10.0, 15.0, 20.0, 30.0, 30.0),
   )
   c.diffusion = dict(
-    schedule='scaled_linear', steps=1000, start=0.00085, end=0.012, zero_snr=False, target='epsilon', min_snr=0.0
+    schedule='scaled_linear',
+    steps=1000,
+    start=0.00085,
+    end=0.012,
+    zero_snr=False,
+    target='epsilon',
+    prior=0.0,  # variance of what is diffused, for small networks that predict x0 (see model.predict)
+    min_snr=0.0,
   )
   c.sampler = dict(name='ddim', steps=40, eta=0.0, spacing='leading', clip=0.0)
   c.guidance = 3.5
   c.weights = dict(reference=1.0, audio=1.0)  # of the attentions' outputs at generation
   c.drop = dict(all=0.05, motion=0.1)  # shares of examples without conditions, without motion frames
   c.mouth_weight = 1.0  # of the loss in twice the lips' box (ours; V-Express has 100)
-  c.augment = dict(motion_noise=0.1)  # largest standard deviation
+  # Largest standard deviation; most frames on either side whose faces count for the region too.
+  c.augment = dict(motion_noise=0.1, region_frames=0)
   c.optimizer.learning_rate = 1e-5
   c.data.corpus = 'hdtf'
   c.data.workers = 4
@@ -79,11 +87,11 @@ def get_config(arg: str | None = None):
   c.checkpoint_every = 5000
 
   if size in ('tiny', 'small'):
-    c.latents.kind = 'fold'
+    c.latents.update(kind='fold', change=6.0)  # which gives the change a variance of about one
     c.dtype, c.remat = 'float32', False
-    c.diffusion.update(schedule='cosine', target='x0')
-    c.model.skip = True
-    c.sampler.update(steps=8, spacing='trailing', clip=1.0)
+    c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, target='x0', prior=0.1)
+    c.augment.region_frames = 75
+    c.sampler.update(steps=8, spacing='trailing')
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.guidance = 1.0
     c.ema = 0.995
@@ -102,6 +110,7 @@ def get_config(arg: str | None = None):
     c.model.update(
       widths=(64, 96),
       attention=(False, True),
+      groups=8,
       temporal_layers=1,
       zero_contexts=False,
       layers=1,
@@ -116,9 +125,9 @@ def get_config(arg: str | None = None):
     # Puppets turn by 5 to 30 degrees/s.
     c.speed.update(centres=(5.0, 10.0, 15.0, 20.0, 25.0, 30.0), radii=(5.0,) * 6)
     c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
-    c.batch_size = 32 if stage == 1 else 4
+    c.batch_size = 16 if stage == 1 else 4
     c.optimizer.learning_rate = 1e-3
-    c.steps = {1: 600, 2: 900, 3: 400}[stage]
+    c.steps = {1: 1500, 2: 900, 3: 400}[stage]
     c.sample_every = 200
     c.checkpoint_every = 100
 

@@ -44,6 +44,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def spread(count: int) -> NamedSharding | None:
+  """How arrays with `count` examples along axis 0 lie over all devices; None where there are too few of either."""
+  devices = jax.device_count()
+  return batch_sharding(make_mesh({'data': -1})) if devices > 1 and count % devices == 0 else None
+
+
 def path_name(path) -> str:
   """A tree path as 'a/b/kernel', the name that every regex in a config is matched against."""
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)

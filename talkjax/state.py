@@ -1,5 +1,6 @@
 """The train state and its one step: what trains, how, and what a step computes."""
 
+import difflib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -38,8 +39,10 @@ def trainable_mask(params: PyTree, patterns) -> PyTree:
   names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
   for regex, _ in patterns:
     if not any(re.search(regex, n) for n in names):
-      tops = sorted({'/'.join(n.split('/')[:2]) for n in names})
-      raise UserError(f'config.train: {regex!r} names no parameter; the parameters begin with {", ".join(tops[:12])}')
+      parts = {'/'.join(n.split('/')[:depth]) for n in names for depth in (1, 2, 3)}
+      near = difflib.get_close_matches(regex.strip('^$.*/'), sorted(parts), n=6, cutoff=0.5)
+      near = near or sorted({'/'.join(n.split('/')[:2]) for n in names})[:12]
+      raise UserError(f'config.train: {regex!r} names no parameter; near names are {", ".join(near)}')
 
   def trains(path, _):
     name = path_name(path)

@@ -1,11 +1,13 @@
 """Every config, size and stage takes one step."""
 
 import jax
+import numpy as np
 import pytest
 
 from configs import common, emo, speech_edit
 from talkjax import train
 from talkjax.cli import UsageError
+from talkjax.state import trainable_mask
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}
@@ -43,6 +45,12 @@ def test_other_sizes_of_emo_take_a_step(size, stage, puppets, tmp_path):
   config.data.update({**SMALL, 'dir': str(puppets)})
   state = train.train(config, str(tmp_path))
   assert int(state.step) == 1
+  # The average of a parameter that has never moved is the parameter itself.
+  moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.ema)
+  learns = trainable_mask(state.params, config.train)
+  pairs = list(zip(jax.tree.leaves(moved), jax.tree.leaves(learns)))
+  assert not any(m for m, trains in pairs if not trains) and any(m for m, _ in pairs)
+  assert not any(jax.tree.leaves(moved.get('autoencoder', {})))
 
 
 def test_bfloat16_recomputed_and_accumulated(puppets, tmp_path):

@@ -31,7 +31,12 @@ def workdir(puppets, tmp_path_factory):
 def render(workdir):
   config, params, _ = checkpoint.load_params(workdir)
   system = systems.build(config)
-  return lambda **request: system.render(params, systems.Request(**request))
+
+  def run_one(audio=None, **request):
+    (count,) = system.render(params, systems.Request(audio=audio and (audio,), **request)).values()
+    return count
+
+  return run_one
 
 
 @pytest.fixture(scope='module')

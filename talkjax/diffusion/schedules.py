@@ -103,6 +103,12 @@ def constant(steps: int, end: float = 1e-2) -> Schedule:
   return from_betas(np.full(steps, end, np.float64))
 
 
+def log_snr(steps: int, start: float = 10.0, end: float = -10.0) -> Schedule:
+  """log(alpha_bar / (1 - alpha_bar)) in equal steps from start to end (as in VDM, arXiv 2107.00630, appendix D)."""
+  alpha_bar = 1 / (1 + np.exp(-np.linspace(start, end, steps, dtype=np.float64)))
+  return from_betas(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
+
+
 def jsd(steps: int) -> Schedule:
   """Betas 1/T, 1/(T-1), ..., 1: alpha_bar falls in equal steps to exactly 0 (Sohl-Dickstein et al. 2015)."""
   return from_betas(1.0 / np.linspace(steps, 1, steps, dtype=np.float64))
@@ -114,9 +120,9 @@ def make(
   """A schedule by the name a config gives it.
 
   Args:
-    name: linear, scaled_linear (or quad), cosine (or squaredcos_cap_v2), warmup10, warmup50, const, jsd.
+    name: linear, scaled_linear (or quad), cosine (or squaredcos_cap_v2), warmup10, warmup50, const, jsd, log_snr.
     steps: timesteps T.
-    start, end: first and last beta where the schedule has them; None takes the schedule's own.
+    start, end: first and last beta (of log_snr: its ends) where the schedule has them; None takes the schedule's own.
     zero_snr: rescale to zero terminal signal-to-noise ratio.
 
   Raises:
@@ -134,6 +140,7 @@ def make(
     'warmup50': lambda: warmup(steps, fraction=0.5, **ends),
     'const': lambda: constant(steps, **last),
     'jsd': lambda: jsd(steps),
+    'log_snr': lambda: log_snr(steps, **ends),
   }
   if name not in makers:
     raise ValueError(f'unknown noise schedule {name!r}: expected one of {", ".join(makers)}')

@@ -180,7 +180,8 @@ class LatentUNet(nn.Module):
         return x
       fields = {k: v for k, v in dataclasses.asdict(self.temporal).items() if k != 'middle'}
       # The published files have one module around the transformer; so does the name.
-      module = temporal(**fields, dtype=self.dtype, name=f'{path}_motion_modules_{i}_temporal_transformer')
+      name_in_files = f'{path}_motion_modules_{i}_temporal_transformer'
+      module = temporal(**fields, groups=self.groups, dtype=self.dtype, name=name_in_files)
       return module(x, frames, before.get(name), speed)
 
     # Down: every layer's output waits for its counterpart on the way up.

@@ -203,6 +203,7 @@ class TemporalTransformer(nn.Module):
     layers: temporal attentions in a block.
     max_frames: longest clip, motion frames included (the published v1 has 24, v2 32).
     speed: blocks attend to speed tokens too.
+    groups: of the GroupNorm.
     dtype: of the arithmetic.
   """
 
@@ -211,6 +212,7 @@ class TemporalTransformer(nn.Module):
   layers: int = 2
   max_frames: int = 24
   speed: bool = False
+  groups: int = 32
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -239,7 +241,7 @@ class TemporalTransformer(nn.Module):
     f = y.shape[1]
     if f > self.max_frames:
       raise ValueError(f'{f} frames in a temporal layer made for {self.max_frames}')
-    y = GroupNorm(32, 1e-6, name='norm')(y.reshape(b * f, h, w, c))
+    y = GroupNorm(self.groups, 1e-6, name='norm')(y.reshape(b * f, h, w, c))
     y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y).reshape(b, f, h * w, c).swapaxes(1, 2)
     for i in range(self.blocks):
       y = TemporalBlock(self.heads, self.layers, self.speed, self.dtype, name=f'transformer_blocks_{i}')(y, speed)

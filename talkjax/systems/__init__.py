@@ -20,7 +20,7 @@ class System:
     loss: `(params, batch, rng, train) -> (loss, metrics)`.
     inputs: `(records, ...) -> inputs`: corpus records as what `generate` reads.
     generate: `(params, inputs, seeds) -> iterator of uint8 frames [b, h, w, 3]`; compiled once per shape.
-    render: `(params, request) -> number of frames`: files in, a video file out.
+    render: `(params, request) -> {file: its frames}`: files in, video files out.
   """
 
   read: Callable
@@ -33,27 +33,42 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a user asks `talkjax.generate` for: files in, a file out. A system raises UsageError for what it lacks."""
+  """What a user asks `talkjax.generate` for: files in, files out. A system raises UsageError for what it lacks.
+
+  Attributes:
+    output: the video; a folder for them where there are several portraits or voices.
+    image, audio: one file or more.
+    batch_size: videos made at once; None: as many as there are devices.
+    metadata: of the written files.
+  """
 
   output: str
-  image: str | None = None
+  image: tuple[str, ...] | None = None
   video: str | None = None
-  audio: str | None = None
+  audio: tuple[str, ...] | None = None
   identity: str | None = None
   face_box: str | None = None
   speed: float | None = None
   seed: int = 0
-  metadata: dict[str, str] | None = None  # of the written file
+  batch_size: int | None = None
+  metadata: dict[str, str] | None = None
 
   def takes(self, system: str, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
     """Raises UsageError unless every field in `needed` is given, and no other but those in `also`."""
-    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed')
+    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed', 'batch_size')
     given = [name for name in inputs if getattr(self, name) is not None]
     options = lambda names: ', '.join(f'--{n}' for n in names)
     if missing := [name for name in needed if name not in given]:
       raise UsageError(f'{system} needs {options(needed)}: {options(missing)} is missing')
     if unknown := [name for name in given if name not in (*needed, *also)]:
       raise UsageError(f'{system} does not take {options(unknown)}: it takes {options((*needed, *also))}')
+
+  def one(self, name: str) -> str:
+    """The only file of `image` or `audio`. Raises UsageError for several."""
+    files = getattr(self, name)
+    if len(files) > 1:
+      raise UsageError(f'--{name}: {len(files)} files were given where this system takes one: {", ".join(files[:3])}')
+    return files[0]
 
 
 def build(config) -> System:

@@ -130,3 +130,10 @@ def test_posterior_is_gaussian_conditioning():
   assert tables.x_scale[2] == pytest.approx(math.sqrt(1 - b) / b / precision)
   assert tables.variance[0] == 0 and tables.log_variance[0] == pytest.approx(math.log(1e-20))
   assert schedules.posterior(schedule, first='next').log_variance[0] == pytest.approx(math.log(tables.variance[1]))
+
+
+def test_log_snr_falls_in_equal_steps():
+  schedule = schedules.make('log_snr', 9, 4.0, -8.0)
+  ratio = schedule.alpha_bar / (1 - schedule.alpha_bar)
+  np.testing.assert_allclose(np.log(ratio), np.linspace(4, -8, 9), atol=1e-12)
+  np.testing.assert_allclose(np.cumprod(1 - schedule.betas), schedule.alpha_bar, atol=1e-15)

@@ -1,19 +1,23 @@
 """EMO on drawn puppets: what it reads, what may depend on what, clips that go on from one another, lengths."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import soundfile
 
 from configs import emo as config_file
 from talkjax import checkpoint, input, sharding, state, systems, train
 from talkjax.cli import UsageError, UserError
 from talkjax.faces import landmarks
+from talkjax.media import picture, video
 from talkjax.nn.latent_unet import LatentUNet
 from talkjax.systems.emo import animate, data, model
+from tests.corpora import run
 
 MICRO = {
   'size': 32,
@@ -147,20 +151,69 @@ def test_guidance_changes_what_is_made(puppets):
   assert not np.array_equal(*videos)
 
 
+def test_every_portrait_with_every_voice(last, tmp_path):
+  config, system, params, _ = last
+  images, voices, lengths = [], [], {}
+  for i, record in enumerate(input.eval_records(config.data, 'test', 2)):
+    images.append(str(tmp_path / f'portrait{i}.png'))
+    picture.write(images[-1], record.frame(0))
+    voices.append(str(tmp_path / f'voice{i}.wav'))
+    soundfile.write(voices[-1], record.audio[: (5 + 4 * i) * 640 - 100], 16_000)
+    lengths[f'voice{i}'] = 5 + 4 * i
+  shown = lambda path: np.stack(list(video.read_frames(path))).astype(int)
+  render = lambda **request: system.render(params, systems.Request(seed=3, speed=10.0, **request))
+  made = render(image=tuple(images), audio=tuple(voices), output=str(tmp_path / 'all'), batch_size=3)
+  assert {pathlib.Path(p).stem: n for p, n in made.items()} == {
+    f'portrait{i}_{voice}': count for i in (0, 1) for voice, count in lengths.items()
+  }
+  assert all(len(shown(path)) == count for path, count in made.items())
+  # The same as made alone, but for what the writer loses.
+  alone = str(tmp_path / 'alone.mp4')
+  assert render(image=(images[1],), audio=(voices[0],), output=alone) == {alone: 5}
+  assert np.abs(shown(alone) - shown(tmp_path / 'all' / 'portrait1_voice0.mp4')).max() <= 8
+  with pytest.raises(UsageError, match='2 videos are asked for: name a folder'):
+    render(image=tuple(images), audio=(voices[0],), output=alone)
+  with pytest.raises(UsageError, match='two videos would be called'):
+    other = tmp_path / 'b' / 'portrait0.png'
+    picture.write(other, np.zeros((8, 8, 3), np.uint8))
+    render(image=(images[0], str(other)), audio=(voices[0],), output=str(tmp_path / 'c'))
+
+
 @pytest.mark.parametrize('box', ['1,2,3', 'a,b,c,d', '0.5,0,0.2,1', '0,0,1,1.5'])
 def test_bad_face_boxes(box):
   with pytest.raises(UsageError, match='expected x0,y0,x1,y1'):
     animate.parse_box(box)
 
 
-def test_three_stages_each_from_the_one_before(puppets, tmp_path):
+@pytest.fixture(scope='module')
+def stages(puppets, tmp_path_factory):
+  """Workdirs of the three stages, by number."""
+  folder = tmp_path_factory.mktemp('stages')
   changes = {'steps': 2, 'log_every': 1, 'checkpoint_every': 2, 'sample_every': 0}
-  for stage in (1, 2, 3):
-    earlier = str(tmp_path / str(stage - 1)) if stage > 1 else ''
-    train.train(micro(stage, puppets, init_from=earlier, **changes), str(tmp_path / str(stage)))
+  workdirs = {stage: str(folder / str(stage)) for stage in (1, 2, 3)}
+  for stage, workdir in workdirs.items():
+    train.train(micro(stage, puppets, init_from=workdirs.get(stage - 1, ''), **changes), workdir)
+  return workdirs
+
+
+def test_the_same_videos_on_one_device_and_on_eight(stages, last, tmp_path):
+  records = list(input.eval_records(last[0].data, 'test', 2))
+  for i, record in enumerate(records):
+    picture.write(tmp_path / f'face{i}.png', record.frame(0))
+  soundfile.write(tmp_path / 'voice.wav', records[0].audio[: 6 * 640], 16_000)
+  videos = []
+  for devices in (1, 8):
+    arguments = (f'--workdir={stages[3]}', f'--image={tmp_path}/face*.png', f'--audio={tmp_path}/voice.wav')
+    run('talkjax.generate', *arguments, f'--output={tmp_path}/{devices}', '--seed=4', devices=devices)
+    paths = [tmp_path / str(devices) / f'face{i}_voice.mp4' for i in range(2)]
+    videos.append(np.stack([list(video.read_frames(p)) for p in paths]).astype(int))
+  assert videos[0].shape[:2] == (2, 6) and np.abs(videos[0] - videos[1]).max() <= 4  # rounding, then the codec
+
+
+def test_three_stages_each_from_the_one_before(stages):
   leaves = lambda stage, item: {
     sharding.path_name(p): np.asarray(x)
-    for p, x in jax.tree_util.tree_leaves_with_path(checkpoint.load_params(tmp_path / str(stage), item)[1])
+    for p, x in jax.tree_util.tree_leaves_with_path(checkpoint.load_params(stages[stage], item)[1])
   }
   before, after = leaves(2, 'ema'), leaves(3, 'params')
   for name, value in before.items():
@@ -168,9 +221,9 @@ def test_three_stages_each_from_the_one_before(puppets, tmp_path):
     assert not moved or 'motion_modules' in name, name
   assert any(not np.array_equal(value, after[name]) for name, value in before.items())
   assert {n.split('/')[0] for n in after} - {n.split('/')[0] for n in before} == {'speed'}
-  last_params = checkpoint.load_params(tmp_path / '3')[1]
+  last_params = checkpoint.load_params(stages[3])[1]
   with pytest.raises(UserError, match='lacks parameter audio/'):  # a stage left out
-    checkpoint.load_part(tmp_path / '1', last_params, '', missing=micro(3).init_new)
+    checkpoint.load_part(stages[1], last_params, '', missing=micro(3).init_new)
 
 
 def test_foundations_go_where_they_belong(puppets, tmp_path):

@@ -24,15 +24,15 @@ def build(config) -> System:
       f'config.frames={config.frames} is fewer than config.motion_frames={config.motion_frames}: a clip must give the '
       'next one its motion frames'
     )
-  if config.model.skip and config.diffusion.target != 'x0':
-    raise UserError(
-      f'config.model.skip adds the portrait to what the network says, which must be x0, and config.diffusion.target is '
-      f'{config.diffusion.target!r}: set it to x0, or skip to False'
-    )
   if config.audio.kind == 'wav2vec2' and not config.audio.context:
     raise UserError(
       'config.audio.kind=wav2vec2 comes with other settings: give it as an argument of the config, '
       '--config=configs/emo.py:paper,stage=2,audio.kind=wav2vec2'
+    )
+  if config.diffusion.prior and config.diffusion.target != 'x0':
+    raise UserError(
+      f'config.diffusion.prior={config.diffusion.prior} is for a network that predicts x0, and config.diffusion.target '
+      f'is {config.diffusion.target!r}: set the one to 0 or the other to x0'
     )
   nets = model.make_networks(config)
   schedule = model.make_schedule(config.diffusion)

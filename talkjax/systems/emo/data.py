@@ -68,7 +68,7 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
         'motion': to_float(np.stack(before)) if before else np.zeros((n, *clip.shape[1:]), np.float32),
         'has_motion': np.float32(has_motion),
         'reference': to_float(picture(record, other, config.size)),
-        'region': face_region(record, range(start, start + f), config.size),
+        'region': face_region(record, seen_span(start, start + f, count, generator, config), config.size),
         'audio': padded(sound, np.arange(start - reach, start + f + reach), config.audio),
         'speed': speeds[np.clip(around, 0, count - 1)],
         'id': record.id,
@@ -122,6 +122,12 @@ def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:
 def latent_factor(latents) -> int:
   """How many pixels wide a latent is."""
   return latents.patch if latents.kind == 'fold' else 2 ** (len(latents.widths) - 1)
+
+
+def seen_span(start: int, end: int, count: int, generator: np.random.Generator, config) -> range:
+  """The clip's frames and up to `augment.region_frames` more on either side: a region may have room to spare."""
+  before, after = generator.integers(0, config.augment.region_frames + 1, size=2)
+  return range(max(0, start - int(before)), min(count, end + int(after)))
 
 
 def box_region(box: Sequence[float], size: int) -> np.ndarray:

@@ -34,6 +34,8 @@ class Networks:
   radii: tuple[float, ...]
   margin: int
   text: int  # channels of the reference network's one empty text token
+  change: float  # where not 0, the backbone learns the change from the portrait's latents, times this
+  prior: float  # variance of what is diffused, whose posterior mean the backbone adds to; 0: it says all itself
 
 
 def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
@@ -63,7 +65,12 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
     speed = nets.speed.apply({'params': params['speed']}, buckets)[:, :1]
   features = reference_features(params, zeros, None, nets)[0]
   params['backbone'] = nets.backbone.init(
-    keys[5], zeros, jnp.zeros(1), {'reference': features, **told}, frames=1, speed=speed
+    keys[5],
+    beside(zeros[None], zeros)[0] if nets.change else zeros,
+    jnp.zeros(1),
+    {'reference': features, **told},
+    frames=1,
+    speed=speed,
   )['params']
   return params
 
@@ -117,17 +124,17 @@ class Condition:
     before: motion features by path.
     added: [b, h, w, c], of the face region.
     speed: [b, f, c] tokens, or None.
-    skip: [b, h, w, c] latents of the portrait, which the backbone's output is added to, or None.
+    portrait: [b, h, w, c] latents, which the backbone sees beside the noisy ones where it learns the change from them.
   """
 
   contexts: Any
   before: Any
   added: Any
   speed: Any
-  skip: Any
+  portrait: Any
 
 
-jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'added', 'speed', 'skip'], [])
+jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'added', 'speed', 'portrait'], [])
 
 
 def locate(params, region: jax.Array, nets: Networks) -> jax.Array:
@@ -165,13 +172,20 @@ def speed_tokens(params, speed: jax.Array, nets: Networks) -> jax.Array | None:
   return nets.speed.apply({'params': params['speed']}, buckets)
 
 
-def predict(params, x: jax.Array, time: jax.Array, condition: Condition, *, nets: Networks, weights=None) -> jax.Array:
-  """The backbone's output for noisy latents x [b, f, h, w, c] at timesteps [b]."""
+def predict(
+  params, x: jax.Array, level: schedules.Level, condition: Condition, *, nets: Networks, weights=None
+) -> jax.Array:
+  """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or one for all.
+
+  With `nets.prior` it is x0: the backbone adds to the mean of x0 given x, were x0 Gaussian with that variance, so that
+  a narrow network need not pass all of x through.
+  """
   b, f = x.shape[:2]
+  seen = beside(x, condition.portrait) if nets.change else x
   y, _ = nets.backbone.apply(
     {'params': params['backbone']},
-    x.reshape(b * f, *x.shape[2:]),
-    time,
+    seen.reshape(b * f, *seen.shape[2:]),
+    jnp.broadcast_to(level.timestep, (b,)),
     condition.contexts,
     frames=f,
     before=condition.before,
@@ -180,7 +194,25 @@ def predict(params, x: jax.Array, time: jax.Array, condition: Condition, *, nets
     weights=weights,
   )
   y = y.reshape(x.shape)
-  return y if condition.skip is None else y + condition.skip[:, None]
+  if nets.prior:
+    s, n = level.signal_scale, level.noise_scale
+    y += x * jnp.reshape(s * nets.prior / (s**2 * nets.prior + n**2), (-1, 1, 1, 1, 1))
+  return y
+
+
+def beside(x: jax.Array, portrait: jax.Array) -> jax.Array:
+  """Latents [b, f, h, w, c] with the portrait's, [b, h, w, c], behind their channels."""
+  return jnp.concatenate([x, jnp.broadcast_to(portrait[:, None], x.shape)], axis=-1)
+
+
+def to_change(latents: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
+  """What is diffused of latents [b, f, h, w, c]: themselves, or how they differ from the portrait's [b, h, w, c]."""
+  return (latents - portrait[:, None]) * nets.change if nets.change else latents
+
+
+def from_change(change: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
+  """The inverse of `to_change`."""
+  return change / nets.change + portrait[:, None] if nets.change else change
 
 
 def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule: schedules.Schedule, config):
@@ -220,12 +252,13 @@ def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule
     scale_examples(before, has_motion),
     jnp.repeat(locate(params, batch['region'], nets), f, axis=0),
     speed_tokens(params, batch['speed'], nets),
-    reference if config.model.skip else None,
+    reference,
   )
+  latents = to_change(latents, reference, nets)
   level = schedules.uniform_level(level_rng, schedule, b)
   noise = jax.random.normal(noise_rng, latents.shape)
   x = targets.add_noise(latents, noise, level)
-  output = predict(params, x, level.timestep, condition, nets=nets)
+  output = predict(params, x, level, condition, nets=nets)
   of_example = None
   if config.diffusion.min_snr:
     of_example = losses.min_snr_weight(losses.snr(level), config.diffusion.target, config.diffusion.min_snr)
@@ -298,7 +331,7 @@ class Sampler:
       before,
       jnp.repeat(added, f, axis=0),
       speed_tokens(params, speed, nets),
-      latents if config.model.skip else None,
+      latents,
     )
     # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
     null = dataclasses.replace(condition, contexts=jax.tree.map(jnp.zeros_like, condition.contexts))
@@ -316,8 +349,7 @@ class Sampler:
     weights = {'reference': config.weights.reference, 'audio': config.weights.audio}
 
     def denoise(x, level, condition):
-      time = jnp.broadcast_to(level.timestep, x.shape[:1])
-      return predict(params, x, time, condition, nets=nets, weights=weights)
+      return predict(params, x, level, condition, nets=nets, weights=weights)
 
     made = samplers.sample(
       guidance.classifier_free_batched(denoise, condition, null, config.guidance),
@@ -327,6 +359,7 @@ class Sampler:
       target=config.diffusion.target,
       clip=config.sampler.clip or None,
     )
+    made = from_change(made, latents, nets)
     pictures = decode(params, made.reshape(-1, *made.shape[2:]), nets)
     motion = made[:, f - config.motion_frames :] if config.motion_frames else motion
     return pictures.reshape(*made.shape[:2], *pictures.shape[1:]), motion
@@ -334,6 +367,8 @@ class Sampler:
 
 def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> Iterator[np.ndarray]:
   """Frames of all videos of a batch, one after the other, as uint8 [b, h, w, 3]; exactly as many as `inputs.audio`.
+
+  Where `inputs.reference` is an array on several devices, the videos are made where it lies.
 
   Args:
     params: from training.
@@ -345,8 +380,9 @@ def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> 
   f, m, count = config.frames, config.margin, inputs.audio.shape[1]
   reach = m + config.audio.context
   seeds = np.asarray(seeds, np.uint32)
-  prepared = sampler.prepare(params, inputs.reference, inputs.region)
-  motion = prepared[-1]
+  place = lambda x: jax.device_put(x, inputs.reference.sharding) if isinstance(inputs.reference, jax.Array) else x
+  prepared = sampler.prepare(params, inputs.reference, place(inputs.region))
+  motion, waiting, seeds = prepared[-1], None, place(seeds)
   for number, start in enumerate(range(0, count, f)):
     around = np.arange(start - m, start + f + m)
     # The last clip hears silence after the end, and is cut there.
@@ -354,10 +390,19 @@ def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> 
     audio = np.stack([padded(a, heard, config.audio) for a in inputs.audio])
     speed = inputs.speed[:, np.clip(around, 0, count - 1)]
     pictures, motion = sampler.clip(
-      params, prepared, motion, float(number > 0 and config.use_motion_frames), audio, speed, seeds, number
+      params,
+      prepared,
+      motion,
+      float(number > 0 and config.use_motion_frames),
+      place(audio),
+      place(speed),
+      seeds,
+      number,
     )
-    for i in range(min(f, count - start)):
-      yield to_uint8(pictures[:, i])
+    if waiting is not None:  # the clip before, whose frames are used while this one is made
+      yield from to_uint8(waiting).swapaxes(0, 1)
+    waiting = pictures
+  yield from to_uint8(waiting).swapaxes(0, 1)[: count - start]
 
 
 def make_networks(config) -> Networks:
@@ -404,4 +449,6 @@ def make_networks(config) -> Networks:
     radii=tuple(config.speed.radii),
     margin=config.margin,
     text=m.context,
+    change=config.latents.change,
+    prior=config.diffusion.prior,
   )

@@ -18,8 +18,8 @@ from talkjax.media import audio, picture, video
 from talkjax.systems.speech_edit import data
 
 
-def revoice(config, generate, params, request) -> int:
-  """Writes the re-voiced video and returns how many frames it has.
+def revoice(config, generate, params, request) -> dict[str, int]:
+  """Writes the re-voiced video and returns how many frames it has, by its path.
 
   Frames are read, made and written one by one, so memory does not grow with the length. A video shorter than the speech
   plays forth and back, and only then its frames wait on disk.
@@ -35,8 +35,9 @@ def revoice(config, generate, params, request) -> int:
     UserError: a file cannot be read, or no face is found.
   """
   request.takes('speech_edit', ('video', 'audio'), ('identity',))
-  speech = audio.read_audio(request.audio)
-  sound, sound_rate = audio.read_audio_native(request.audio)
+  path = request.one('audio')
+  speech = audio.read_audio(path)
+  sound, sound_rate = audio.read_audio_native(path)
   info = video.probe(request.video)
   # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
   count = max(1, math.ceil(len(sound) / sound_rate * info.fps - 1e-3))
@@ -79,7 +80,7 @@ def revoice(config, generate, params, request) -> int:
     for made in tqdm.tqdm(generate(params, inputs, seeds), total=count, unit='frame'):
       index, frame, region = waiting.popleft()
       writer.write(align.paste(frame, made[0], transforms[index], region))
-  return count
+  return {request.output: count}
 
 
 def _identity(request, config, source, transforms) -> np.ndarray:
