@@ -26,6 +26,14 @@ FILES = {
   'wav2vec2': ('model.safetensors', 'pytorch_model.bin'),
   'animatediff': ('mm_sd_v15_v2.ckpt', 'mm_sd_v15.ckpt', 'v3_sd15_mm.ckpt', 'mm_sd_v14.ckpt', *_DIFFUSERS),
 }
+# AnimateDiff's names of what is in a block, for those that diffusers gave its MotionAdapter.
+_MOTION = {
+  'attn1': 'attention_blocks.0',
+  'attn2': 'attention_blocks.1',
+  'norm1': 'norms.0',
+  'norm2': 'norms.1',
+  'norm3': 'ff_norm',
+}
 # The published autoencoder keeps the names that diffusers gave attention at first.
 _OLD_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
@@ -76,14 +84,26 @@ def wav2vec2(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
 
 def animatediff(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   """AnimateDiff's motion modules: the temporal layers of LatentUNet(temporal=Temporal(...)), and nothing else."""
-  state = {k.removeprefix('module.'): v for k, v in state.items() if k != 'animatediff_config'}
+  state = motion_state(state)
   middle = any(k.startswith('mid_block.') for k in state)
   wanted = unet_shapes(LatentUNet(temporal=Temporal(middle)))
   wanted = {k: v for k, v in wanted.items() if 'motion_modules' in k}
-  return weights.fit(state, wanted, name, ignored=r'pos_encoder\.pe$')
+  return weights.fit(state, wanted, name)
 
 
 _CONVERT: dict[str, Callable] = {'sd15': sd15, 'sd_vae': sd_vae, 'wav2vec2': wav2vec2, 'animatediff': animatediff}
+
+
+def motion_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """AnimateDiff's state, or that of a MotionAdapter, under AnimateDiff's names and without its tables of positions."""
+  made = {}
+  for name, value in state.items():
+    if name == 'animatediff_config' or name.endswith(('.pos_encoder.pe', '.pos_embed.pe')):
+      continue
+    ours = re.sub(r'(motion_modules\.\d+)\.(?!temporal_transformer\.)', r'\1.temporal_transformer.', name)
+    ours = re.sub(r'(?<=\.)(attn[12]|norm[123])(?=\.)', lambda m: _MOTION[m[1]], ours)
+    made[ours.removeprefix('module.')] = value
+  return made
 
 
 def autoencoder_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

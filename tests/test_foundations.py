@@ -63,6 +63,25 @@ def test_old_names_of_attention():
   ]
 
 
+def test_names_of_motion_modules():
+  ours = 'up_blocks.1.motion_modules.0.temporal_transformer.'
+  block = f'{ours}transformer_blocks.0.'
+  wanted = [
+    f'{ours}norm.bias',
+    f'{block}attention_blocks.1.to_out.0.bias',
+    f'{block}ff.net.0.proj.bias',
+    f'{block}ff_norm.bias',
+    f'{block}norms.0.bias',
+  ]
+  adapter = 'up_blocks.1.motion_modules.0.'
+  inside = f'{adapter}transformer_blocks.0.'
+  names = ['attn2.to_out.0.bias', 'ff.net.0.proj.bias', 'norm3.bias', 'norm1.bias', 'pos_embed.pe']
+  of_diffusers = [f'{adapter}norm.bias', *(inside + name for name in names)]
+  as_published = ['module.' + name for name in wanted] + [f'{block}attention_blocks.0.pos_encoder.pe']
+  for state in (of_diffusers, as_published, ['animatediff_config', *as_published]):
+    assert list(foundations.motion_state(dict.fromkeys(state))) == wanted
+
+
 @pytest.mark.parametrize(
   'names', [('weight_g', 'weight_v'), ('parametrizations.weight.original0', 'parametrizations.weight.original1')]
 )
