@@ -70,8 +70,12 @@ def compile_step(config, system, mesh, shapes) -> Program:
   )
   shardings = (layout, sharding.batch_sharding(mesh))
   jitted = jax.jit(step, in_shardings=shardings, out_shardings=(layout, None), donate_argnums=0)
+  # Shapes say where they lie as the arrays will: attention asks (`talkjax.nn.attention`).
+  laid = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   start = time.perf_counter()
-  compiled = jitted.lower(abstract, shapes).compile()
+  compiled = jitted.lower(
+    jax.tree.map(laid, abstract, layout), {k: laid(x, shardings[1]) for k, x in shapes.items()}
+  ).compile()
   return Program(jax.jit(create, out_shardings=layout), compiled, abstract, time.perf_counter() - start)
 
 
