@@ -12,9 +12,7 @@ import argparse
 import json
 import os
 import pathlib
-import statistics
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
@@ -26,15 +24,11 @@ memory.keep_freed()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import optax  # noqa: E402
+import timing  # noqa: E402
 import torch  # noqa: E402
 from golden_cases import Case  # noqa: E402
 from golden_cases import unet as golden  # noqa: E402
 from torch_unet import UNet  # noqa: E402
-
-
-def squared_error(a, b):
-  return ((a - b) ** 2).mean()
 
 
 def torch_functions(case, batch, channels_last):
@@ -46,67 +40,25 @@ def torch_functions(case, batch, channels_last):
     net = net.to(memory_format=torch.channels_last)
     for k in ('x', 'noise'):
       inputs[k] = inputs[k].to(memory_format=torch.channels_last)
-  optimizer = torch.optim.Adam(net.parameters(), lr=5e-5)
-
-  def forward():
-    net.eval()
-    with torch.no_grad():
-      return net(inputs['x'], inputs['gamma'], inputs['audio'])
-
-  def step():
-    net.train()
-    optimizer.zero_grad()
-    loss = squared_error(net(inputs['x'], inputs['gamma'], inputs['audio']), inputs['noise'])
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-  return forward, step
+  predict = lambda: net(inputs['x'], inputs['gamma'], inputs['audio'])
+  return timing.torch_functions(net, predict, inputs['noise'])
 
 
 def jax_functions(case, batch):
   """The same two of ours."""
   unet, params, _ = golden.load(case)
   inputs = {k: jnp.asarray(v.transpose(0, 2, 3, 1) if v.ndim == 4 else v) for k, v in batch.items()}
-  optimizer = optax.adam(5e-5)
+  params = jax.tree.map(jnp.asarray, params)
 
   @jax.jit
   def forward_fn(params):
     return unet.apply(params, inputs['x'], inputs['gamma'], inputs['audio'])
 
-  def loss_fn(params, rng):
+  def loss(params, rng):
     out = unet.apply(params, inputs['x'], inputs['gamma'], inputs['audio'], train=True, rngs={'dropout': rng})
-    return squared_error(out, inputs['noise'])
+    return timing.squared_error(out, inputs['noise'])
 
-  def step_fn(state):
-    params, opt_state, count = state
-    loss, gradient = jax.value_and_grad(loss_fn)(params, jax.random.fold_in(jax.random.key(0), count))
-    updates, opt_state = optimizer.update(gradient, opt_state)
-    return (optax.apply_updates(params, updates), opt_state, count + 1), loss
-
-  params = jax.tree.map(jnp.asarray, params)
-  own = jax.tree.map(jnp.copy, params)
-  holder = [(own, optimizer.init(own), jnp.zeros((), jnp.int32))]
-  step_jit = jax.jit(step_fn, donate_argnums=0)
-
-  def step():
-    holder[0], loss = step_jit(holder[0])
-    return float(loss)
-
-  return lambda: forward_fn(params).block_until_ready(), step
-
-
-def interleaved(functions, repeats, clock):
-  """Median seconds by name, each function called in turn, the first two rounds not counted."""
-  times = {name: [] for name in functions}
-  for i in range(repeats + 2):
-    for name, function in functions.items():
-      time.sleep(0.02)  # threads of the one before stop spinning
-      start = clock()
-      function()
-      if i > 1:
-        times[name].append(clock() - start)
-  return {name: statistics.median(t) for name, t in times.items()}
+  return lambda: forward_fn(params).block_until_ready(), timing.jax_step(loss, params)
 
 
 def main():
@@ -116,10 +68,10 @@ def main():
   parser.add_argument('--size', type=int, default=64)
   parser.add_argument('--repeats', type=int, default=9)
   parser.add_argument('--what', default='forward,step')
-  parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall')
+  parser.add_argument('--clock', choices=timing.CLOCKS, default='wall')
   parser.add_argument('--output')
   args = parser.parse_args()
-  clock = time.process_time if args.clock == 'cpu' else time.perf_counter
+  clock = timing.CLOCKS[args.clock]
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   case = Case(args.case, pathlib.Path(os.environ.get('TALKJAX_GOLDENS', ROOT.parent / 'shared' / 'goldens')))
 
@@ -150,9 +102,8 @@ def main():
   for i, name in enumerate(('forward', 'step')):
     if name not in args.what:
       continue
-    seconds = interleaved({'jax': ours[i], 'torch': eager[i], 'torch_channels_last': last[i]}, args.repeats, clock)
-    ratio = min(seconds['torch'], seconds['torch_channels_last']) / seconds['jax']
-    figures[name] = {'seconds': seconds, 'times_as_fast': ratio}
+    functions = {'jax': ours[i], 'torch': eager[i], 'torch_channels_last': last[i]}
+    figures[name] = timing.against_torch(timing.interleaved(functions, args.repeats, clock))
   print(json.dumps(figures, indent=2))
   if args.output:
     pathlib.Path(args.output).write_text(json.dumps(figures, indent=2) + '\n')
