@@ -8,8 +8,8 @@
 
 `paper` is 512 x 512 in Stable Diffusion 1.5's latents, with the numbers of section 4.1. `tiny` is 64 x 64 puppets,
 folded 4 x 4 into channels instead of an autoencoder, for two CPU cores; `small` learns 128 x 128 from scratch on one
-GPU. Both predict what to add to the portrait, so that they need not learn to copy it first. A later stage starts from
-the earlier one's workdir: what it adds is new, all else must fit.
+GPU. Both see the portrait beside the noise and learn what changes from it, lest they have to learn to copy it first. A
+later stage starts from the earlier one's workdir: what it adds is new, all else must fit.
 """
 
 from configs import common
@@ -73,12 +73,14 @@ def get_config(arg: str | None = None):
   c.weights = dict(reference=1.0, audio=1.0)  # of the attentions' outputs at generation
   c.drop = dict(all=0.05, motion=0.1)  # shares of examples without conditions, without motion frames
   c.mouth_weight = 1.0  # of the loss in twice the lips' box (ours; V-Express has 100)
-  # Largest standard deviation; most frames on either side whose faces count for the region too.
-  c.augment = dict(motion_noise=0.1, region_frames=0)
+  # Largest standard deviation; most frames on either side whose faces count for the region too; share of examples whose
+  # mouth is all noise, to be painted from sound (all ours; 0 in the paper but for the first).
+  c.augment = dict(motion_noise=0.1, region_frames=0, hidden_mouth=0.0)
   c.optimizer.learning_rate = 1e-5
   c.data.corpus = 'hdtf'
   c.data.workers = 4
   c.data.mouth = 'landmarks'
+  c.data.reference_within = 0  # frames from the clip, for the portrait of an example; 0: anywhere in the video
   c.batch_size = 48 if stage == 1 else 4
   c.steps = 200_000 if stage == 1 else 100_000
   c.dtype = 'bfloat16'
@@ -89,9 +91,12 @@ def get_config(arg: str | None = None):
   if size in ('tiny', 'small'):
     c.latents.update(kind='fold', change=6.0)  # which gives the change a variance of about one
     c.dtype, c.remat = 'float32', False
-    c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, target='x0', prior=0.1)
-    c.augment.region_frames = 75
-    c.sampler.update(steps=8, spacing='trailing')
+    c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, target='x0', prior=0.03)
+    c.augment.update(region_frames=75, hidden_mouth=0.0 if stage == 1 else 0.5, motion_noise=1.0)
+    c.drop.motion = 0.5
+    c.mouth_weight = 20.0
+    # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next.
+    c.sampler.update(name='ddpm', steps=8, spacing='trailing')
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.guidance = 1.0
     c.ema = 0.995
@@ -121,13 +126,13 @@ def get_config(arg: str | None = None):
       audio_hidden=256,
       speed_features=64,
     )
-    c.mouth_weight = 20.0
+    c.data.reference_within = 12
     # Puppets turn by 5 to 30 degrees/s.
     c.speed.update(centres=(5.0, 10.0, 15.0, 20.0, 25.0, 30.0), radii=(5.0,) * 6)
     c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
     c.batch_size = 16 if stage == 1 else 4
     c.optimizer.learning_rate = 1e-3
-    c.steps = {1: 1500, 2: 900, 3: 400}[stage]
+    c.steps = {1: 900, 2: 800, 3: 400}[stage]
     c.sample_every = 200
     c.checkpoint_every = 100
 

@@ -13,6 +13,7 @@ import soundfile
 from configs import emo as config_file
 from talkjax import checkpoint, input, sharding, state, systems, train
 from talkjax.cli import UsageError, UserError
+from talkjax.diffusion import schedules
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
 from talkjax.nn.latent_unet import LatentUNet
@@ -272,3 +273,32 @@ def test_wav2vec2_is_heard_frame_by_frame_and_never_trained():
   louder = audio.at[0, reach + 4].multiply(3.0)
   change = np.abs(np.asarray(hear(params, louder) - heard))[0].mean(1)
   assert abs(int(change.argmax()) - (config.margin + 4)) <= 1
+
+
+def test_the_portrait_may_be_held_near_the_clip_and_the_region_roomy(puppets):
+  config = micro(2, puppets, **{'data.reference_within': 2, 'augment.region_frames': 0})
+  record = next(input.eval_records(config.data, 'train', 1))
+  frames = np.stack([data.to_float(data.picture(record, i, 32)) for i in range(len(record.frames))])
+  index = lambda shown: next(i for i, f in enumerate(frames) if np.array_equal(f, shown))
+  apart, small, large = [], 0, 0
+  for seed in range(20):
+    example = data.read(record, np.random.default_rng(seed), config=config)
+    start, portrait = index(example['target'][0, 0]), index(example['reference'][0])
+    apart.append(max(start - portrait, portrait - (start + config.frames - 1), 0))
+    small += example['region'].sum()
+    roomy = micro(2, puppets, **{'augment.region_frames': 50})
+    large += data.read(record, np.random.default_rng(seed), config=roomy)['region'].sum()
+  assert max(apart) in (1, 2) and large > small
+
+
+def test_a_hidden_mouth_is_noise_and_nothing_else_is():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x, noise = (jax.random.normal(k, (64, 2, 4, 4, 3)) for k in keys[:2])
+  mouth = jnp.zeros((64, 2, 4, 4, 1), bool).at[:, :, 1:3].set(True)
+  noise_scale = jnp.where(jnp.arange(64) < 32, 0.9, 0.5)
+  level = schedules.Level(None, None, None, noise_scale)
+  made = model.hide_mouths(x, noise, level, mouth, 0.5, keys[2])
+  np.testing.assert_array_equal(made[:, :, [0, 3]], x[:, :, [0, 3]])
+  hidden = np.array([np.array_equal(a, b) for a, b in zip(made[:, :, 1:3], noise[:, :, 1:3])])
+  seen = np.array([np.array_equal(a, b) for a, b in zip(made[:, :, 1:3], x[:, :, 1:3])])
+  assert np.array_equal(hidden, ~seen) and not hidden[32:].any() and 8 < hidden[:32].sum() < 24

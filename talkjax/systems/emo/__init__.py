@@ -29,6 +29,10 @@ def build(config) -> System:
       'config.audio.kind=wav2vec2 comes with other settings: give it as an argument of the config, '
       '--config=configs/emo.py:paper,stage=2,audio.kind=wav2vec2'
     )
+  if config.augment.hidden_mouth and config.mouth_weight == 1:
+    raise UserError(
+      'config.augment.hidden_mouth hides what config.mouth_weight weighs, and that is 1: set it to more, or hide none'
+    )
   if config.diffusion.prior and config.diffusion.target != 'x0':
     raise UserError(
       f'config.diffusion.prior={config.diffusion.prior} is for a network that predicts x0, and config.diffusion.target '

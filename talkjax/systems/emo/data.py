@@ -44,9 +44,9 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
   Returns:
     target [k, f, h, w, 3] and motion [k, n, h, w, 3], float32 in [-1, 1], the clip and the frames before it; has_motion
     [k] float32, 0 where the clip begins before frame n (and motion is empty); reference [k, h, w, 3], another frame of
-    the record; region [k, h, w, 1]; speed [k, f + 2m], with margins on both sides; audio [k, f + 2 (m + context), d],
-    with the context that the encoder of sound wants; id [k]. Where `mouth_weight` is not 1 also weight of the loss,
-    [k, f, h', w', 1] at the latents' size.
+    the record, no further than `data.reference_within` from the clip; region [k, h, w, 1]; speed [k, f + 2m], with
+    margins on both sides; audio [k, f + 2 (m + context), d], with the context that the encoder of sound wants; id [k].
+    Where `mouth_weight` is not 1 also weight of the loss, [k, f, h', w', 1] at the latents' size.
   """
   n, f, m = config.motion_frames if config.frames > 1 else 0, config.frames, config.margin
   reach = m + config.audio.context
@@ -57,7 +57,8 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
   examples = []
   for _ in range(config.data.examples_per_record):
     start = int(generator.integers(0, count - f + 1))
-    other = int(generator.integers(0, count))
+    within = config.data.reference_within or count
+    other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
     has_motion = n > 0 and start >= n
     around = np.arange(start - m, start + f + m)
     clip = np.stack([picture(record, i, config.size) for i in range(start, start + f)])

@@ -227,7 +227,7 @@ def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule
   Returns:
     (loss, metrics).
   """
-  latent_rng, level_rng, noise_rng, drop_rng, motion_rng = jax.random.split(rng, 5)
+  latent_rng, level_rng, noise_rng, drop_rng, motion_rng, hide_rng = jax.random.split(rng, 6)
   latents = encode(params, batch['target'], nets, latent_rng)
   reference = encode(params, batch['reference'], nets)
   b, f = latents.shape[:2]
@@ -258,12 +258,24 @@ def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule
   level = schedules.uniform_level(level_rng, schedule, b)
   noise = jax.random.normal(noise_rng, latents.shape)
   x = targets.add_noise(latents, noise, level)
+  if train and config.augment.hidden_mouth:
+    x = hide_mouths(x, noise, level, batch['weight'] > 1, config.augment.hidden_mouth, hide_rng)
   output = predict(params, x, level, condition, nets=nets)
   of_example = None
   if config.diffusion.min_snr:
     of_example = losses.min_snr_weight(losses.snr(level), config.diffusion.target, config.diffusion.min_snr)
   target = targets.make(config.diffusion.target, latents, noise, level)
   return losses.loss(output, target, weight=batch.get('weight'), example_weight=of_example), {}
+
+
+def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: float, rng: jax.Array) -> jax.Array:
+  """Noisy latents x [b, f, h, w, c] whose mouths are nothing but noise in that share of the noisier examples.
+
+  Where a mouth can be seen in the noise, or guessed from the frames before, nothing is learned of sound; and seen it is
+  at most levels.
+  """
+  hidden = jax.random.bernoulli(rng, share, x.shape[:1]) & (level.noise_scale > 0.7)
+  return jnp.where(hidden.reshape(-1, 1, 1, 1, 1) & mouth, noise, x)
 
 
 def scale_examples(tree, scale: jax.Array):
