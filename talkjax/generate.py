@@ -12,7 +12,7 @@ import pathlib
 import ml_collections
 from absl import flags
 
-from talkjax import checkpoint, cli, systems
+from talkjax import checkpoint, cli, sharding, systems
 from talkjax.cli import UsageError
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
@@ -105,6 +105,7 @@ def main(_):
     speed=_SPEED.value,
     seed=_SEED.value,
     batch_size=_BATCH.value,
+    spread=sharding.spread,
     metadata=provenance(config, step, _SEED.value),
   )
   for path, count in system.render(params, request).items():

@@ -44,10 +44,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def spread(count: int) -> NamedSharding | None:
-  """How arrays with `count` examples along axis 0 lie over all devices; None where there are too few of either."""
+def spread(count: int) -> tuple[NamedSharding, NamedSharding] | None:
+  """How `count` examples lie over all devices, and what all devices share; None where there are too few of either."""
   devices = jax.device_count()
-  return batch_sharding(make_mesh({'data': -1})) if devices > 1 and count % devices == 0 else None
+  if devices == 1 or count % devices:
+    return None
+  mesh = make_mesh({'data': -1})
+  return batch_sharding(mesh), replicated(mesh)
 
 
 def path_name(path) -> str:

@@ -41,6 +41,7 @@ NARROW = {
 def test_other_sizes_of_emo_take_a_step(size, stage, puppets, tmp_path):
   config = emo.get_config(f'{size},stage={stage}')
   config.update(ONE)
+  config.optimizer.warmup = 0
   config.update_from_flattened_dict(NARROW)
   config.data.update({**SMALL, 'dir': str(puppets)})
   state = train.train(config, str(tmp_path))

@@ -39,6 +39,7 @@ class Request:
     output: the video; a folder for them where there are several portraits or voices.
     image, audio: one file or more.
     batch_size: videos made at once; None: as many as there are devices.
+    spread: see `talkjax.sharding.spread`.
     metadata: of the written files.
   """
 
@@ -51,6 +52,7 @@ class Request:
   speed: float | None = None
   seed: int = 0
   batch_size: int | None = None
+  spread: Callable = lambda count: None
   metadata: dict[str, str] | None = None
 
   def takes(self, system: str, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:

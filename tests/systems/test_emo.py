@@ -229,7 +229,11 @@ def test_three_stages_each_from_the_one_before(stages):
 
 def test_foundations_go_where_they_belong(puppets, tmp_path):
   """Made-up foundations in the layout of ours: what is taken, what is left out, what starts afresh."""
-  config = micro(1, puppets, **{'steps': 1, 'checkpoint_every': 1, 'sample_every': 0, 'model.zero_contexts': True})
+  config = micro(
+    1,
+    puppets,
+    **{'steps': 1, 'checkpoint_every': 1, 'sample_every': 0, 'model.zero_contexts': True, 'latents.change': 0.0},
+  )
   net = LatentUNet(48, (32,), (True,), layers=1, heads=4)
   text = {'text': jnp.zeros((1, 1, 64))}
   made = jax.jit(net.init)(jax.random.key(7), jnp.zeros((1, 8, 8, 48)), jnp.zeros(1), text)['params']

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import tqdm
 
-from talkjax import sharding
 from talkjax.cli import UsageError
 from talkjax.faces import landmarks
 from talkjax.media import audio, picture, video
@@ -52,9 +51,9 @@ def animate(config, generate, params, request) -> dict[str, int]:
   size = min(request.batch_size or jax.device_count(), len(jobs))
   if size > 1:
     size = -(-size // jax.device_count()) * jax.device_count()
-  layout = sharding.spread(size)
+  layout = request.spread(size)
   if layout is not None:
-    params = jax.device_put(params, sharding.replicated(layout.mesh))
+    params = jax.device_put(params, layout[1])
   counts = [lengths[voice] for _, voice in jobs]
   clips = sum(-(-max(counts[i : i + size]) // config.frames) for i in range(0, len(jobs), size))
   with tqdm.tqdm(total=clips, unit='clip') as bar:
@@ -63,7 +62,7 @@ def animate(config, generate, params, request) -> dict[str, int]:
       full = [batch[i % len(batch)] for i in range(size)]  # one compiled shape: the last batch is filled up
       inputs = make_inputs(full, portraits, heard, request.speed, config)
       if layout is not None:
-        inputs = dataclasses.replace(inputs, reference=jax.device_put(inputs.reference, layout))
+        inputs = dataclasses.replace(inputs, reference=jax.device_put(inputs.reference, layout[0]))
       frames = generate(params, inputs, np.full(size, request.seed, np.uint32))
       write_videos(batch, paths, lengths, frames, config, request.metadata, bar)
   return {paths[job]: lengths[job[1]] for job in paths}
