@@ -41,6 +41,7 @@ from configs import emo as emo_config  # noqa: E402
 from talkjax import foundations, weights  # noqa: E402
 from talkjax.nn.attention import attention  # noqa: E402
 from talkjax.nn.latent_unet import LatentUNet, hoist  # noqa: E402
+from talkjax.systems.emo import clips as emo_clips  # noqa: E402
 from talkjax.systems.emo import model as emo  # noqa: E402
 
 WIDTHS, HEADS, CONTEXT = (64, 128, 256, 256), 8, 768
@@ -197,7 +198,7 @@ def guidance_figures(args, measure):
   config, nets, params, batch = emo_networks(args)
   runs = {}
   for name, scale in (('off', 1.0), ('on', 3.5)):
-    sampler = emo.Sampler(nets, config.copy_and_resolve_references())
+    sampler = emo_clips.Sampler(nets, config.copy_and_resolve_references())
     sampler.config.guidance = scale
     prepared = sampler.prepare(params, batch['reference'], batch['region'])
     told = (prepared, prepared[-1], 1.0, batch['audio'], batch['speed'], np.zeros(1, np.uint32), 1)

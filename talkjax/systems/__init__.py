@@ -85,6 +85,24 @@ def build(config) -> System:
   return importlib.import_module(f'talkjax.systems.{config.system}').build(config)
 
 
+def named_table(tables: dict[str, Callable], sampler):
+  """The table of the sampler that a config names.
+
+  Args:
+    tables: by name, what makes it.
+    sampler: `name` and `steps`.
+
+  Raises:
+    UserError: no sampler of that name, or it cannot take so many steps.
+  """
+  if sampler.name not in tables:
+    raise UserError(f'sampler {sampler.name!r} is not one of {", ".join(tables)}')
+  try:
+    return tables[sampler.name]()
+  except ValueError as error:
+    raise UserError(f'sampler {sampler.name} cannot take {sampler.steps} steps: {error}') from error
+
+
 def with_options(config, **options) -> ml_collections.ConfigDict:
   """A copy of the config with other settings of generation.
 

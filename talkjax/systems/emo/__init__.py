@@ -14,7 +14,7 @@ import functools
 
 from talkjax.cli import UserError
 from talkjax.systems import System
-from talkjax.systems.emo import animate, data, model
+from talkjax.systems.emo import animate, clips, data, model
 
 
 def build(config) -> System:
@@ -40,8 +40,8 @@ def build(config) -> System:
     )
   nets = model.make_networks(config)
   schedule = model.make_schedule(config.diffusion)
-  sampler = model.Sampler(nets, config)
-  generate = functools.partial(model.generate, sampler=sampler)
+  sampler = clips.Sampler(nets, config)
+  generate = functools.partial(clips.generate, sampler=sampler)
   return System(
     read=functools.partial(data.read, config=config),
     init=functools.partial(model.init, nets=nets),

@@ -1,21 +1,17 @@
-"""What emo learns (EMO eq. 1 with its conditions) and how it makes clips, one after the other, from what it learned."""
+"""What emo learns: its networks and the loss (EMO eq. 1 with its conditions)."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from talkjax.cli import UserError
-from talkjax.diffusion import guidance, losses, samplers, schedules, targets
-from talkjax.media.picture import to_uint8
+from talkjax.diffusion import losses, schedules, targets
 from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.nn.guider import AudioTokens, Guider, SpeedTokens, speed_buckets, windows
-from talkjax.nn.latent_unet import LatentUNet, Temporal, hoist
+from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.systems.emo.data import Inputs, latent_factor, padded
+from talkjax.systems.emo.data import latent_factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,138 +279,11 @@ def scale_examples(tree, scale: jax.Array):
   return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype), tree)
 
 
-def make_table(config) -> samplers.Table:
-  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++.
-
-  Raises:
-    UserError: no sampler of that name, or it cannot take so many steps.
-  """
-  schedule = make_schedule(config.diffusion)
-  name, steps, spacing = config.sampler.name, config.sampler.steps, config.sampler.spacing
-  tables = {
-    'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing=spacing),
-    'ddpm': lambda: samplers.ddpm(schedule, steps, spacing=spacing),
-    'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
-  }
-  if name not in tables:
-    raise UserError(f'sampler {name!r} is not one of {", ".join(tables)}')
-  try:
-    return tables[name]()
-  except ValueError as error:
-    raise UserError(f'sampler {name} cannot take {steps} steps: {error}') from error
-
-
 def make_schedule(diffusion) -> schedules.Schedule:
   """The noise schedule of a config."""
   return schedules.make(
     diffusion.schedule, diffusion.steps, diffusion.start, diffusion.end, zero_snr=diffusion.zero_snr
   )
-
-
-class Sampler:
-  """Two compiled functions: what is made once per video, and a clip."""
-
-  def __init__(self, nets: Networks, config):
-    self.nets, self.config = nets, config
-    self.table = make_table(config)
-    self.prepare = jax.jit(self._prepare)
-    self.clip = jax.jit(self._clip)
-
-  def _prepare(self, params, reference, region):
-    """(keys and values of the portrait by path, the region's features, empty motion latents)."""
-    latents = encode(params, reference, self.nets)
-    attended, _ = reference_features(params, latents, None, self.nets)
-    hoisted = hoist(params['backbone'], {'reference': attended}, self.nets.backbone.dtype)
-    empty = jnp.zeros((latents.shape[0], self.config.motion_frames, *latents.shape[1:]), latents.dtype)
-    return hoisted['reference'], locate(params, region, self.nets), latents, empty
-
-  def _clip(self, params, prepared, motion, has_motion, audio, speed, seeds, number):
-    """The next clip: (uint8-ready pictures [b, f, h, w, 3], its last latents as the next clip's motion frames)."""
-    nets, config = self.nets, self.config
-    keys, added, latents, _ = prepared
-    f = config.frames
-    before = {}
-    if config.motion_frames and nets.backbone.temporal:
-      _, before = reference_features(params, latents, motion, nets)
-      before = scale_examples(before, jnp.full(latents.shape[:1], has_motion))
-    sound = hoist(params['backbone'], sound_tokens(params, audio, nets), nets.backbone.dtype)
-    condition = Condition(
-      {'reference': keys, **sound},
-      before,
-      jnp.repeat(added, f, axis=0),
-      speed_tokens(params, speed, nets),
-      latents,
-    )
-    # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
-    null = dataclasses.replace(condition, contexts=jax.tree.map(jnp.zeros_like, condition.contexts))
-    shape = (f, *latents.shape[1:])
-
-    def noise(index):
-      """Keyed by (seed, frame, step): a video does not depend on its batch."""
-
-      def one(seed):
-        key = lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number * f + i), index)
-        return jax.vmap(lambda i: jax.random.normal(key(i), shape[1:]))(jnp.arange(f))
-
-      return jax.vmap(one)(seeds)
-
-    weights = {'reference': config.weights.reference, 'audio': config.weights.audio}
-
-    def denoise(x, level, condition):
-      return predict(params, x, level, condition, nets=nets, weights=weights)
-
-    made = samplers.sample(
-      guidance.classifier_free_batched(denoise, condition, null, config.guidance),
-      noise(config.sampler.steps),
-      self.table,
-      noise,
-      target=config.diffusion.target,
-      clip=config.sampler.clip or None,
-    )
-    made = from_change(made, latents, nets)
-    pictures = decode(params, made.reshape(-1, *made.shape[2:]), nets)
-    motion = made[:, f - config.motion_frames :] if config.motion_frames else motion
-    return pictures.reshape(*made.shape[:2], *pictures.shape[1:]), motion
-
-
-def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> Iterator[np.ndarray]:
-  """Frames of all videos of a batch, one after the other, as uint8 [b, h, w, 3]; exactly as many as `inputs.audio`.
-
-  Where `inputs.reference` is an array on several devices, the videos are made where it lies.
-
-  Args:
-    params: from training.
-    inputs: see `Inputs`.
-    seeds: [b] uint32, one per video.
-    sampler: compiled once per batch and picture size, never per length.
-  """
-  config = sampler.config
-  f, m, count = config.frames, config.margin, inputs.audio.shape[1]
-  reach = m + config.audio.context
-  seeds = np.asarray(seeds, np.uint32)
-  place = lambda x: jax.device_put(x, inputs.reference.sharding) if isinstance(inputs.reference, jax.Array) else x
-  prepared = sampler.prepare(params, inputs.reference, place(inputs.region))
-  motion, waiting, seeds = prepared[-1], None, place(seeds)
-  for number, start in enumerate(range(0, count, f)):
-    around = np.arange(start - m, start + f + m)
-    # The last clip hears silence after the end, and is cut there.
-    heard = np.arange(start - reach, start + f + reach)
-    audio = np.stack([padded(a, heard, config.audio) for a in inputs.audio])
-    speed = inputs.speed[:, np.clip(around, 0, count - 1)]
-    pictures, motion = sampler.clip(
-      params,
-      prepared,
-      motion,
-      float(number > 0 and config.use_motion_frames),
-      place(audio),
-      place(speed),
-      seeds,
-      number,
-    )
-    if waiting is not None:  # the clip before, whose frames are used while this one is made
-      yield from to_uint8(waiting).swapaxes(0, 1)
-    waiting = pictures
-  yield from to_uint8(waiting).swapaxes(0, 1)[: count - start]
 
 
 def make_networks(config) -> Networks:

@@ -11,6 +11,7 @@ from talkjax.cli import UserError
 from talkjax.diffusion import losses, samplers, schedules, targets
 from talkjax.media.picture import to_uint8
 from talkjax.nn.unet import UNet
+from talkjax.systems import named_table
 from talkjax.systems.speech_edit.data import Inputs
 
 
@@ -85,9 +86,9 @@ def make_table(config) -> samplers.Table:
   """The sampler's coefficients. `sampler.name`: palette (the published, ancestral), ddpm, ddim or dpm++.
 
   Raises:
-    UserError: no sampler of that name, or it cannot take so many steps.
+    UserError: see `named_table`.
   """
-  name, steps = config.sampler.name, config.sampler.steps
+  steps = config.sampler.steps
   schedule = make_schedule(config.diffusion, config.diffusion.steps)
   tables = {
     'palette': lambda: samplers.palette(make_schedule(config.diffusion, steps)),
@@ -95,12 +96,7 @@ def make_table(config) -> samplers.Table:
     'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing='trailing'),
     'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
   }
-  if name not in tables:
-    raise UserError(f'sampler {name!r} is not one of {", ".join(tables)}')
-  try:
-    return tables[name]()
-  except ValueError as error:
-    raise UserError(f'sampler {name} cannot take {steps} steps: {error}') from error
+  return named_table(tables, config.sampler)
 
 
 def make_frame_step(predict: Callable, config):
