@@ -38,6 +38,7 @@ def get_config(arg: str | None = None):
     heads=8,
     groups=32,
     zero_contexts=True,  # sound and reference start as nothing
+    modulated=False,  # sound also scales and shifts the residual blocks' features (ours)
     locator=(16, 32, 96, 256),
     max_frames=24,  # of the temporal layers, motion frames included
     temporal_middle=False,
@@ -92,7 +93,9 @@ def get_config(arg: str | None = None):
     c.latents.update(kind='fold', change=6.0)  # which gives the change a variance of about one
     c.dtype, c.remat = 'float32', False
     c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, target='x0', prior=0.03)
-    c.augment.update(region_frames=75, hidden_mouth=0.0 if stage == 1 else 0.5, motion_noise=1.0)
+    c.model.modulated = True
+    c.audio.kind = 'mel'
+    c.augment.update(region_frames=75, hidden_mouth=1.0, motion_noise=1.0)
     c.drop.motion = 0.5
     c.mouth_weight = 20.0
     # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next.
@@ -153,5 +156,7 @@ def get_config(arg: str | None = None):
     (),
   )[stage - 1]
   # What each stage brings in; anything else must be in `init_from`.
-  c.init_new = ((), ('motion_modules', 'backbone/.*(attn2|norm2)', '^audio/', '^wav2vec2/'), ('speed',))[stage - 1]
+  c.init_new = ((), ('motion_modules', 'backbone/.*(attn2|norm2)', 'modulation', '^audio/', '^wav2vec2/'), ('speed',))[
+    stage - 1
+  ]
   return common.finish(c, changes)

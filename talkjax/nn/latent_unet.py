@@ -21,6 +21,8 @@ from talkjax.nn.unet import sinusoid
 class ResnetBlock(nn.Module):
   """x + conv(SiLU(GN(conv(SiLU(GN(x))) + time))); x through a 1x1 convolution where the channels differ.
 
+  A modulation scales and shifts the second norm's features (FiLM, Perez et al. 2018, as ADM has it for classes).
+
   Attributes:
     features: channels out.
     groups, epsilon: of the GroupNorms.
@@ -33,14 +35,19 @@ class ResnetBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
-    """x [b, h, w, c], time [b', d] after its SiLU (each for b / b' pictures in a row) -> [b, h, w, features]."""
+  def __call__(self, x: jax.Array, time: jax.Array | None = None, modulation: jax.Array | None = None) -> jax.Array:
+    """x [b, h, w, c], time and modulation [b', d], each for b / b' pictures in a row -> [b, h, w, features]."""
+    spread = lambda y: jnp.repeat(y, x.shape[0] // y.shape[0], axis=0)[:, None, None]
     h = GroupNorm(self.groups, self.epsilon, silu=True, name='norm1')(x)
     h = Conv3x3(self.features, self.dtype, name='conv1')(h)
     if time is not None:
       time = nn.Dense(self.features, dtype=self.dtype, name='time_emb_proj')(time)
-      h = h + jnp.repeat(time, h.shape[0] // time.shape[0], axis=0)[:, None, None]
-    h = GroupNorm(self.groups, self.epsilon, silu=True, name='norm2')(h)
+      h = h + spread(time)
+    h = GroupNorm(self.groups, self.epsilon, silu=modulation is None, name='norm2')(h)
+    if modulation is not None:
+      scale_shift = nn.Dense(2 * self.features, dtype=self.dtype, name='modulation')(modulation)
+      scale, shift = jnp.split(spread(scale_shift), 2, axis=-1)
+      h = nn.silu(h * (1 + scale) + shift)
     h = Conv3x3(self.features, self.dtype, name='conv2')(h)
     if x.shape[-1] != self.features:
       x = nn.Dense(self.features, dtype=self.dtype, name='conv_shortcut')(x)
@@ -125,6 +132,7 @@ class LatentUNet(nn.Module):
     before: Mapping[str, jax.Array] | None = None,
     speed: jax.Array | None = None,
     added: jax.Array | None = None,
+    modulation: jax.Array | None = None,
     weights: Mapping[str, jax.Array] | None = None,
   ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
     """Predicts from noisy latents.
@@ -139,7 +147,8 @@ class LatentUNet(nn.Module):
       before: features of frames before the clip by layer path, [b, k, h, w, c] each, for the temporal layers.
       speed: [b, m, d] tokens for the temporal layers.
       added: [b * frames or b', h, w, widths[0]] added to the first convolution (face regions, keypoints).
-      weights: by context, what its attention's output is multiplied with.
+      modulation: [b * frames or b', d] scales and shifts the features of every residual block.
+      weights: by context, what its attention's output is multiplied with; 'modulation', of how much that changes.
 
     Returns:
       The prediction [b * frames, h, w, out_channels], float32, and features by path: 'PATH_attentions_I' [b * frames,
@@ -163,8 +172,12 @@ class LatentUNet(nn.Module):
     t = nn.Dense(4 * self.widths[0], dtype=self.dtype, name='time_embedding_linear_2')(nn.silu(t))
     t = nn.silu(t)
 
+    if modulation is not None:
+      modulation = nn.silu(nn.Dense(4 * self.widths[0], dtype=self.dtype, name='modulation_embedding')(modulation))
+      modulation = modulation * jnp.asarray(weights.get('modulation', 1.0), self.dtype)
+
     def resnet(x, width, name):
-      return resnet_block(width, self.groups, dtype=self.dtype, name=name)(x, t)
+      return resnet_block(width, self.groups, dtype=self.dtype, name=name)(x, t, modulation)
 
     def attend(x, path, i):
       name = f'{path}_attentions_{i}'

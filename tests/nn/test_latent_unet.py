@@ -7,7 +7,7 @@ import pytest
 
 from talkjax import foundations, state
 from talkjax.nn.autoencoder import Autoencoder, Folding
-from talkjax.nn.latent_unet import LatentUNet, Temporal, hoist
+from talkjax.nn.latent_unet import LatentUNet, ResnetBlock, Temporal, hoist
 from talkjax.nn.wav2vec2 import Wav2Vec2
 
 SMALL = dict(out_channels=4, widths=(32, 64), attention=(True, False), layers=1, heads=4, groups=8)
@@ -45,6 +45,7 @@ def reading():
     contexts={'reference': {k: v for k, v in features.items() if 'attentions' in k}, 'audio': noise(3, 6, 5, 16)},
     before={k: noise(i, 2, 2, *v.shape[1:]) for i, (k, v) in enumerate(features.items()) if 'layers' in k},
     speed=noise(4, 2, 3, 12),
+    modulation=noise(6, 6, 10),
   )
   params = start(net, 0, x, jnp.zeros(2), frames=3, **told)
   leaves, tree = jax.tree.flatten(params)
@@ -102,7 +103,7 @@ def test_everything_told_is_heard(reading):
   run = jax.jit(lambda told: net.apply({'params': params}, x, jnp.ones(2), frames=3, **told)[0])
   slopes = jax.grad(lambda told: jnp.sum(jnp.square(run(told))))(told)
   for what in (lambda t: t['contexts']['reference'], lambda t: t['contexts']['audio'], lambda t: t['before'],
-               lambda t: t['speed']):  # fmt: skip
+               lambda t: t['speed'], lambda t: t['modulation']):  # fmt: skip
     slope = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(what(slopes)), jax.tree.leaves(what(moved))))
     assert abs(float(slope)) > 1e-3
 
@@ -116,6 +117,20 @@ def test_weights_scale_what_attention_adds(reading):
   assert not jnp.allclose(silent, plain, atol=1e-3)
   deaf = {**told, 'contexts': {'reference': told['contexts']['reference']}}
   np.testing.assert_allclose(silent, run({}, deaf), atol=1e-4)
+
+
+def test_a_modulation_scales_and_shifts_the_second_norm():
+  block = ResnetBlock(4, groups=2)
+  x, told = noise(1, 4, 3, 3, 4), noise(2, 2, 5)
+  params = block.init(KEY, x, None, told)['params']
+  # As without one, on features whose GroupNorm has that scale and shift already, for the two pictures of each.
+  for i in range(4):
+    change = told[i // 2] @ params['modulation']['kernel'] + params['modulation']['bias']
+    scale, shift = 1 + change[:4], change[4:]
+    norm = {'scale': params['norm2']['scale'] * scale, 'bias': params['norm2']['bias'] * scale + shift}
+    plain = {k: v for k, v in params.items() if k != 'modulation'} | {'norm2': norm}
+    expected = block.apply({'params': plain}, x[i : i + 1])
+    np.testing.assert_allclose(block.apply({'params': params}, x, None, told)[i : i + 1], expected, atol=1e-5)
 
 
 def test_recomputation_changes_nothing(reading):

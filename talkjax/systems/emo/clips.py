@@ -53,16 +53,19 @@ class Sampler:
     if config.motion_frames and nets.backbone.temporal:
       _, before = model.reference_features(params, latents, motion, nets)
       before = model.scale_examples(before, jnp.full(latents.shape[:1], has_motion))
-    sound = hoist(params['backbone'], model.sound_tokens(params, audio, nets), nets.backbone.dtype)
+    tokens = model.sound_tokens(params, audio, nets)
+    sound = hoist(params['backbone'], tokens, nets.backbone.dtype)
     condition = model.Condition(
       {'reference': keys, **sound},
       before,
+      model.modulation(tokens, nets),
       jnp.repeat(added, f, axis=0),
       model.speed_tokens(params, speed, nets),
       latents,
     )
     # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
-    null = dataclasses.replace(condition, contexts=jax.tree.map(jnp.zeros_like, condition.contexts))
+    contexts, modulation = jax.tree.map(jnp.zeros_like, (condition.contexts, condition.modulation))
+    null = dataclasses.replace(condition, contexts=contexts, modulation=modulation)
     shape = (f, *latents.shape[1:])
 
     def noise(index):
@@ -74,7 +77,11 @@ class Sampler:
 
       return jax.vmap(one)(seeds)
 
-    weights = {'reference': config.weights.reference, 'audio': config.weights.audio}
+    weights = {
+      'reference': config.weights.reference,
+      'audio': config.weights.audio,
+      'modulation': config.weights.audio,
+    }
 
     def denoise(x, level, condition):
       return model.predict(params, x, level, condition, nets=nets, weights=weights)

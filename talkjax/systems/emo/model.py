@@ -31,6 +31,7 @@ class Networks:
   margin: int
   text: int  # channels of the reference network's one empty text token
   change: float  # where not 0, the backbone learns the change from the portrait's latents, times this
+  modulated: bool  # residual blocks hear sound too, beside the attentions
   prior: float  # variance of what is diffused, whose posterior mean the backbone adds to; 0: it says all itself
 
 
@@ -67,6 +68,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
     {'reference': features, **told},
     frames=1,
     speed=speed,
+    modulation=modulation(told, nets),
   )['params']
   return params
 
@@ -118,6 +120,7 @@ class Condition:
   Attributes:
     contexts: for the backbone, features or their keys and values.
     before: motion features by path.
+    modulation: [b * f, d], sound for the residual blocks, or None.
     added: [b, h, w, c], of the face region.
     speed: [b, f, c] tokens, or None.
     portrait: [b, h, w, c] latents, which the backbone sees beside the noisy ones where it learns the change from them.
@@ -125,12 +128,13 @@ class Condition:
 
   contexts: Any
   before: Any
+  modulation: Any
   added: Any
   speed: Any
   portrait: Any
 
 
-jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'added', 'speed', 'portrait'], [])
+jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait'], [])
 
 
 def locate(params, region: jax.Array, nets: Networks) -> jax.Array:
@@ -160,6 +164,13 @@ def sound_tokens(params, audio: jax.Array, nets: Networks) -> dict[str, jax.Arra
   return {'audio': nets.audio.apply({'params': params['audio']}, heard.reshape(-1, heard.shape[-1]))}
 
 
+def modulation(contexts: dict[str, jax.Array], nets: Networks) -> jax.Array | None:
+  """What the residual blocks are told of the sound: its tokens in a row, [b * f, tokens * d]."""
+  if not nets.modulated or 'audio' not in contexts:
+    return None
+  return contexts['audio'].reshape(contexts['audio'].shape[0], -1)
+
+
 def speed_tokens(params, speed: jax.Array, nets: Networks) -> jax.Array | None:
   """[b, f, d] of head speeds [b, f + 2m]."""
   if nets.speed is None:
@@ -187,6 +198,7 @@ def predict(
     before=condition.before,
     speed=condition.speed,
     added=condition.added,
+    modulation=condition.modulation,
     weights=weights,
   )
   y = y.reshape(x.shape)
@@ -246,6 +258,7 @@ def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule
   condition = Condition(
     {'reference': attended, **contexts},
     scale_examples(before, has_motion),
+    modulation(contexts, nets),
     jnp.repeat(locate(params, batch['region'], nets), f, axis=0),
     speed_tokens(params, batch['speed'], nets),
     reference,
@@ -331,5 +344,6 @@ def make_networks(config) -> Networks:
     margin=config.margin,
     text=m.context,
     change=config.latents.change,
+    modulated=m.modulated,
     prior=config.diffusion.prior,
   )
