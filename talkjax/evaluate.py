@@ -9,6 +9,10 @@ is what the other clip's true video scores, and so what a perfect system would g
 are all silent, speaking and silent again at the same times. `--other_speech=rotated` starts the other speech at a
 random time and goes round, so that shared timing counts for nothing. `psnr_mask_identity` and `ssim_mask_identity` are
 what repeating the first frame's mouth gets, the least that a system must beat.
+
+Systems that start from a portrait have more: `identity`, the share of clips nearer to their own portrait than to those
+of 19 other people by colours and landmarks; `in_region`, the share of frames whose face is where it was asked for;
+`seam_jump`, the mean change of pixels between clips over that inside them. `..._truth` is what true videos get.
 """
 
 import dataclasses
@@ -69,6 +73,7 @@ SCORES = (
   'lip_score_other_speech',
   'lip_score_other_truth',
   'identity',
+  'identity_truth',
   'in_region',
   'seam_jump',
   'seam_jump_truth',
@@ -167,27 +172,34 @@ def _make(system, params, clips, speech, seeds) -> list[Made]:
   ]
 
 
+def _describe(frames) -> tuple | None:
+  found = portrait.track(frames)
+  return portrait.describe(frames, found) if found else None
+
+
 def _people(system, config, clips) -> dict[str, tuple]:
-  """What PEOPLE people look like, by name: those of the clips, and others of the training split."""
+  """What portraits of PEOPLE people look like, by name: those of the clips, and others of the training split."""
   people = {}
   for record in (*clips, *input.eval_records(config.data, config.data.split)):
     if record.speaker not in people:
-      shown = [system.inputs([record], num_frames=1).truth[0][0]]
-      if found := portrait.track(shown):
-        people[record.speaker] = portrait.describe(shown, found)
+      people[record.speaker] = _describe(system.inputs([record], num_frames=1).truth[0][:1])
     if len(people) >= PEOPLE and record.speaker not in {c.speaker for c in clips}:
       break
-  return people
+  return {name: person for name, person in people.items() if person}
 
 
 def _score_portrait(speaker: str, made: Made, people: dict, config) -> dict:
-  """Whether it is still the same person, in the place asked for, without jumps at the seams of clips."""
+  """Whether the portrait given is the nearest of PEOPLE, the face where it was asked for, and seams without jumps."""
   found = portrait.track(made.frames)
-  others = [name for name in people if name != speaker][: PEOPLE - 1]
-  known = found is not None and speaker in people and others
-  shown = portrait.describe(made.frames, found) if known else None
+  others = [person for name, person in people.items() if name != speaker][: PEOPLE - 1]
+  given = _describe(made.truth[:1])
+
+  def kept(shown) -> float | None:
+    return float(portrait.nearest(shown, [given, *others]) == 0) if shown and given and others else None
+
   values = {
-    'identity': float(portrait.nearest(shown, [people[n] for n in (speaker, *others)]) == 0) if known else None,
+    'identity': kept(portrait.describe(made.frames, found) if found else None),
+    'identity_truth': kept(_describe(made.truth)),
     'in_region': float(portrait.in_region(found, made.region).mean()) if found else 0.0,
     'seam_jump': portrait.seam_jump(made.frames, config.frames),
     'seam_jump_truth': portrait.seam_jump(made.truth, config.frames),
