@@ -37,7 +37,7 @@ def get_config(arg: str | None = None):
     layers=2,
     heads=8,
     groups=32,
-    zero_contexts=True,  # sound and reference start as nothing
+    zero_contexts=True,  # sound, reference and speed start as nothing
     modulated=False,  # sound also scales and shifts the residual blocks' features (ours)
     locator=(16, 32, 96, 256),
     max_frames=24,  # of the temporal layers, motion frames included
@@ -95,11 +95,14 @@ def get_config(arg: str | None = None):
     c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, target='x0', prior=0.03)
     c.model.modulated = True
     c.audio.kind = 'mel'
-    c.augment.update(region_frames=75, hidden_mouth=1.0, motion_noise=1.0)
-    c.drop.motion = 0.5
+    c.augment.update(region_frames=75, hidden_mouth=1.0, motion_noise=0.6)
+    c.drop.motion = 0.25
     c.mouth_weight = 20.0
-    # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next.
-    c.sampler.update(name='ddpm', steps=8, spacing='trailing')
+    if stage == 3:  # it learns how heads move
+      c.mouth_weight, c.augment.hidden_mouth = 1.0, 0.0
+    # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
+    # as it is least sure of itself where little noise is left.
+    c.sampler.update(name='ddpm', steps=4, spacing='trailing')
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.guidance = 1.0
     c.ema = 0.995
@@ -135,7 +138,7 @@ def get_config(arg: str | None = None):
     c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
     c.batch_size = 16 if stage == 1 else 4
     c.optimizer.learning_rate = 1e-3
-    c.steps = {1: 900, 2: 800, 3: 400}[stage]
+    c.steps = {1: 1800, 2: 700, 3: 500}[stage]
     c.sample_every = 200
     c.checkpoint_every = 100
 
@@ -144,6 +147,12 @@ def get_config(arg: str | None = None):
   c.train = (*((name, False) for name in frozen), ('.*', True))
   if stage == 3:
     c.train = (('motion_modules', True), ('^speed/', True), ('.*', False))
+  if size != 'paper':
+    # What is learned stays: few clips a step, each of one level of noise, would blur it again.
+    if stage == 2:
+      c.train = (('motion_modules', True), ('attn2|modulation', True), ('^audio/', True), ('.*', False))
+    if stage == 3:
+      c.train = (('motion_modules.*/speed_', True), ('^speed/', True), ('.*', False))
   # Where the first stages start from, where it is at hand (section 3.3). The prompt's attention is not used.
   c.foundations = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
   c.load = (

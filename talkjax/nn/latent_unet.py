@@ -88,6 +88,7 @@ class Temporal:
   layers: int = 2
   max_frames: int = 24
   speed: bool = False
+  zero_speed: bool = True
 
 
 class LatentUNet(nn.Module):

@@ -174,6 +174,7 @@ class TemporalBlock(nn.Module):
   heads: int
   layers: int = 2
   speed: bool = False
+  zero_speed: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -187,7 +188,8 @@ class TemporalBlock(nn.Module):
     if self.speed and speed is not None:
       y = layer_norm('speed_norm', self.dtype)(x) + table  # a frame finds its own speed by its place
       tokens = speed + jnp.asarray(positions(speed.shape[1], speed.shape[2]), speed.dtype)
-      y = Attention(self.heads, zero=True, dtype=self.dtype, name='speed_attention')(y.reshape(b, n * f, c), tokens)
+      attend = Attention(self.heads, zero=self.zero_speed, dtype=self.dtype, name='speed_attention')
+      y = attend(y.reshape(b, n * f, c), tokens)
       x = x + y.reshape(x.shape)
     return x + FeedForward(self.dtype, name='ff')(layer_norm('ff_norm', self.dtype)(x))
 
@@ -203,6 +205,7 @@ class TemporalTransformer(nn.Module):
     layers: temporal attentions in a block.
     max_frames: longest clip, motion frames included (the published v1 has 24, v2 32).
     speed: blocks attend to speed tokens too.
+    zero_speed: those layers start as nothing.
     groups: of the GroupNorm.
     dtype: of the arithmetic.
   """
@@ -212,6 +215,7 @@ class TemporalTransformer(nn.Module):
   layers: int = 2
   max_frames: int = 24
   speed: bool = False
+  zero_speed: bool = True
   groups: int = 32
   dtype: Any = jnp.float32
 
@@ -244,6 +248,9 @@ class TemporalTransformer(nn.Module):
     y = GroupNorm(self.groups, 1e-6, name='norm')(y.reshape(b * f, h, w, c))
     y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y).reshape(b, f, h * w, c).swapaxes(1, 2)
     for i in range(self.blocks):
-      y = TemporalBlock(self.heads, self.layers, self.speed, self.dtype, name=f'transformer_blocks_{i}')(y, speed)
+      block = TemporalBlock(
+        self.heads, self.layers, self.speed, self.zero_speed, self.dtype, name=f'transformer_blocks_{i}'
+      )
+      y = block(y, speed)
     y = y[:, :, f - frames :].swapaxes(1, 2).reshape(x.shape)
     return x + nn.Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name='proj_out')(y)

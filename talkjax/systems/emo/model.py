@@ -322,7 +322,12 @@ def make_networks(config) -> Networks:
   temporal = None
   if config.frames > 1:
     temporal = Temporal(
-      m.temporal_middle, m.heads, layers=m.temporal_layers, max_frames=m.max_frames, speed=config.speed.learned
+      m.temporal_middle,
+      m.heads,
+      layers=m.temporal_layers,
+      max_frames=m.max_frames,
+      speed=config.speed.learned,
+      zero_speed=m.zero_contexts,
     )
   return Networks(
     backbone=LatentUNet(
