@@ -102,7 +102,7 @@ def get_config(arg: str | None = None):
       c.mouth_weight, c.augment.hidden_mouth = 1.0, 0.0
     # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
     # as it is least sure of itself where little noise is left.
-    c.sampler.update(name='ddpm', steps=4, spacing='trailing')
+    c.sampler.update(name='ddpm', steps=3, spacing='trailing')
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.guidance = 1.0
     c.ema = 0.995
