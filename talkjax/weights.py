@@ -81,7 +81,7 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_pickle(path: str | pathlib.Path) -> Any:
-  """What `torch.save` wrote, tensors as arrays, containers as plain ones.
+  """What `torch.save` wrote, tensors and numpy's arrays of numbers as arrays, containers as plain ones.
 
   Args:
     path: a zip archive (PyTorch 1.6 and later) or the older sequence of pickles.
@@ -138,7 +138,8 @@ def fit(state: Mapping[str, np.ndarray], wanted: Any, what: str, ignored: str = 
     if path is None:
       unknown.append(name)
       continue
-    array, shape = _as_flax(np.asarray(value, np.float32)), flat[path].shape
+    array, shape = np.asarray(value, np.float32), flat[path].shape
+    array = _as_flax(array) if path[-1] == 'kernel' else array
     if array.squeeze().shape == tuple(n for n in shape if n != 1):
       array = array.reshape(shape)  # a 1x1 convolution may be a matrix here
     if array.shape != shape:
@@ -162,7 +163,7 @@ _PYTORCH = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 
 
 def _as_flax(value: np.ndarray) -> np.ndarray:
-  """O, I, then space -> space, then I, O."""
+  """A kernel: O, I, then space -> space, then I, O."""
   return value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
 
 
@@ -321,9 +322,18 @@ class _Unpickler(pickle._Unpickler):
     return view if self._deferred else np.ascontiguousarray(view).reshape(shape)
 
   def _build(self):
-    """Attributes: a state dict carries `_metadata`, which is dropped; nothing else may."""
-    self.stack.pop()
-    if type(self.stack[-1]) is not dict:
+    """Attributes: a state dict carries `_metadata`, which is dropped; numpy's arrays get their numbers so."""
+    state = self.stack.pop()
+    if isinstance(self.stack[-1], np.dtype):  # its byte order, which stands second
+      if state[1] not in ('<', '|', '='):
+        raise _Refused(f'its pickle has numbers in the byte order {state[1]!r}, expected <')
+    elif type(self.stack[-1]) is np.ndarray:
+      _, shape, dtype, fortran, numbers = state
+      if not isinstance(dtype, np.dtype) or not isinstance(numbers, bytes):
+        raise _Refused('its pickle describes an array that is not one of numbers')
+      # The same object: what refers to it was written before its numbers.
+      self.stack[-1].__setstate__((1, tuple(shape), dtype, bool(fortran), numbers))
+    elif type(self.stack[-1]) is not dict:
       raise _Refused('its pickle sets attributes of something that is not a state dict')
 
   def _refuse(self):
@@ -335,7 +345,37 @@ class _Unpickler(pickle._Unpickler):
   }
 
 
+def _dtype(name, *_):
+  """numpy.dtype: numbers alone, no objects and no records."""
+  if not isinstance(name, str) or not re.fullmatch('[fiu][1248]|b1', name):
+    raise _Refused(f'its pickle asks for an array of {name!r}, expected numbers')
+  return np.dtype(name)
+
+
+def _encode(text, encoding):
+  """_codecs.encode: how numbers are written as text."""
+  if encoding != 'latin1':
+    raise _Refused(f'its pickle has numbers as text in {encoding!r}, expected latin1')
+  return text.encode('latin1')
+
+
+def _number(dtype, numbers):
+  """numpy.core.multiarray.scalar."""
+  (value,) = np.frombuffer(numbers, dtype)
+  return value
+
+
+def _array(*_):
+  """numpy.core.multiarray._reconstruct: an empty array; see `_Unpickler._build`."""
+  return np.empty(0, np.uint8)
+
+
 _BUILDERS: Mapping[tuple[str, str], Callable] = {
+  **{(f'numpy.{core}.multiarray', '_reconstruct'): _array for core in ('core', '_core')},
+  **{(f'numpy.{core}.multiarray', 'scalar'): _number for core in ('core', '_core')},
+  ('numpy', 'ndarray'): _array,
+  ('numpy', 'dtype'): _dtype,
+  ('_codecs', 'encode'): _encode,
   ('collections', 'OrderedDict'): lambda items=(): dict(items),
   ('torch._utils', '_rebuild_parameter'): lambda tensor, *_: tensor,
   ('torch', 'Size'): lambda items=(): tuple(items),

@@ -89,6 +89,7 @@ class Temporal:
   max_frames: int = 24
   speed: bool = False
   zero_speed: bool = True
+  groups: int | None = None  # None: as many as the U-Net's
 
 
 class LatentUNet(nn.Module):
@@ -193,9 +194,10 @@ class LatentUNet(nn.Module):
       if self.temporal is None or (path == 'mid_block' and not self.temporal.middle):
         return x
       fields = {k: v for k, v in dataclasses.asdict(self.temporal).items() if k != 'middle'}
+      fields['groups'] = fields['groups'] or self.groups
       # The published files have one module around the transformer; so does the name.
       name_in_files = f'{path}_motion_modules_{i}_temporal_transformer'
-      module = temporal(**fields, groups=self.groups, dtype=self.dtype, name=name_in_files)
+      module = temporal(**fields, dtype=self.dtype, name=name_in_files)
       return module(x, frames, before.get(name), speed)
 
     # Down: every layer's output waits for its counterpart on the way up.

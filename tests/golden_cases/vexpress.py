@@ -1,0 +1,262 @@
+"""Golden cases of V-Express: conditions, both U-Nets, schedule, windows and the whole sampling loop."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from golden_cases.latent import activations, unet_fields
+from golden_cases.unet import nchw, nhwc
+from talkjax import weights
+from talkjax.diffusion import samplers, schedules
+from talkjax.faces import keypoints
+from talkjax.nn.conv import Conv3x3
+from talkjax.nn.guider import Guider, Resampler, two_a_frame, windows
+from talkjax.nn.latent_unet import LatentUNet, Temporal
+from talkjax.nn.norm import GroupNorm
+
+
+def frames_first(x):
+  """N, C, F, H, W -> (N F), H, W, C."""
+  x = jnp.asarray(x).transpose(0, 2, 3, 4, 1)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def frames_inside(x, n):
+  """(N F), H, W, C -> N, C, F, H, W."""
+  x = np.asarray(x)
+  return x.reshape(n, -1, *x.shape[1:]).transpose(0, 4, 1, 2, 3)
+
+
+def part(state, prefix):
+  """The entries of one of several networks in a state dict."""
+  return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def resampler(config) -> Resampler:
+  return Resampler(
+    config['dim'],
+    config['output_dim'],
+    config['num_queries'],
+    config['depth'],
+    config['heads'],
+    config['dim_head'],
+    config['ff_mult'],
+    config['max_seq_len'],
+  )
+
+
+def audio_projection(case):
+  net, x = resampler(case.config), jnp.asarray(case.inputs['audio'])
+  params = weights.fit(case.state, jax.eval_shape(net.init, jax.random.key(0), x)['params'], case.name)
+  tokens, state = jax.jit(lambda p: net.apply({'params': p}, x, capture_intermediates=True))(params)
+  made = activations(state)
+  ends = {'0': '_to_out', '1': '_3'}  # a layer's output is that of its last module
+  outputs = {'tokens': tokens}
+  for name in case.outputs:
+    if name.startswith('act.'):
+      path = name.removeprefix('act.').replace('.', '_')
+      outputs[name] = made[path + ends[path[-1]] if path.startswith('layers') else path]
+  return outputs
+
+
+def audio_windows(case):
+  margin, outputs = case.config['num_pad_audio_frames'], {}
+  for name, x in case.inputs.items():
+    of = name.removeprefix('embeddings_')
+    frames = two_a_frame(jnp.asarray(x[0]), int(of.split('_')[1]))
+    heard = windows(jnp.pad(frames, ((margin, margin), (0, 0)))[None], margin)[0]
+    outputs[f'windows_{of}'] = heard.reshape(len(heard), -1, x.shape[-1])
+  return outputs
+
+
+def guider(config) -> Guider:
+  return Guider(config['conditioning_embedding_channels'], tuple(config['block_out_channels']))
+
+
+def kps_guider(case):
+  net, x = guider(case.config), frames_first(case.inputs['kps_images'])
+  n = len(case.inputs['kps_images'])
+  params = weights.fit(case.state, jax.eval_shape(net.init, jax.random.key(0), x)['params'], case.name)
+  features, state = jax.jit(lambda p: net.apply({'params': p}, x, capture_intermediates=True))(params)
+  made = activations(state)
+  outputs = {k: made[k.removeprefix('act.').replace('.', '_')] for k in case.outputs if k.startswith('act.')}
+  return {k: frames_inside(v, n) for k, v in {**outputs, 'features': features}.items()}
+
+
+def kps_image(case):
+  points, outputs = case.inputs['kps'], {}
+  whole = 512  # which the points are in pixels of; others are halved
+  for name, spec in case.json['outputs'].items():
+    height, width = (int(v) for v in (name.removeprefix('image_').split('x') * 2)[:2])
+    scale = 1 if height == whole else 0.5
+    drawn = [keypoints.draw(p * np.float32(scale), (height, width)) for p in points]
+    outputs[name] = np.stack(drawn) if len(spec['shape']) == 4 else drawn[0]
+  return outputs
+
+
+def retarget(case):
+  driving, reference = case.inputs['kps_sequence'], case.inputs['reference_kps']
+  ours = {'no_retarget': 'none', 'fix_face': 'fix_face', 'offset_retarget': 'offset', 'naive_retarget': 'naive'}
+  count = case.config['video_length']
+  return {n: keypoints.retarget(driving, reference, count, ours[n], 'published') for n in case.config['strategies']}
+
+
+def reference_net(case):
+  net = LatentUNet(**unet_fields(case.config), head=False)
+  x = nhwc(case.inputs['reference_latents'])
+  default = np.zeros((len(x), 1, case.config['cross_attention_dim']), np.float32)
+  contexts = {'text': jnp.asarray(case.inputs.get('encoder_hidden_states', default))}
+  time = jnp.zeros(len(x))
+  params = reference_params(net, case.state, x, contexts, case.name)
+  features = jax.jit(lambda p: net.apply({'params': p}, x, time, contexts)[1])(params)
+  outputs = {f'bank.{path}.transformer_blocks.0': features[name] for path, name in banks(case.outputs)}
+  if 'sample' in case.outputs:  # of no use to V-Express: a convolution of the last block's output
+    head = Conv3x3(case.config['out_channels'])
+    last = features[f'up_blocks_{len(net.widths) - 1}_layers_{net.layers}']
+    kernel, bias = case.state['conv_out.weight'].transpose(2, 3, 1, 0), case.state['conv_out.bias']
+    outputs['sample'] = nchw(head.apply({'params': {'kernel': kernel, 'bias': bias}}, last))
+  return outputs
+
+
+def reference_params(net, state, x, contexts, name):
+  wanted = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(len(x)), contexts)['params']
+  return weights.fit(state, wanted, name, ignored=r'^conv_out\.')
+
+
+def banks(names):
+  """(published path, ours) of every block whose features are stored."""
+  for name in names:
+    if match := re.fullmatch(r'bank\.(.*)\.transformer_blocks\.0', name):
+      yield match[1], match[1].replace('.', '_')
+
+
+def temporal(config) -> Temporal:
+  kind = config['motion_module_kwargs']
+  return Temporal(
+    config['motion_module_mid_block'],
+    kind['num_attention_heads'],
+    kind['num_transformer_block'],
+    len(kind['attention_block_types']),
+    kind['temporal_position_encoding_max_len'],
+    groups=32,  # whatever the U-Net's
+  )
+
+
+def denoising_unet(config) -> LatentUNet:
+  return LatentUNet(**unet_fields(config), contexts=('reference', 'audio'), temporal=temporal(config))
+
+
+def unet(case):
+  inputs, net = case.inputs, denoising_unet(case.config)
+  n, frames = inputs['sample'].shape[0], inputs['sample'].shape[2]
+  x, time = frames_first(inputs['sample']), jnp.full(n, inputs['timestep'])
+  told = {
+    'reference': {ours: jnp.asarray(inputs[f'bank.{path}.transformer_blocks.0']) for path, ours in banks(inputs)},
+    'audio': jnp.asarray(inputs['encoder_hidden_states']),
+  }
+  added = frames_first(inputs['kps_features'])
+  factors = {name: case.config.get(f'{name}_attention_weight', 1.0) for name in ('reference', 'audio')}
+  call = lambda rng: net.init(rng, x, time, told, frames=frames, added=added)
+  params = weights.fit(case.state, jax.eval_shape(call, jax.random.key(0))['params'], case.name, r'pos_encoder\.pe$')
+  run = jax.jit(
+    lambda p: net.apply(
+      {'params': p}, x, time, told, frames=frames, added=added, weights=factors, capture_intermediates=True
+    )
+  )
+  (sample, _), state = run(params)
+  made = activations(state)
+  # Ours goes on to the SiLU at once.
+  last = made[f'up_blocks_{len(net.widths) - 1}_motion_modules_{net.layers}_temporal_transformer']
+  made['conv_norm_out'] = GroupNorm(net.groups, 1e-5).apply({'params': params['conv_norm_out']}, last)
+  outputs = {'sample': frames_inside(sample, n)}
+  for name, described in case.json['outputs'].items():
+    if name.startswith('act.'):
+      value = activation(made, name.removeprefix('act.'), added)
+      outputs[name] = laid(value, described, n, frames)
+  return outputs
+
+
+def activation(made, name, added):
+  """What a published module gave."""
+  path = name.replace('.', '_')
+  if name == 'time_embedding':
+    return made['time_embedding_linear_2']
+  if path.endswith('mid_block'):
+    return made[f'{path}_resnets_1']
+  if path in made:
+    return made[path]
+  # A module around others gave what its last one gave.
+  last = [f'{path}_{end}' for end in ('downsamplers_0', 'upsamplers_0', 'temporal_transformer')]
+  last += [
+    f'{path}_{kind}'
+    for i in reversed(range(9))
+    for kind in (f'motion_modules_{i}_temporal_transformer', f'attentions_{i}', f'resnets_{i}')
+  ]
+  return next(made[n] for n in last if n in made)
+
+
+def laid(value, described, n, frames):
+  """An activation of ours in the layout of a stored one."""
+  layout, shape = described['layout'], described.get('full_shape', described['shape'])
+  if layout == 'N,C,F,H,W':
+    return frames_inside(value, n)
+  if layout == '(N F),HW,C':
+    c = value.shape[-1]
+    if value.ndim == 3 and value.shape[1] == frames and list(value.shape) != shape:  # [n * pixels, f, c]
+      value = value.reshape(n, -1, frames, c).swapaxes(1, 2)
+    elif value.ndim == 4 and value.shape[2] == frames:  # [n, pixels, f, c]
+      value = value.swapaxes(1, 2)
+    return np.asarray(value).reshape(shape)
+  return np.asarray(value)
+
+
+def schedule_of(config) -> schedules.Schedule:
+  ends = config['beta_start'], config['beta_end']
+  zero_snr = config['rescale_betas_zero_snr']
+  return schedules.make(config['beta_schedule'], config['num_train_timesteps'], *ends, zero_snr=zero_snr)
+
+
+def table_of(config, steps) -> samplers.Table:
+  return samplers.ddim(schedule_of(config), steps, spacing=config['timestep_spacing'], previous='stride')
+
+
+def scheduler(case):
+  config, inputs = case.config, case.inputs
+  schedule = schedule_of(config)
+  outputs = {
+    'alphas_cumprod': schedule.alpha_bar,
+    'betas': schedule.betas,
+    'final_alpha_cumprod': np.float32(1.0 if config['set_alpha_to_one'] else schedule.alpha_bar[0]),
+    'init_noise_sigma': np.float32(1.0),
+  }
+  for name in case.outputs:
+    if match := re.fullmatch(r'timesteps_(\d+)', name):
+      outputs[name] = table_of(config, int(match[1])).timestep.astype(int)
+  table, x = table_of(config, config['num_inference_steps']), inputs['latents']
+  # Which steps the stored ones are, only the outputs say.
+  rows = [np.flatnonzero(table.timestep == t)[0] for t in case.outputs['step_timesteps']]
+  outputs['step_timesteps'] = table.timestep[rows].astype(int)
+  for i, (row, output) in enumerate(zip(rows, inputs['model_outputs'], strict=True)):
+    x, steps = samplers.sample(
+      lambda x, level, output=output: jnp.asarray(output),
+      x,
+      table.rows([row]),
+      target=config['prediction_type'].replace('v_prediction', 'velocity'),
+      trajectory=True,
+    )
+    outputs |= {f'prev_sample_{i}': x, f'pred_original_{i}': steps.x0[0]}
+  return outputs
+
+
+CHECKS = {
+  'vexpress_audio_projection': audio_projection,
+  'vexpress_audio_windows': audio_windows,
+  'vexpress_kps_guider': kps_guider,
+  'vexpress_kps_image': kps_image,
+  'vexpress_retarget': retarget,
+  'vexpress_reference_net': reference_net,
+  'vexpress_unet': unet,
+  'vexpress_scheduler': scheduler,
+}
