@@ -41,6 +41,7 @@ from configs import emo as emo_config  # noqa: E402
 from talkjax import foundations, weights  # noqa: E402
 from talkjax.nn.attention import attention  # noqa: E402
 from talkjax.nn.latent_unet import LatentUNet, hoist  # noqa: E402
+from talkjax.systems import backbone  # noqa: E402
 from talkjax.systems.emo import clips as emo_clips  # noqa: E402
 from talkjax.systems.emo import model as emo  # noqa: E402
 
@@ -165,13 +166,13 @@ def emo_networks(args):
 
 def hoist_figures(args, measure):
   config, nets, params, batch = emo_networks(args)
-  portrait = emo.encode(params, batch['reference'], nets)
+  portrait = backbone.encode(params, batch['reference'], nets)
   motion = jnp.asarray(normal(2, 1, config.motion_frames, *portrait.shape[1:]))
   start = jnp.asarray(normal(3, config.frames, *portrait.shape[1:]))
   sound = hoist(params['backbone'], emo.sound_tokens(params, batch['audio'], nets))
 
   def look(params, portrait):
-    attended, before = emo.reference_features(params, portrait, motion, nets)
+    attended, before = backbone.reference_features(params, portrait, motion, nets)
     return hoist(params['backbone'], {'reference': attended}), before
 
   @functools.partial(jax.jit, static_argnums=1)

@@ -65,8 +65,7 @@ def _inside(room, parts, inside):
     return 'only commands import commands'
   if room == 'systems' and target == 'systems':
     named = inside[1] if len(inside) > 1 else ''
-    folder = PACKAGE / 'systems'
-    is_system = (folder / named).is_dir() or (folder / f'{named}.py').exists()
+    is_system = (PACKAGE / 'systems' / named).is_dir()  # a file there is what systems share
     return 'systems never import systems' if named and is_system and parts[1:2] != [named] else None
   if room in ROOMS:
     return None if target == room or target in ROOMS[room] else f'{room} may not know {target}'

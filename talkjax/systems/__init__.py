@@ -1,4 +1,7 @@
-"""The systems, one file per paper. A system is a value, not a class to inherit from: see `System`."""
+"""The systems, a folder per paper, and beside them what several share.
+
+A system is a value, not a class to inherit from: see `System`.
+"""
 
 import dataclasses
 import importlib
@@ -79,7 +82,7 @@ def build(config) -> System:
   Raises:
     UserError: there is none of that name.
   """
-  names = [m.name for m in pkgutil.iter_modules(__path__)]
+  names = [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg]
   if config.system not in names:
     raise UserError(f'config.system={config.system!r} is not one of {", ".join(names)}')
   return importlib.import_module(f'talkjax.systems.{config.system}').build(config)

@@ -17,7 +17,9 @@ from talkjax.cli import UsageError, UserError
 from talkjax.diffusion import schedules
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
+from talkjax.media.picture import to_float
 from talkjax.nn.latent_unet import LatentUNet
+from talkjax.systems import backbone, portraits
 from talkjax.systems.emo import animate, data, model
 from tests.corpora import run
 
@@ -69,7 +71,7 @@ def test_an_example_is_a_clip_with_what_came_before(puppets):
     assert example['region'].min() == 0 and example['region'].max() == 1
     if not example['has_motion'][0]:
       continue
-    frames = [data.to_float(data.picture(record, i, 32)) for i in range(len(record.frames))]
+    frames = [to_float(portraits.picture(record, i, 32)) for i in range(len(record.frames))]
     start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
     found.append(start)
     np.testing.assert_array_equal(example['motion'][0], frames[start - config.motion_frames : start])
@@ -82,9 +84,9 @@ def test_sound_lies_under_its_frame():
   settings = micro(2).audio
   waveform = np.zeros(16_000, np.float32)
   waveform[10 * 640 : 11 * 640] = np.random.default_rng(0).normal(size=640)  # frame 10
-  features = data.speech_features(waveform, 25, 25.0, settings)
+  features = portraits.speech_features(waveform, 25, 25.0, settings)
   assert features.mean(1).argmax() == 10 and features.shape == (25, 160)
-  half = data.speech_features(waveform, 12, 12.5, settings)  # of a video with half the frames
+  half = portraits.speech_features(waveform, 12, 12.5, settings)  # of a video with half the frames
   assert half.mean(1).argmax() == 5
 
 
@@ -270,9 +272,9 @@ def test_wav2vec2_is_heard_frame_by_frame_and_never_trained():
   nets = model.make_networks(config)
   reach = config.margin + config.audio.context
   rng = np.random.default_rng(0)
-  frames = data.speech_features(rng.normal(size=640 * 100).astype(np.float32), 100, 25.0, config.audio)
+  frames = portraits.speech_features(rng.normal(size=640 * 100).astype(np.float32), 100, 25.0, config.audio)
   assert frames.shape == (100, 640)
-  audio = jnp.asarray(data.padded(frames, np.arange(40 - reach, 48 + reach), config.audio))[None]
+  audio = jnp.asarray(portraits.padded(frames, np.arange(40 - reach, 48 + reach), config.audio))[None]
   params = {'wav2vec2': jax.jit(nets.encoder.init)(jax.random.key(0), audio.reshape(1, -1))['params']}
   hear = jax.jit(lambda params, audio: model.hear(params, audio, nets))
   heard = hear(params, audio)
@@ -288,7 +290,7 @@ def test_wav2vec2_is_heard_frame_by_frame_and_never_trained():
 def test_the_portrait_may_be_held_near_the_clip_and_the_region_roomy(puppets):
   config = micro(2, puppets, **{'data.reference_within': 2, 'augment.region_frames': 0})
   record = next(input.eval_records(config.data, 'train', 1))
-  frames = np.stack([data.to_float(data.picture(record, i, 32)) for i in range(len(record.frames))])
+  frames = np.stack([to_float(portraits.picture(record, i, 32)) for i in range(len(record.frames))])
   index = lambda shown: next(i for i, f in enumerate(frames) if np.array_equal(f, shown))
   apart, small, large = [], 0, 0
   for seed in range(20):
@@ -307,7 +309,7 @@ def test_a_hidden_mouth_is_noise_and_nothing_else_is():
   mouth = jnp.zeros((64, 2, 4, 4, 1), bool).at[:, :, 1:3].set(True)
   noise_scale = jnp.where(jnp.arange(64) < 32, 0.9, 0.5)
   level = schedules.Level(None, None, None, noise_scale)
-  made = model.hide_mouths(x, noise, level, mouth, 0.5, keys[2])
+  made = backbone.hide_mouths(x, noise, level, mouth, 0.5, keys[2])
   np.testing.assert_array_equal(made[:, :, [0, 3]], x[:, :, [0, 3]])
   hidden = np.array([np.array_equal(a, b) for a, b in zip(made[:, :, 1:3], noise[:, :, 1:3])])
   seen = np.array([np.array_equal(a, b) for a, b in zip(made[:, :, 1:3], x[:, :, 1:3])])

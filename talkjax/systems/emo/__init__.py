@@ -14,6 +14,7 @@ import functools
 
 from talkjax.cli import UserError
 from talkjax.systems import System
+from talkjax.systems.backbone import make_schedule
 from talkjax.systems.emo import animate, clips, data, model
 
 
@@ -39,7 +40,7 @@ def build(config) -> System:
       f'is {config.diffusion.target!r}: set the one to 0 or the other to x0'
     )
   nets = model.make_networks(config)
-  schedule = model.make_schedule(config.diffusion)
+  schedule = make_schedule(config.diffusion)
   sampler = clips.Sampler(nets, config)
   generate = functools.partial(clips.generate, sampler=sampler)
   return System(

@@ -1,11 +1,7 @@
 """Portraits and voices in, video files out: exactly as many frames as the sound, clip by clip."""
 
-import collections
-import contextlib
 import dataclasses
-import itertools
 import math
-import pathlib
 import time
 
 import jax
@@ -13,9 +9,10 @@ import numpy as np
 import tqdm
 
 from talkjax.cli import UsageError
-from talkjax.faces import landmarks
-from talkjax.media import audio, picture, video
+from talkjax.media import audio
+from talkjax.media.picture import to_float
 from talkjax.systems.emo import data
+from talkjax.systems.portraits import box_region, output_paths, padded, speech_features, square_portrait, write_videos
 
 FPS = 25.0
 
@@ -46,7 +43,7 @@ def animate(config, generate, params, request) -> dict[str, int]:
   for path in request.audio:
     sound, rate = audio.read_audio_native(path)
     lengths[path] = max(1, math.ceil(len(sound) / rate * FPS - 1e-3))
-    heard[path] = data.speech_features(audio.read_audio(path), lengths[path], FPS, config.audio)
+    heard[path] = speech_features(audio.read_audio(path), lengths[path], FPS, config.audio)
   jobs = sorted(paths, key=lambda job: lengths[job[1]])  # equal lengths together
   size = min(request.batch_size or jax.device_count(), len(jobs))
   if size > 1:
@@ -64,26 +61,10 @@ def animate(config, generate, params, request) -> dict[str, int]:
       if layout is not None:
         inputs = dataclasses.replace(inputs, reference=jax.device_put(inputs.reference, layout[0]))
       frames = generate(params, inputs, np.full(size, request.seed, np.uint32))
-      write_videos(batch, paths, lengths, frames, config, request.metadata, bar)
+      files = {paths[job]: (job[1], lengths[job[1]]) for job in batch}
+      progress = Progress(bar, config.frames, [length for _, length in files.values()])
+      write_videos(files, frames, FPS, config.size, request.metadata, progress)
   return {paths[job]: lengths[job[1]] for job in paths}
-
-
-def output_paths(request) -> dict[tuple[str, str], str]:
-  """The file of every (portrait, voice); of several they lie in `output`, a folder, as PORTRAIT_VOICE.mp4.
-
-  Raises:
-    UsageError: several would be one file, or lie in an .mp4.
-  """
-  jobs = list(itertools.product(dict.fromkeys(request.image), dict.fromkeys(request.audio)))
-  if len(jobs) == 1:
-    return {jobs[0]: request.output}
-  if request.output.endswith('.mp4'):
-    raise UsageError(f'--output={request.output}: {len(jobs)} videos are asked for: name a folder for them')
-  names = {job: f'{pathlib.Path(job[0]).stem}_{pathlib.Path(job[1]).stem}.mp4' for job in jobs}
-  count = collections.Counter(names.values())
-  if twice := [name for name, n in count.items() if n > 1]:
-    raise UsageError(f'--output={request.output}: two videos would be called {twice[0]}: rename an input')
-  return {job: str(pathlib.Path(request.output) / name) for job, name in names.items()}
 
 
 def make_inputs(jobs, portraits, heard, speed: float | None, config) -> data.Inputs:
@@ -92,36 +73,29 @@ def make_inputs(jobs, portraits, heard, speed: float | None, config) -> data.Inp
   index = np.arange(count)
   speed = config.speed.default if speed is None else speed
   return data.Inputs(
-    reference=data.to_float(np.stack([portraits[image][0] for image, _ in jobs])),
+    reference=to_float(np.stack([portraits[image][0] for image, _ in jobs])),
     region=np.stack([portraits[image][1] for image, _ in jobs]),
-    audio=np.stack([data.padded(heard[voice], index, config.audio) for _, voice in jobs]),
+    audio=np.stack([padded(heard[voice], index, config.audio) for _, voice in jobs]),
     speed=np.full((len(jobs), count), speed, np.float32),
   )
 
 
-def write_videos(jobs, paths, lengths, frames, config, metadata, bar: tqdm.tqdm) -> None:
-  """Writes a batch's frames [b, h, w, 3] as they come, each video to its own length; `bar` counts clips."""
-  began, before = time.perf_counter(), bar.n
-  with contextlib.ExitStack() as stack:
-    writers = []
-    for job in jobs:
-      sound, rate = audio.read_audio_native(job[1])
-      writer = video.VideoWriter(paths[job], FPS, (config.size, config.size), sound, rate, metadata)
-      writers.append(stack.enter_context(writer))
-    for number, made in enumerate(frames):
-      for i, job in enumerate(jobs):
-        if number < lengths[job[1]]:
-          writers[i].write(made[i])
-      if number % config.frames == config.frames - 1 or number + 1 == lengths[jobs[-1][1]]:
-        bar.update(number // config.frames + 1 + before - bar.n)
-        written = sum(min(number + 1, lengths[voice]) for _, voice in jobs) / FPS
-        bar.set_postfix_str(f'{written / (time.perf_counter() - began):.2f} s of video a second')
+class Progress:
+  """Moves a bar that counts clips of so many frames, as frames of videos of these lengths are written."""
+
+  def __init__(self, bar: tqdm.tqdm, frames: int, lengths: list[int]):
+    self.bar, self.frames, self.before, self.lengths = bar, frames, bar.n, lengths
+    self.began = time.perf_counter()
+
+  def __call__(self, number: int) -> None:
+    if number % self.frames == self.frames - 1 or number + 1 == max(self.lengths):
+      self.bar.update(number // self.frames + 1 + self.before - self.bar.n)
+      written = sum(min(number + 1, length) for length in self.lengths) / FPS
+      self.bar.set_postfix_str(f'{written / (time.perf_counter() - self.began):.2f} s of video a second')
 
 
 def read_portrait(path: str, face_box: str | None, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """A portrait as the network sees it, and where its face may be.
-
-  The picture is cut to a square around the face, as large as the picture has room for.
+  """A portrait as the network sees it (`square_portrait`), and where its face may be.
 
   Args:
     path: a picture.
@@ -131,20 +105,14 @@ def read_portrait(path: str, face_box: str | None, size: int) -> tuple[np.ndarra
   Returns:
     uint8 [size, size, 3] and the region [size, size, 1] float32.
   """
-  shown = picture.read(path)
-  track = landmarks.find_faces([shown], name=path)
-  x0, y0, x1, y1 = (float(v) for v in track.box[0])
-  height, width = shown.shape[:2]
-  side = min(height, width)
-  left = int(np.clip((x0 + x1 - side) / 2, 0, width - side))
-  top = int(np.clip((y0 + y1 - side) / 2, 0, height - side))
-  square = data.fit_square(np.ascontiguousarray(shown[top : top + side, left : left + side]), size)
+  square, box, _ = square_portrait(path, size)
   if face_box is None:
+    x0, y0, x1, y1 = (float(v) for v in box)
     room = 0.1 * max(x1 - x0, y1 - y0)
-    box = (np.array([x0 - left - room, y0 - top - room, x1 - left + room, y1 - top + room]) * size / side).tolist()
+    box = (x0 - room, y0 - room, x1 + room, y1 + room)
   else:
     box = [size * v for v in parse_box(face_box)]
-  return square, data.box_region(box, size)
+  return square, box_region(box, size)
 
 
 def parse_box(text: str) -> tuple[float, ...]:

@@ -10,21 +10,20 @@ import numpy as np
 from talkjax.diffusion import guidance, samplers
 from talkjax.media.picture import to_uint8
 from talkjax.nn.latent_unet import hoist
-from talkjax.systems import named_table
+from talkjax.systems.backbone import (
+  Condition,
+  decode,
+  encode,
+  from_change,
+  make_table,
+  modulation,
+  predict,
+  reference_features,
+  scale_examples,
+)
 from talkjax.systems.emo import model
-from talkjax.systems.emo.data import Inputs, padded
-
-
-def make_table(config) -> samplers.Table:
-  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++. Raises UserError, see `named_table`."""
-  schedule = model.make_schedule(config.diffusion)
-  settings = config.sampler
-  tables = {
-    'ddim': lambda: samplers.ddim(schedule, settings.steps, eta=settings.eta, spacing=settings.spacing),
-    'ddpm': lambda: samplers.ddpm(schedule, settings.steps, spacing=settings.spacing),
-    'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, settings.steps, spacing='trailing'),
-  }
-  return named_table(tables, settings)
+from talkjax.systems.emo.data import Inputs
+from talkjax.systems.portraits import padded
 
 
 class Sampler:
@@ -38,8 +37,8 @@ class Sampler:
 
   def _prepare(self, params, reference, region):
     """(keys and values of the portrait by path, the region's features, empty motion latents)."""
-    latents = model.encode(params, reference, self.nets)
-    attended, _ = model.reference_features(params, latents, None, self.nets)
+    latents = encode(params, reference, self.nets)
+    attended, _ = reference_features(params, latents, None, self.nets)
     hoisted = hoist(params['backbone'], {'reference': attended}, self.nets.backbone.dtype)
     empty = jnp.zeros((latents.shape[0], self.config.motion_frames, *latents.shape[1:]), latents.dtype)
     return hoisted['reference'], model.locate(params, region, self.nets), latents, empty
@@ -51,21 +50,21 @@ class Sampler:
     f = config.frames
     before = {}
     if config.motion_frames and nets.backbone.temporal:
-      _, before = model.reference_features(params, latents, motion, nets)
-      before = model.scale_examples(before, jnp.full(latents.shape[:1], has_motion))
+      _, before = reference_features(params, latents, motion, nets)
+      before = scale_examples(before, jnp.full(latents.shape[:1], has_motion))
     tokens = model.sound_tokens(params, audio, nets)
     sound = hoist(params['backbone'], tokens, nets.backbone.dtype)
-    condition = model.Condition(
+    condition = Condition(
       {'reference': keys, **sound},
       before,
-      model.modulation(tokens, nets),
+      modulation(tokens, nets),
       jnp.repeat(added, f, axis=0),
       model.speed_tokens(params, speed, nets),
       latents,
     )
     # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
-    contexts, modulation = jax.tree.map(jnp.zeros_like, (condition.contexts, condition.modulation))
-    null = dataclasses.replace(condition, contexts=contexts, modulation=modulation)
+    contexts, silence = jax.tree.map(jnp.zeros_like, (condition.contexts, condition.modulation))
+    null = dataclasses.replace(condition, contexts=contexts, modulation=silence)
     shape = (f, *latents.shape[1:])
 
     def noise(index):
@@ -84,7 +83,7 @@ class Sampler:
     }
 
     def denoise(x, level, condition):
-      return model.predict(params, x, level, condition, nets=nets, weights=weights)
+      return predict(params, x, level, condition, nets=nets, weights=weights)
 
     made = samplers.sample(
       guidance.classifier_free_batched(denoise, condition, null, config.guidance),
@@ -94,8 +93,8 @@ class Sampler:
       target=config.diffusion.target,
       clip=config.sampler.clip or None,
     )
-    made = model.from_change(made, latents, nets)
-    pictures = model.decode(params, made.reshape(-1, *made.shape[2:]), nets)
+    made = from_change(made, latents, nets)
+    pictures = decode(params, made.reshape(-1, *made.shape[2:]), nets)
     motion = made[:, f - config.motion_frames :] if config.motion_frames else motion
     return pictures.reshape(*made.shape[:2], *pictures.shape[1:]), motion
 

@@ -3,16 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from talkjax.cli import UserError
 from talkjax.faces import landmarks
-from talkjax.media import audio
 from talkjax.media.picture import to_float
-from talkjax.records import AUDIO_RATE, Record
-
-SAMPLES = AUDIO_RATE // 25  # of a frame
+from talkjax.records import Record
+from talkjax.systems.portraits import face_region, mouth_weights, padded, picture, sound_features, to_square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,108 +77,10 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
 
 
-def picture(record: Record, index: int, size: int) -> np.ndarray:
-  """A frame as uint8 [size, size, 3]; frames that are not square lose their longer sides' ends."""
-  return fit_square(record.frame(index), size)
-
-
-def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
-  """The middle square of a picture, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
-  height, width = frame.shape[:2]
-  side = min(height, width)
-  top, left = (height - side) // 2, (width - side) // 2
-  square = frame[top : top + side, left : left + side]
-  if side == size:
-    return square
-  how = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
-  return cv2.resize(square, (size, size), interpolation=how)
-
-
-def to_square(points: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
-  """Points [..., 2] of a frame of `shape` (h, w) in pixels of `fit_square`'s picture."""
-  side = min(shape)
-  corner = np.array([(shape[1] - side) // 2, (shape[0] - side) // 2], np.float32)
-  return (np.asarray(points, np.float32) - corner) * (size / side)
-
-
-def face_region(record: Record, frames: Sequence[int], size: int) -> np.ndarray:
-  """[size, size, 1] float32, 1 in the union of the face's boxes in `frames` (M of section 3.2)."""
-  corners = to_square(record.box[list(frames)].reshape(-1, 2, 2), record.size, size)
-  return box_region((*corners[:, 0].min(0), *corners[:, 1].max(0)), size)
-
-
-def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:
-  """[f, h', w', 1] float32 at the latents' size: `mouth_weight` in twice the lips' box, 1 elsewhere."""
-  size = config.size // latent_factor(config.latents)
-  lips = to_square(record.landmarks[list(frames), 48:], record.size, size)
-  low, high = lips.min(1), lips.max(1)
-  middle, half = (low + high) / 2, high - low
-  boxes = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], axis=1)
-  return 1 + (config.mouth_weight - 1) * np.stack([box_region(box, size) for box in boxes])
-
-
-def latent_factor(latents) -> int:
-  """How many pixels wide a latent is."""
-  return latents.patch if latents.kind == 'fold' else 2 ** (len(latents.widths) - 1)
-
-
 def seen_span(start: int, end: int, count: int, generator: np.random.Generator, config) -> range:
   """The clip's frames and up to `augment.region_frames` more on either side: a region may have room to spare."""
   before, after = generator.integers(0, config.augment.region_frames + 1, size=2)
   return range(max(0, start - int(before)), min(count, end + int(after)))
-
-
-def box_region(box: Sequence[float], size: int) -> np.ndarray:
-  """[size, size, 1] float32, 1 inside x0, y0, x1, y1, given in pixels."""
-  x0, y0, x1, y1 = (int(np.clip(round(float(v)), 0, size)) for v in box)
-  region = np.zeros((size, size, 1), np.float32)
-  region[y0:y1, x0:x1] = 1
-  return region
-
-
-def sound_features(record: Record, config) -> np.ndarray:
-  """What each frame of a record hears, [f, d]."""
-  if not record.audio.size and config.audio.kind != 'none':
-    raise UserError(
-      f'clip {record.id} has no sound: this stage learns from sound, name a talking corpus with --config.data.corpus'
-    )
-  return speech_features(record.audio.astype(np.float32) / 32768, len(record.frames), record.fps, config.audio)
-
-
-def speech_features(waveform: np.ndarray, count: int, fps: float, settings) -> np.ndarray:
-  """What each of `count` frames hears of a 16 kHz waveform: float32 [count, d].
-
-  `settings.kind`: 'mel' (the embedded default), `settings.columns` columns of a log-mel spectrogram of
-  `settings.bands` bands over the frame's time; 'wav2vec2', its 640 samples, of the waveform normalised as that encoder
-  wants it (which runs in the model); 'none' for stages without sound: one zero.
-
-  Raises:
-    UserError: of a kind that is not known, or columns that do not divide a frame.
-  """
-  if settings.kind == 'wav2vec2':
-    start = np.round(np.arange(count) * (AUDIO_RATE / fps)).astype(int)
-    waveform = audio.normalised(waveform) if len(waveform) else waveform
-    return np.pad(waveform, (0, SAMPLES))[np.minimum(start[:, None], len(waveform)) + np.arange(SAMPLES)]
-  if settings.kind not in ('mel', 'none'):
-    raise UserError(f'config.audio.kind={settings.kind!r} is not one of mel, wav2vec2, none')
-  if settings.kind == 'none':
-    return np.zeros((count, 1), np.float32)
-  columns = settings.columns
-  hop = AUDIO_RATE / (25 * columns)
-  if hop != int(hop):
-    raise UserError(f'config.audio.columns={columns}: 640 samples a frame do not divide by it')
-  power = audio.mel_power(waveform, n_fft=1024, window=512, hop=int(hop), bands=settings.bands)
-  decibel = (np.log10(np.maximum(power, 1e-6)) + 3) / 2  # about [-1.5, 1.5] for speech
-  centres = (np.arange(count)[:, None] * (25 / fps) * columns + np.arange(columns)).round().astype(int)
-  return decibel.T[np.clip(centres, 0, decibel.shape[1] - 1)].reshape(count, -1).astype(np.float32)
-
-
-def padded(features: np.ndarray, index: np.ndarray, settings) -> np.ndarray:
-  """features[index] of [f, d]; where the index lies outside, silence: in a spectrogram the smallest value, else 0."""
-  inside = (index >= 0) & (index < len(features))
-  taken = features[np.clip(index, 0, len(features) - 1)]
-  silence = features.min(initial=0) if settings.kind == 'mel' else 0
-  return np.where(inside[:, None], taken, silence).astype(np.float32)
 
 
 def record_inputs(

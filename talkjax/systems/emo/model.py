@@ -11,7 +11,20 @@ from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.nn.guider import AudioTokens, Guider, SpeedTokens, speed_buckets, windows
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.systems.emo.data import latent_factor
+from talkjax.systems.backbone import (
+  Condition,
+  beside,
+  encode,
+  hide_mouths,
+  make_latents,
+  modulation,
+  predict,
+  reference_features,
+  scale_examples,
+  to_change,
+  unet_fields,
+)
+from talkjax.systems.portraits import latent_factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,70 +86,6 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
   return params
 
 
-def encode(params, pictures: jax.Array, nets: Networks, rng: jax.Array | None = None) -> jax.Array:
-  """Latents of pictures [..., h, w, 3]; the autoencoder is never trained here."""
-  flat = pictures.reshape(-1, *pictures.shape[-3:])
-  if isinstance(nets.latents, Folding):
-    latents = nets.latents.encode(flat)
-  else:
-    latents = nets.latents.apply({'params': params['autoencoder']}, flat, rng, method='encode')
-    latents = jax.lax.stop_gradient(latents).astype(jnp.float32)
-  return latents.reshape(*pictures.shape[:-3], *latents.shape[1:])
-
-
-def decode(params, latents: jax.Array, nets: Networks) -> jax.Array:
-  """Pictures [b, h, w, 3] of latents."""
-  if isinstance(nets.latents, Folding):
-    return nets.latents.decode(latents)
-  return nets.latents.apply({'params': params['autoencoder']}, latents, method='decode')
-
-
-def reference_features(params, reference: jax.Array, motion: jax.Array | None, nets: Networks):
-  """One call of the ReferenceNet for the portrait and the motion frames (section 3.2).
-
-  Args:
-    params: from `init`.
-    reference: [b, h, w, c] latents.
-    motion: [b, n, h, w, c] latents, or None.
-
-  Returns:
-    (features for the backbone's reference attention by path, features [b, n, ...] for its temporal layers by path).
-  """
-  b = reference.shape[0]
-  n = 0 if motion is None else motion.shape[1]
-  x = reference[:, None] if motion is None else jnp.concatenate([reference[:, None], motion], axis=1)
-  x = x.reshape(b * (n + 1), *x.shape[2:])
-  text = jnp.zeros((1, 1, nets.text))  # the prompt is not used
-  _, features = nets.reference.apply({'params': params['reference']}, x, jnp.zeros(x.shape[0]), {'text': text})
-  features = {k: v.reshape(b, n + 1, *v.shape[1:]) for k, v in features.items()}
-  attended = {k: v[:, 0] for k, v in features.items() if '_attentions_' in k}
-  return attended, {k: v[:, 1:] for k, v in features.items() if '_layers_' in k} if n else {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-  """What the backbone is told, but for the noise: one tree, made once per clip.
-
-  Attributes:
-    contexts: for the backbone, features or their keys and values.
-    before: motion features by path.
-    modulation: [b * f, d], sound for the residual blocks, or None.
-    added: [b, h, w, c], of the face region.
-    speed: [b, f, c] tokens, or None.
-    portrait: [b, h, w, c] latents, which the backbone sees beside the noisy ones where it learns the change from them.
-  """
-
-  contexts: Any
-  before: Any
-  modulation: Any
-  added: Any
-  speed: Any
-  portrait: Any
-
-
-jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait'], [])
-
-
 def locate(params, region: jax.Array, nets: Networks) -> jax.Array:
   return nets.locator.apply({'params': params['locator']}, region)
 
@@ -164,63 +113,12 @@ def sound_tokens(params, audio: jax.Array, nets: Networks) -> dict[str, jax.Arra
   return {'audio': nets.audio.apply({'params': params['audio']}, heard.reshape(-1, heard.shape[-1]))}
 
 
-def modulation(contexts: dict[str, jax.Array], nets: Networks) -> jax.Array | None:
-  """What the residual blocks are told of the sound: its tokens in a row, [b * f, tokens * d]."""
-  if not nets.modulated or 'audio' not in contexts:
-    return None
-  return contexts['audio'].reshape(contexts['audio'].shape[0], -1)
-
-
 def speed_tokens(params, speed: jax.Array, nets: Networks) -> jax.Array | None:
   """[b, f, d] of head speeds [b, f + 2m]."""
   if nets.speed is None:
     return None
   buckets = windows(speed_buckets(speed, nets.centres, nets.radii), nets.margin)
   return nets.speed.apply({'params': params['speed']}, buckets)
-
-
-def predict(
-  params, x: jax.Array, level: schedules.Level, condition: Condition, *, nets: Networks, weights=None
-) -> jax.Array:
-  """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or one for all.
-
-  With `nets.prior` it is x0: the backbone adds to the mean of x0 given x, were x0 Gaussian with that variance, so that
-  a narrow network need not pass all of x through.
-  """
-  b, f = x.shape[:2]
-  seen = beside(x, condition.portrait) if nets.change else x
-  y, _ = nets.backbone.apply(
-    {'params': params['backbone']},
-    seen.reshape(b * f, *seen.shape[2:]),
-    jnp.broadcast_to(level.timestep, (b,)),
-    condition.contexts,
-    frames=f,
-    before=condition.before,
-    speed=condition.speed,
-    added=condition.added,
-    modulation=condition.modulation,
-    weights=weights,
-  )
-  y = y.reshape(x.shape)
-  if nets.prior:
-    s, n = level.signal_scale, level.noise_scale
-    y += x * jnp.reshape(s * nets.prior / (s**2 * nets.prior + n**2), (-1, 1, 1, 1, 1))
-  return y
-
-
-def beside(x: jax.Array, portrait: jax.Array) -> jax.Array:
-  """Latents [b, f, h, w, c] with the portrait's, [b, h, w, c], behind their channels."""
-  return jnp.concatenate([x, jnp.broadcast_to(portrait[:, None], x.shape)], axis=-1)
-
-
-def to_change(latents: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
-  """What is diffused of latents [b, f, h, w, c]: themselves, or how they differ from the portrait's [b, h, w, c]."""
-  return (latents - portrait[:, None]) * nets.change if nets.change else latents
-
-
-def from_change(change: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
-  """The inverse of `to_change`."""
-  return change / nets.change + portrait[:, None] if nets.change else change
 
 
 def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule: schedules.Schedule, config):
@@ -277,47 +175,12 @@ def loss(params, batch, rng: jax.Array, train: bool, *, nets: Networks, schedule
   return losses.loss(output, target, weight=batch.get('weight'), example_weight=of_example), {}
 
 
-def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: float, rng: jax.Array) -> jax.Array:
-  """Noisy latents x [b, f, h, w, c] whose mouths are nothing but noise in that share of the noisier examples.
-
-  Where a mouth can be seen in the noise, or guessed from the frames before, nothing is learned of sound; and seen it is
-  at most levels.
-  """
-  hidden = jax.random.bernoulli(rng, share, x.shape[:1]) & (level.noise_scale > 0.7)
-  return jnp.where(hidden.reshape(-1, 1, 1, 1, 1) & mouth, noise, x)
-
-
-def scale_examples(tree, scale: jax.Array):
-  """Every leaf [b, ...] times scale [b]."""
-  return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype), tree)
-
-
-def make_schedule(diffusion) -> schedules.Schedule:
-  """The noise schedule of a config."""
-  return schedules.make(
-    diffusion.schedule, diffusion.steps, diffusion.start, diffusion.end, zero_snr=diffusion.zero_snr
-  )
-
-
 def make_networks(config) -> Networks:
   """The networks of a config."""
   dtype = jnp.dtype(config.dtype)
   m = config.model
-  if config.latents.kind == 'fold':
-    latents = Folding(config.latents.patch)
-    channels = 3 * config.latents.patch**2
-  else:
-    latents = Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling, dtype=dtype)
-    channels = latents.latent_channels
-  shared = dict(
-    widths=tuple(m.widths),
-    attention=tuple(m.attention),
-    layers=m.layers,
-    heads=m.heads,
-    groups=m.groups,
-    dtype=dtype,
-    remat=config.remat,
-  )
+  latents, channels = make_latents(config)
+  shared = unet_fields(config)
   talks = config.audio.kind != 'none'
   temporal = None
   if config.frames > 1:

@@ -1,0 +1,184 @@
+"""What systems around a backbone over latents share: from pictures to latents and back, and what the backbone is told.
+
+Networks (`nets`) are a system's own dataclass; here it has `backbone`, `reference`, `latents`, `change`, `modulated`,
+`prior` and `text`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from talkjax.diffusion import samplers, schedules
+from talkjax.nn.autoencoder import Autoencoder, Folding
+from talkjax.systems import named_table
+
+
+def encode(params, pictures: jax.Array, nets, rng: jax.Array | None = None) -> jax.Array:
+  """Latents of pictures [..., h, w, 3]; the autoencoder is never trained here."""
+  flat = pictures.reshape(-1, *pictures.shape[-3:])
+  if isinstance(nets.latents, Folding):
+    latents = nets.latents.encode(flat)
+  else:
+    latents = nets.latents.apply({'params': params['autoencoder']}, flat, rng, method='encode')
+    latents = jax.lax.stop_gradient(latents).astype(jnp.float32)
+  return latents.reshape(*pictures.shape[:-3], *latents.shape[1:])
+
+
+def decode(params, latents: jax.Array, nets) -> jax.Array:
+  """Pictures [b, h, w, 3] of latents."""
+  if isinstance(nets.latents, Folding):
+    return nets.latents.decode(latents)
+  return nets.latents.apply({'params': params['autoencoder']}, latents, method='decode')
+
+
+def reference_features(params, reference: jax.Array, motion: jax.Array | None, nets):
+  """One call of the ReferenceNet for the portrait and the motion frames (EMO section 3.2).
+
+  Args:
+    params: from `init`.
+    reference: [b, h, w, c] latents.
+    motion: [b, n, h, w, c] latents, or None.
+
+  Returns:
+    (features for the backbone's reference attention by path, features [b, n, ...] for its temporal layers by path).
+  """
+  b = reference.shape[0]
+  n = 0 if motion is None else motion.shape[1]
+  x = reference[:, None] if motion is None else jnp.concatenate([reference[:, None], motion], axis=1)
+  x = x.reshape(b * (n + 1), *x.shape[2:])
+  text = jnp.zeros((1, 1, nets.text))  # the prompt is not used
+  _, features = nets.reference.apply({'params': params['reference']}, x, jnp.zeros(x.shape[0]), {'text': text})
+  features = {k: v.reshape(b, n + 1, *v.shape[1:]) for k, v in features.items()}
+  attended = {k: v[:, 0] for k, v in features.items() if '_attentions_' in k}
+  return attended, {k: v[:, 1:] for k, v in features.items() if '_layers_' in k} if n else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """What the backbone is told, but for the noise: one tree, made once per clip.
+
+  Attributes:
+    contexts: for the backbone, features or their keys and values.
+    before: motion features by path.
+    modulation: [b * f, d], sound for the residual blocks, or None.
+    added: [b, h, w, c], of the face region.
+    speed: [b, f, c] tokens, or None.
+    portrait: [b, h, w, c] latents, which the backbone sees beside the noisy ones where it learns the change from them.
+  """
+
+  contexts: Any
+  before: Any
+  modulation: Any
+  added: Any
+  speed: Any
+  portrait: Any
+
+
+jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait'], [])
+
+
+def modulation(contexts: dict[str, jax.Array], nets) -> jax.Array | None:
+  """What the residual blocks are told of the sound: its tokens in a row, [b * f, tokens * d]."""
+  if not nets.modulated or 'audio' not in contexts:
+    return None
+  return contexts['audio'].reshape(contexts['audio'].shape[0], -1)
+
+
+def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, *, nets, weights=None) -> jax.Array:
+  """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or one for all.
+
+  With `nets.prior` it is x0: the backbone adds to the mean of x0 given x, were x0 Gaussian with that variance, so that
+  a narrow network need not pass all of x through.
+  """
+  b, f = x.shape[:2]
+  seen = beside(x, condition.portrait) if nets.change else x
+  y, _ = nets.backbone.apply(
+    {'params': params['backbone']},
+    seen.reshape(b * f, *seen.shape[2:]),
+    jnp.broadcast_to(level.timestep, (b,)),
+    condition.contexts,
+    frames=f,
+    before=condition.before,
+    speed=condition.speed,
+    added=condition.added,
+    modulation=condition.modulation,
+    weights=weights,
+  )
+  y = y.reshape(x.shape)
+  if nets.prior:
+    s, n = level.signal_scale, level.noise_scale
+    y += x * jnp.reshape(s * nets.prior / (s**2 * nets.prior + n**2), (-1, 1, 1, 1, 1))
+  return y
+
+
+def beside(x: jax.Array, portrait: jax.Array) -> jax.Array:
+  """Latents [b, f, h, w, c] with the portrait's, [b, h, w, c], behind their channels."""
+  return jnp.concatenate([x, jnp.broadcast_to(portrait[:, None], x.shape)], axis=-1)
+
+
+def to_change(latents: jax.Array, portrait: jax.Array, nets) -> jax.Array:
+  """What is diffused of latents [b, f, h, w, c]: themselves, or how they differ from the portrait's [b, h, w, c]."""
+  return (latents - portrait[:, None]) * nets.change if nets.change else latents
+
+
+def from_change(change: jax.Array, portrait: jax.Array, nets) -> jax.Array:
+  """The inverse of `to_change`."""
+  return change / nets.change + portrait[:, None] if nets.change else change
+
+
+def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: float, rng: jax.Array) -> jax.Array:
+  """Noisy latents x [b, f, h, w, c] whose mouths are nothing but noise in that share of the noisier examples.
+
+  Where a mouth can be seen in the noise, or guessed from the frames before, nothing is learned of sound; and seen it is
+  at most levels.
+  """
+  hidden = jax.random.bernoulli(rng, share, x.shape[:1]) & (level.noise_scale > 0.7)
+  return jnp.where(hidden.reshape(-1, 1, 1, 1, 1) & mouth, noise, x)
+
+
+def scale_examples(tree, scale: jax.Array):
+  """Every leaf [b, ...] times scale [b]."""
+  return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype), tree)
+
+
+def make_schedule(diffusion) -> schedules.Schedule:
+  """The noise schedule of a config."""
+  return schedules.make(
+    diffusion.schedule, diffusion.steps, diffusion.start, diffusion.end, zero_snr=diffusion.zero_snr
+  )
+
+
+def make_table(config) -> samplers.Table:
+  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++. Raises UserError, see `named_table`."""
+  schedule = make_schedule(config.diffusion)
+  settings = config.sampler
+  tables = {
+    'ddim': lambda: samplers.ddim(schedule, settings.steps, eta=settings.eta, spacing=settings.spacing),
+    'ddpm': lambda: samplers.ddpm(schedule, settings.steps, spacing=settings.spacing),
+    'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, settings.steps, spacing='trailing'),
+  }
+  return named_table(tables, settings)
+
+
+def make_latents(config) -> tuple[Autoencoder | Folding, int]:
+  """What makes latents of pictures, and how many channels they have."""
+  if config.latents.kind == 'fold':
+    return Folding(config.latents.patch), 3 * config.latents.patch**2
+  net = Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling, dtype=jnp.dtype(config.dtype))
+  return net, net.latent_channels
+
+
+def unet_fields(config) -> dict[str, Any]:
+  """Fields that the backbone has in common with its ReferenceNet."""
+  m = config.model
+  return dict(
+    widths=tuple(m.widths),
+    attention=tuple(m.attention),
+    layers=m.layers,
+    heads=m.heads,
+    groups=m.groups,
+    dtype=jnp.dtype(config.dtype),
+    remat=config.remat,
+  )

@@ -1,0 +1,185 @@
+"""What systems around a portrait read and write: square pictures and their faces, what each frame hears, videos."""
+
+import collections
+import contextlib
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from talkjax.cli import UsageError, UserError
+from talkjax.faces import landmarks
+from talkjax.media import audio, video
+from talkjax.media import picture as pictures
+from talkjax.records import AUDIO_RATE, Record
+
+SAMPLES = AUDIO_RATE // 25  # of a frame
+
+
+def picture(record: Record, index: int, size: int) -> np.ndarray:
+  """A frame as uint8 [size, size, 3]; frames that are not square lose their longer sides' ends."""
+  return fit_square(record.frame(index), size)
+
+
+def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
+  """The middle square of a picture, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
+  height, width = frame.shape[:2]
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  square = frame[top : top + side, left : left + side]
+  if side == size:
+    return square
+  how = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
+  return cv2.resize(square, (size, size), interpolation=how)
+
+
+def to_square(points: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
+  """Points [..., 2] of a frame of `shape` (h, w) in pixels of `fit_square`'s picture."""
+  side = min(shape)
+  corner = np.array([(shape[1] - side) // 2, (shape[0] - side) // 2], np.float32)
+  return (np.asarray(points, np.float32) - corner) * (size / side)
+
+
+def face_region(record: Record, frames: Sequence[int], size: int) -> np.ndarray:
+  """[size, size, 1] float32, 1 in the union of the face's boxes in `frames` (M of section 3.2)."""
+  corners = to_square(record.box[list(frames)].reshape(-1, 2, 2), record.size, size)
+  return box_region((*corners[:, 0].min(0), *corners[:, 1].max(0)), size)
+
+
+def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:
+  """[f, h', w', 1] float32 at the latents' size: `mouth_weight` in twice the lips' box, 1 elsewhere."""
+  size = config.size // latent_factor(config.latents)
+  lips = to_square(record.landmarks[list(frames), 48:], record.size, size)
+  low, high = lips.min(1), lips.max(1)
+  middle, half = (low + high) / 2, high - low
+  boxes = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], axis=1)
+  return 1 + (config.mouth_weight - 1) * np.stack([box_region(box, size) for box in boxes])
+
+
+def latent_factor(latents) -> int:
+  """How many pixels wide a latent is."""
+  return latents.patch if latents.kind == 'fold' else 2 ** (len(latents.widths) - 1)
+
+
+def box_region(box: Sequence[float], size: int) -> np.ndarray:
+  """[size, size, 1] float32, 1 inside x0, y0, x1, y1, given in pixels."""
+  x0, y0, x1, y1 = (int(np.clip(round(float(v)), 0, size)) for v in box)
+  region = np.zeros((size, size, 1), np.float32)
+  region[y0:y1, x0:x1] = 1
+  return region
+
+
+def sound_features(record: Record, config) -> np.ndarray:
+  """What each frame of a record hears, [f, d]."""
+  if not record.audio.size and config.audio.kind != 'none':
+    raise UserError(
+      f'clip {record.id} has no sound: this stage learns from sound, name a talking corpus with --config.data.corpus'
+    )
+  return speech_features(record.audio.astype(np.float32) / 32768, len(record.frames), record.fps, config.audio)
+
+
+def speech_features(waveform: np.ndarray, count: int, fps: float, settings) -> np.ndarray:
+  """What each of `count` frames hears of a 16 kHz waveform: float32 [count, d].
+
+  `settings.kind`: 'mel' (the embedded default), `settings.columns` columns of a log-mel spectrogram of
+  `settings.bands` bands over the frame's time; 'wav2vec2', its 640 samples, of the waveform normalised as that encoder
+  wants it (which runs in the model); 'none' for stages without sound: one zero.
+
+  Raises:
+    UserError: of a kind that is not known, or columns that do not divide a frame.
+  """
+  if settings.kind == 'wav2vec2':
+    start = np.round(np.arange(count) * (AUDIO_RATE / fps)).astype(int)
+    waveform = audio.normalised(waveform) if len(waveform) else waveform
+    return np.pad(waveform, (0, SAMPLES))[np.minimum(start[:, None], len(waveform)) + np.arange(SAMPLES)]
+  if settings.kind not in ('mel', 'none'):
+    raise UserError(f'config.audio.kind={settings.kind!r} is not one of mel, wav2vec2, none')
+  if settings.kind == 'none':
+    return np.zeros((count, 1), np.float32)
+  columns = settings.columns
+  hop = AUDIO_RATE / (25 * columns)
+  if hop != int(hop):
+    raise UserError(f'config.audio.columns={columns}: 640 samples a frame do not divide by it')
+  power = audio.mel_power(waveform, n_fft=1024, window=512, hop=int(hop), bands=settings.bands)
+  decibel = (np.log10(np.maximum(power, 1e-6)) + 3) / 2  # about [-1.5, 1.5] for speech
+  centres = (np.arange(count)[:, None] * (25 / fps) * columns + np.arange(columns)).round().astype(int)
+  return decibel.T[np.clip(centres, 0, decibel.shape[1] - 1)].reshape(count, -1).astype(np.float32)
+
+
+def padded(features: np.ndarray, index: np.ndarray, settings) -> np.ndarray:
+  """features[index] of [f, d]; where the index lies outside, silence: in a spectrogram the smallest value, else 0."""
+  inside = (index >= 0) & (index < len(features))
+  taken = features[np.clip(index, 0, len(features) - 1)]
+  silence = features.min(initial=0) if settings.kind == 'mel' else 0
+  return np.where(inside[:, None], taken, silence).astype(np.float32)
+
+
+def output_paths(request) -> dict[tuple[str, str], str]:
+  """The file of every (portrait, voice); of several they lie in `output`, a folder, as PORTRAIT_VOICE.mp4.
+
+  Raises:
+    UsageError: several would be one file, or lie in an .mp4.
+  """
+  jobs = list(itertools.product(dict.fromkeys(request.image), dict.fromkeys(request.audio)))
+  if len(jobs) == 1:
+    return {jobs[0]: request.output}
+  if request.output.endswith('.mp4'):
+    raise UsageError(f'--output={request.output}: {len(jobs)} videos are asked for: name a folder for them')
+  names = {job: f'{pathlib.Path(job[0]).stem}_{pathlib.Path(job[1]).stem}.mp4' for job in jobs}
+  count = collections.Counter(names.values())
+  if twice := [name for name, n in count.items() if n > 1]:
+    raise UsageError(f'--output={request.output}: two videos would be called {twice[0]}: rename an input')
+  return {job: str(pathlib.Path(request.output) / name) for job, name in names.items()}
+
+
+def square_portrait(path: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """A portrait of any size, cut to a square around the face that is as large as the picture has room for.
+
+  Returns:
+    uint8 [size, size, 3], the face's box x0, y0, x1, y1 [4] and its landmarks [68, 2] in pixels of that.
+  """
+  shown = pictures.read(path)
+  track = landmarks.find_faces([shown], name=path)
+  x0, y0, x1, y1 = (float(v) for v in track.box[0])
+  height, width = shown.shape[:2]
+  side = min(height, width)
+  corner = np.array(
+    [int(np.clip((x0 + x1 - side) / 2, 0, width - side)), int(np.clip((y0 + y1 - side) / 2, 0, height - side))]
+  )
+  left, top = corner
+  square = fit_square(np.ascontiguousarray(shown[top : top + side, left : left + side]), size)
+  box = ((track.box[0].reshape(2, 2) - corner) * (size / side)).reshape(4)
+  return square, box, (track.landmarks[0] - corner) * np.float32(size / side)
+
+
+def write_videos(
+  files: Mapping[str, tuple[str, int]],
+  frames: Iterable[np.ndarray],
+  fps: float,
+  size: int,
+  metadata: Mapping[str, str] | None,
+  written: Callable[[int], None] = lambda number: None,
+) -> None:
+  """Writes a batch of videos as its frames come, each to its own length.
+
+  Args:
+    files: by path, in the batch's order, the file of its sound and how many frames it has.
+    frames: uint8 [b, size, size, 3], one after the other.
+    fps: frames a second.
+    size: of the squares.
+    metadata: of the files.
+    written: called with the number of each frame that has been written.
+  """
+  with contextlib.ExitStack() as stack:
+    writers = []
+    for path, (voice, length) in files.items():
+      sound, rate = audio.read_audio_native(voice)
+      writer = video.VideoWriter(path, fps, (size, size), sound, rate, metadata)
+      writers.append((stack.enter_context(writer), length))
+    for number, made in enumerate(frames):
+      for (writer, length), picture in zip(writers, made):
+        if number < length:
+          writer.write(picture)
+      written(number)
