@@ -3,6 +3,7 @@
 python -m talkjax.generate --workdir=runs/speech_edit --video=talk.mp4 --audio=other_speech.wav --output=out.mp4
 python -m talkjax.generate --workdir=runs/emo_3 --image=portrait.jpg --audio=speech.wav --output=out.mp4
 python -m talkjax.generate --workdir=runs/emo_3 --image='faces/*.jpg' --audio=a.wav,b.wav --output=videos/
+python -m talkjax.generate --workdir=runs/vx_3 --image=portrait.jpg --audio=speech.wav --kps=talk.mp4 --output=out.mp4
 """
 
 import glob
@@ -24,9 +25,7 @@ _AUDIO = cli.flag(
   flags.DEFINE_string, 'audio', None, 'The speech: any sound file, or a video with sound; a list or pattern of several.'
 )
 _OUTPUT = cli.flag(flags.DEFINE_string, 'output', 'out.mp4', 'The MP4 to write; of several videos their folder.')
-_BATCH = cli.flag(
-  flags.DEFINE_integer, 'batch_size', None, 'Of several videos, how many at once (default: as many as devices).'
-)
+_BATCH = cli.flag(flags.DEFINE_integer, 'batch_size', None, 'Of several videos, how many at once.')
 _IDENTITY = cli.flag(
   flags.DEFINE_string,
   'identity',
@@ -37,6 +36,23 @@ _FACE_BOX = cli.flag(
   flags.DEFINE_string, 'face_box', None, 'Where the face may be: x0,y0,x1,y1 as fractions of the square picture.'
 )
 _SPEED = cli.flag(flags.DEFINE_float, 'speed', None, 'How fast the head turns, degrees a second.')
+_KPS = cli.flag(
+  flags.DEFINE_string, 'kps', None, 'Keypoints that drive the portrait: a video, or an array (.npy, .pth) of them.'
+)
+_RETARGET = cli.flag(
+  flags.DEFINE_string,
+  'retarget',
+  None,
+  'How keypoints are fitted to the portrait: naive (default with --kps), offset, none, fix_face (default without).',
+)
+_COMPAT = cli.flag(
+  flags.DEFINE_string, 'compat', None, "'published' repeats the released code's slips, 'paper' does not."
+)
+_WINDOW = cli.flag(flags.DEFINE_integer, 'window', None, 'Frames that are made together.')
+_OVERLAP = cli.flag(flags.DEFINE_integer, 'overlap', None, 'Frames that two neighbouring windows share.')
+_BUDGET = cli.flag(
+  flags.DEFINE_integer, 'window_budget', None, 'Windows at once on a device: more is faster, less needs less memory.'
+)
 _GUIDANCE = cli.flag(flags.DEFINE_float, 'guidance', None, 'Scale of classifier-free guidance; 1 is none.')
 _REFERENCE_WEIGHT = cli.flag(
   flags.DEFINE_float, 'reference_weight', None, 'How much the portrait counts (1 as trained).'
@@ -92,6 +108,10 @@ def main(_):
     guidance=_GUIDANCE.value,
     reference_weight=_REFERENCE_WEIGHT.value,
     audio_weight=_AUDIO_WEIGHT.value,
+    compat=_COMPAT.value,
+    window=_WINDOW.value,
+    overlap=_OVERLAP.value,
+    window_budget=_BUDGET.value,
   )
   system = systems.build(config)
   _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
@@ -103,6 +123,8 @@ def main(_):
     identity=_IDENTITY.value,
     face_box=_FACE_BOX.value,
     speed=_SPEED.value,
+    kps=_KPS.value,
+    retarget=_RETARGET.value,
     seed=_SEED.value,
     batch_size=_BATCH.value,
     spread=sharding.spread,

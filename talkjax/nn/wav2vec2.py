@@ -45,30 +45,36 @@ class Wav2Vec2(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, waveform: jax.Array) -> tuple[jax.Array, ...]:
+  def __call__(self, waveform: jax.Array, samples: jax.Array | None = None) -> tuple[jax.Array, ...]:
     """Hidden states of a waveform.
 
     Args:
       waveform: [b, s] at 16 kHz, normalised (`talkjax.media.audio.normalised`).
+      samples: how many of the s count; the rest only fills a shape that is compiled already.
 
     Returns:
       layers + 1 arrays [b, t, width], `num_features(s)` long: what enters the first layer, and what leaves each. The
-      last one is what transformers calls last_hidden_state.
+      last one is what transformers calls last_hidden_state. With `samples` the first `num_features(samples)` are what
+      they are of such a shorter waveform, the others mean nothing.
     """
     x = waveform[..., None].astype(self.dtype)
+    count = samples  # of what counts in x
     for i, (features, kernel, stride) in enumerate(
       zip(self.conv_widths, self.conv_kernels, self.conv_strides, strict=True)
     ):
       name = f'feature_extractor_conv_layers_{i}'
       conv = nn.Conv(features, kernel, stride, 'VALID', use_bias=self.conv_bias, dtype=self.dtype, name=f'{name}_conv')
       x = conv(x)
+      count = None if count is None else (count - kernel) // stride + 1
       if self.conv_norm == 'layer':
         x = self._norm(f'{name}_layer_norm', 1e-5)(x)
       elif i == 0:
-        x = ChannelNorm(name=f'{name}_layer_norm')(x)
+        x = ChannelNorm(name=f'{name}_layer_norm')(x, count)
       x = _gelu(x)
     x = self._norm('feature_projection_layer_norm')(x)
     x = nn.Dense(self.width, dtype=self.dtype, name='feature_projection_projection')(x)
+    if count is not None:
+      x = jnp.where((jnp.arange(x.shape[1]) < count)[:, None], x, 0)
     half = self.position_kernel // 2
     place = nn.Conv(
       self.width,
@@ -85,7 +91,7 @@ class Wav2Vec2(nn.Module):
     for i in range(self.layers):
       states.append(x)
       layer = Layer(self.heads, self.hidden, self.stable, self.epsilon, self.dtype, name=f'encoder_layers_{i}')
-      x = layer(x)
+      x = layer(x, count)
     if self.stable:
       x = self._norm('encoder_layer_norm')(x)
     return (*states, x)
@@ -110,14 +116,17 @@ class Layer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[b, t, c] -> [b, t, c]."""
+  def __call__(self, x: jax.Array, count: jax.Array | None = None) -> jax.Array:
+    """[b, t, c] -> [b, t, c]; the first `count` of t are attended to."""
     b, t, c = x.shape
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
 
     def attend(x):
       q, k, v = (dense(c, f'attention_{n}_proj')(x).reshape(b, t, self.heads, -1) for n in 'qkv')
-      return dense(c, 'attention_out_proj')(attention(q, k, v).reshape(b, t, c))
+      if count is not None:
+        q, k, v = hide_keys(q, k, v, count)
+      y = attention(q, k, v)[..., : c // self.heads]
+      return dense(c, 'attention_out_proj')(y.reshape(b, t, c))
 
     def feed_forward(x):
       return dense(c, 'feed_forward_output_dense')(_gelu(dense(self.hidden, 'feed_forward_intermediate_dense')(x)))
@@ -128,16 +137,31 @@ class Layer(nn.Module):
     return x
 
 
+def hide_keys(q: jax.Array, k: jax.Array, v: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Queries, keys and values [b, t, heads, d] whose attention reads the first `count` keys alone.
+
+  Eight channels more, so that every kind of attention can do it: of the first every query has 1, and keys behind have
+  so little that their weight is 0.
+  """
+  d, extra = q.shape[-1], 8
+  wide = [(0, 0)] * 3 + [(0, extra)]
+  far = jnp.where(jnp.arange(k.shape[1]) < count, 0.0, -1e5).astype(k.dtype)
+  q = jnp.pad(q * ((d + extra) / d) ** 0.5, wide).at[..., d].set(1)
+  return q, jnp.pad(k, wide).at[..., d].set(far[:, None]), jnp.pad(v, wide)
+
+
 class ChannelNorm(nn.Module):
   """Normalises every channel over time (a GroupNorm with one channel a group)."""
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[b, t, c] -> [b, t, c] of x's type; the arithmetic is float32."""
+  def __call__(self, x: jax.Array, count: jax.Array | None = None) -> jax.Array:
+    """[b, t, c] -> [b, t, c] of x's type, by the statistics of the first `count` of t; the arithmetic is float32."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
     y = x.astype(jnp.float32)
-    y = (y - y.mean(1, keepdims=True)) * jax.lax.rsqrt(y.var(1, keepdims=True) + 1e-5)
+    counts = None if count is None else (jnp.arange(x.shape[1]) < count)[:, None]
+    mean, var = (f(y, axis=1, keepdims=True, where=counts) for f in (jnp.mean, jnp.var))
+    y = (y - mean) * jax.lax.rsqrt(var + 1e-5)
     return (y * scale + bias).astype(x.dtype)
 
 

@@ -41,7 +41,9 @@ class Request:
   Attributes:
     output: the video; a folder for them where there are several portraits or voices.
     image, audio: one file or more.
-    batch_size: videos made at once; None: as many as there are devices.
+    batch_size: videos made at once; None: the system's choice.
+    kps: keypoints that drive the portrait: a video, or an array in a file.
+    retarget: how they are fitted to it.
     spread: see `talkjax.sharding.spread`.
     metadata: of the written files.
   """
@@ -53,6 +55,8 @@ class Request:
   identity: str | None = None
   face_box: str | None = None
   speed: float | None = None
+  kps: str | None = None
+  retarget: str | None = None
   seed: int = 0
   batch_size: int | None = None
   spread: Callable = lambda count: None
@@ -60,7 +64,7 @@ class Request:
 
   def takes(self, system: str, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
     """Raises UsageError unless every field in `needed` is given, and no other but those in `also`."""
-    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed', 'batch_size')
+    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed', 'kps', 'retarget', 'batch_size')
     given = [name for name in inputs if getattr(self, name) is not None]
     options = lambda names: ', '.join(f'--{n}' for n in names)
     if missing := [name for name in needed if name not in given]:
@@ -140,4 +144,8 @@ OPTIONS = {
   'reference_weight': 'weights.reference',
   'audio_weight': 'weights.audio',
   'motion_frames': 'use_motion_frames',
+  'compat': 'compat',
+  'window': 'windows.frames',
+  'overlap': 'windows.overlap',
+  'window_budget': 'windows.budget',
 }

@@ -63,9 +63,10 @@ class Condition:
     contexts: for the backbone, features or their keys and values.
     before: motion features by path.
     modulation: [b * f, d], sound for the residual blocks, or None.
-    added: [b, h, w, c], of the face region.
+    added: [b * f, h, w, c], of the face region or the keypoints.
     speed: [b, f, c] tokens, or None.
-    portrait: [b, h, w, c] latents, which the backbone sees beside the noisy ones where it learns the change from them.
+    portrait: [b, h, w, c] latents (or [b, f, h, w, c]), which the backbone sees beside the noisy ones where it learns
+      the change from them.
   """
 
   contexts: Any
@@ -114,8 +115,9 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, 
 
 
 def beside(x: jax.Array, portrait: jax.Array) -> jax.Array:
-  """Latents [b, f, h, w, c] with the portrait's, [b, h, w, c], behind their channels."""
-  return jnp.concatenate([x, jnp.broadcast_to(portrait[:, None], x.shape)], axis=-1)
+  """Latents [b, f, h, w, c] with the portrait's, [b, h, w, c] (or for each frame, like x), behind their channels."""
+  portrait = portrait if portrait.ndim == x.ndim else portrait[:, None]
+  return jnp.concatenate([x, jnp.broadcast_to(portrait, x.shape)], axis=-1)
 
 
 def to_change(latents: jax.Array, portrait: jax.Array, nets) -> jax.Array:
@@ -150,12 +152,19 @@ def make_schedule(diffusion) -> schedules.Schedule:
   )
 
 
-def make_table(config) -> samplers.Table:
-  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++. Raises UserError, see `named_table`."""
+def make_table(config, previous: str = 'next') -> samplers.Table:
+  """The sampler's coefficients; `sampler.name`: ddim, ddpm or dpm++. Raises UserError, see `named_table`.
+
+  Args:
+    config: of a system.
+    previous: where a step of DDIM leads, see `samplers.ddim`.
+  """
   schedule = make_schedule(config.diffusion)
   settings = config.sampler
   tables = {
-    'ddim': lambda: samplers.ddim(schedule, settings.steps, eta=settings.eta, spacing=settings.spacing),
+    'ddim': lambda: samplers.ddim(
+      schedule, settings.steps, eta=settings.eta, spacing=settings.spacing, previous=previous
+    ),
     'ddpm': lambda: samplers.ddpm(schedule, settings.steps, spacing=settings.spacing),
     'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, settings.steps, spacing='trailing'),
   }

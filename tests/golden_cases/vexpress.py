@@ -6,15 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import vexpress as config_file
 from golden_cases.latent import activations, unet_fields
 from golden_cases.unet import nchw, nhwc
 from talkjax import weights
+from talkjax.cli import UserError
 from talkjax.diffusion import samplers, schedules
 from talkjax.faces import keypoints
+from talkjax.nn.autoencoder import Folding
 from talkjax.nn.conv import Conv3x3
 from talkjax.nn.guider import Guider, Resampler, two_a_frame, windows
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.norm import GroupNorm
+from talkjax.systems.vexpress import model
+from talkjax.systems.vexpress import windows as vexpress
 
 
 def frames_first(x):
@@ -250,6 +255,94 @@ def scheduler(case):
   return outputs
 
 
+def window_plan(case):
+  outputs = {}
+  for name in case.outputs:
+    if match := re.fullmatch(r'(windows|counts)_(\d+)_(\d+)_(\d+)', name):
+      count, size, overlap = map(int, match.groups()[1:])
+      frames = vexpress.plan(count, size, overlap, 'published')
+      outputs[name] = frames if match[1] == 'windows' else vexpress.coverage(frames, count)
+  # What the stored predictions are of stands in their description alone.
+  predictions = case.inputs['predictions']
+  meaning = case.json['inputs']['predictions']['meaning']
+  count, size, overlap = (
+    int(re.search(rf'{what}', meaning)[1]) for what in (r'(\d+) frames', r'context (\d+)', r'overlap (\d+)')
+  )
+  for compat in ('paper', 'published'):  # the same where windows fit
+    merged = vexpress.merge(predictions.transpose(0, 2, 1, 3, 4), vexpress.plan(count, size, overlap, compat), count)
+    outputs['merged'] = merged.swapaxes(0, 1)
+  outputs['lengths'] = np.array([published_length(samples) for samples in case.inputs['audio_samples']])
+  return outputs
+
+
+def published_length(samples, size=24, overlap=4):
+  try:
+    return vexpress.published_length(int(samples), size, overlap)
+  except UserError:
+    return (int(samples / 16_000 * 30), -1, -1)
+
+
+def pipeline(case):
+  """The released sampling loop: portrait, tokens, V-Kps, guidance, windows, averages, steps."""
+  c, inputs = case.config, case.inputs
+  unet_config, margin = c['denoising_unet'], c['num_pad_audio_frames']
+  config = config_file.get_config('paper,stage=3')
+  config.windows.update(frames=c['context_frames'], overlap=c['context_overlap'], budget=2)
+  config.update(compat='published', margin=margin, guidance=c['guidance_scale'])
+  config.audio.kind = 'none'  # features are given
+  config.weights.update(reference=c['reference_attention_weight'], audio=c['audio_attention_weight'])
+  config.sampler.steps = c['num_inference_steps']
+  fields = dict(context=0, margin=margin, change=0.0, modulated=False, prior=0.0)
+  nets = model.Networks(
+    backbone=denoising_unet(unet_config),
+    reference=LatentUNet(**unet_fields(c['reference_net']), head=False),
+    guider=guider(c['v_kps_guider']),
+    encoder=None,
+    audio=resampler(c['audio_projection']),
+    latents=Folding(1),  # latents are given
+    text=c['reference_net']['cross_attention_dim'],
+    **fields,
+  )
+  portrait = nhwc(inputs['reference_latents'])
+  frames = two_a_frame(jnp.asarray(inputs['audio_embeddings'][0]), c['video_length'])
+  shapes = {'reference': portrait, 'kps': inputs['kps_images'][None, :1], 'audio': frames[None, : 2 * margin + 1]}
+  wanted = jax.eval_shape(lambda rng: model.init(rng, shapes, nets=nets), jax.random.key(0))
+  names = {'reference': 'reference_net', 'backbone': 'denoising_unet', 'guider': 'v_kps_guider'}
+  params = {}
+  for name, tree in wanted.items():
+    state = part(case.state, f'{names.get(name, "audio_projection")}.')
+    ignored = r'^conv_out\.' if name == 'reference' else r'pos_encoder\.pe$'
+    params[name] = weights.fit(state, tree, f'{case.name} {name}', ignored)
+
+  sampler = vexpress.Sampler(nets, config)
+  prepared = sampler.prepare(params, portrait)
+  start = np.asarray(frames_first(inputs['latents']))
+  shown = lambda video, index: inputs['kps_images'][index]
+
+  def run(table):
+    sampler.table = table
+    heard = [np.asarray(frames)]
+    return vexpress.denoise(params, prepared, shown, heard, np.zeros(1), sampler=sampler, start=start)[0]
+
+  table = sampler.table
+  outputs = {'timesteps': table.timestep.astype(int), 'latents': frames_inside(run(table), 1)}
+  for name in case.outputs:
+    if match := re.fullmatch(r'latents_after_step_(\d+)', name):
+      outputs[name] = frames_inside(run(table.rows(slice(0, int(match[1]) + 1))), 1)
+  index = np.arange(c['context_frames'])
+  sound = vexpress.around(np.asarray(frames), c['video_length'], config)
+  outputs['audio_tokens'] = model.sound_tokens(params, jnp.asarray(sound), nets)['audio']
+  told = sampler.tell(params, inputs['kps_images'][None, index], sound[None, index])
+  said = []
+  for scale in (0, 1):  # without conditions, with them
+    config.guidance = scale
+    once = vexpress.Sampler(nets, config)
+    x = start[None, index]
+    said.append(once.predict(params, prepared, told, x, np.zeros(1, int), table.rows(0)))
+  outputs['first_window_prediction'] = np.concatenate(said).transpose(0, 4, 1, 2, 3)
+  return outputs
+
+
 CHECKS = {
   'vexpress_audio_projection': audio_projection,
   'vexpress_audio_windows': audio_windows,
@@ -259,4 +352,6 @@ CHECKS = {
   'vexpress_reference_net': reference_net,
   'vexpress_unet': unet,
   'vexpress_scheduler': scheduler,
+  'vexpress_windows': window_plan,
+  'vexpress_pipeline': pipeline,
 }

@@ -173,3 +173,13 @@ def test_wav2vec2_says_how_many_features():
   for samples in (400, 799, 16_000):
     states = jax.eval_shape(lambda rng, s=samples: net.init_with_output(rng, jnp.zeros((1, s)))[0], KEY)
     assert states[-1].shape == (1, net.num_features(samples), 32) and len(states) == 2
+
+
+@pytest.mark.parametrize('samples', [800, 2345])
+def test_wav2vec2_does_not_hear_what_only_fills(samples):
+  net = Wav2Vec2(32, 2, 4, 64, (16,) * 7, position_kernel=16, position_groups=4)
+  waveform = noise(3, 1, 4000)
+  params = net.init(KEY, waveform)
+  short = net.apply(params, waveform[:, :samples])[-1]
+  filled = net.apply(params, waveform, samples)[-1]
+  np.testing.assert_allclose(filled[:, : short.shape[1]], short, atol=2e-5)

@@ -1,0 +1,113 @@
+"""What vexpress reads: records as training examples and as inputs of generation (V-Express sections 2.2 and 2.4)."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from talkjax.cli import UserError
+from talkjax.faces import keypoints
+from talkjax.media.picture import to_float
+from talkjax.records import AUDIO_RATE, Record
+from talkjax.systems.portraits import face_region, mouth_weights, padded, picture, sound_features, to_square
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """What generation reads, for each video of a batch its own length.
+
+  Attributes:
+    reference: [b, h, w, 3] float32 in [-1, 1], the portraits.
+    keypoints: per video [f, 3, 2] float32 in pixels of its portrait, one of each frame to be made.
+    sound: per video its waveform, float32 at 16 kHz, which lasts as long as the frames.
+    fps: per video its frames a second.
+    truth: per video its frames, uint8; empty when there is nothing to compare with.
+    masks: none: whole frames are generated.
+    landmarks: per video [f, 68, 2] in pixels of those frames.
+    region: [b, h, w, 1] float32, 1 where the face is in the truth.
+  """
+
+  reference: np.ndarray
+  keypoints: Sequence[np.ndarray]
+  sound: Sequence[np.ndarray]
+  fps: Sequence[float]
+  truth: Sequence[Sequence[np.ndarray]] = ()
+  masks: Sequence[Sequence[np.ndarray]] = ()
+  landmarks: Sequence[np.ndarray] = ()
+  region: np.ndarray | None = None
+
+
+def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:
+  """Random clips of a record as training examples, `data.examples_per_record` along axis 0.
+
+  Returns:
+    target [k, f, h, w, 3] and reference [k, h, w, 3], float32 in [-1, 1], the clip and another frame of the record, no
+    further than `data.reference_within` from it; kps [k, f, h, w, 3] uint8, the V-Kps images; audio
+    [k, f + 2 (m + context), d], with a margin of m frames on both sides and the context that the encoder of sound
+    wants; id [k]. Where `mouth_weight` is not 1 also weight of the loss, [k, f, h', w', 1] at the latents' size. Of the
+    examples a share of `augment.flip` is mirrored.
+
+  Raises:
+    UserError: the record is too short, or silent where sound is to be learned.
+  """
+  f, reach = config.frames, config.margin + config.audio.context
+  count = len(record.frames)
+  if count < f:
+    raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
+  sound = sound_features(record, config)
+  points = face_points(record, config.size)
+  examples = []
+  for _ in range(config.data.examples_per_record):
+    start = int(generator.integers(0, count - f + 1))
+    within = config.data.reference_within or count
+    other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
+    flip = generator.random() < config.augment.flip
+    shown = points[start : start + f]
+    example = {
+      'target': to_float(np.stack([picture(record, i, config.size) for i in range(start, start + f)])),
+      'reference': to_float(picture(record, other, config.size)),
+    }
+    if config.mouth_weight != 1:
+      example['weight'] = mouth_weights(record, range(start, start + f), config)
+    if flip:
+      shown = keypoints.mirrored(shown, config.size)
+      example = {k: np.ascontiguousarray(v[..., ::-1, :]) for k, v in example.items()}
+    example['kps'] = keypoints.draw_all(shown, config.size, config.kps_canvas or config.size)
+    example['audio'] = padded(sound, np.arange(start - reach, start + f + reach), config.audio)
+    examples.append({**example, 'id': record.id})
+  return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+
+
+def face_points(record: Record, size: int) -> np.ndarray:
+  """The three keypoints of every frame of a record, [f, 3, 2], in pixels of its square pictures."""
+  return to_square(keypoints.of_landmarks(record.landmarks), record.size, size)
+
+
+def record_inputs(
+  clips: Sequence[Record], *, config, speech: Sequence[Record] | None = None, num_frames: int | None = None
+) -> Inputs:
+  """Corpus records as inputs: the first frame is the portrait, the record's own keypoints and sound drive it.
+
+  Args:
+    clips: who is shown, and how heads move.
+    config: the system's.
+    speech: as many records whose sound is spoken instead; silent after its end.
+    num_frames: make only so many frames; by default as many as each clip has.
+  """
+  size = config.size
+  lengths = [min(num_frames or len(c.frames), len(c.frames)) for c in clips]
+  return Inputs(
+    reference=to_float(np.stack([picture(c, 0, size) for c in clips])),
+    keypoints=[face_points(c, size)[:n] for c, n in zip(clips, lengths)],
+    sound=[lasting(v.audio.astype(np.float32) / 32768, n / c.fps) for v, c, n in zip(speech or clips, clips, lengths)],
+    fps=[c.fps for c in clips],
+    truth=[[picture(c, i, size) for i in range(n)] for c, n in zip(clips, lengths)],
+    landmarks=[to_square(c.landmarks[:n], c.size, size) for c, n in zip(clips, lengths)],
+    region=np.stack([face_region(c, range(n), size) for c, n in zip(clips, lengths)]),
+  )
+
+
+def lasting(waveform: np.ndarray, seconds: float) -> np.ndarray:
+  """A 16 kHz waveform [s] cut, or filled with silence, to so many seconds."""
+  samples = round(seconds * AUDIO_RATE)
+  return np.pad(waveform[:samples], (0, max(0, samples - len(waveform)))).astype(np.float32)
