@@ -153,9 +153,9 @@ def get_config(arg: str | None = None):
     c.sample_every = 200
     c.checkpoint_every = 100
 
-  # What trains (section 2.3): images, then sound and motion alone, then everything. The last block's features are read
-  # before its later layers, which therefore learn nothing.
-  c.train = (('^autoencoder/', False), ('^wav2vec2/', False), ('.*', True))
+  # What trains (section 2.3): images, then sound and motion alone, then everything.
+  frozen = ('^autoencoder/',) * (c.latents.kind == 'vae') + ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
+  c.train = (*((name, False) for name in frozen), ('.*', True))
   if stage == 2:
     c.train = (('^audio/|motion_modules|modulation|^backbone/.*/(attn2|norm2)/', True), ('.*', False))
   # Where the first stages start from, where it is at hand. The prompt's attention is not used.

@@ -1,6 +1,7 @@
 """Makes a workdir of published weights.
 
 python -m talkjax.convert --source=diffusion_video_editing --path=735_Network.pth --output=runs/published
+python -m talkjax.convert --source=vexpress --path=V-Express/model_ckpts --output=runs/vexpress
 python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=runs/sd15
 
 `generate` and `evaluate` take the workdir of a system as they take a trained one; training takes that of a foundation
@@ -18,9 +19,11 @@ from ml_collections import config_flags
 
 from talkjax import checkpoint, cli, foundations, systems
 from talkjax.cli import UsageError, UserError
-from talkjax.systems.speech_edit import published
+from talkjax.systems.speech_edit import published as speech_edit
+from talkjax.systems.vexpress import moore
+from talkjax.systems.vexpress import published as vexpress
 
-SOURCES = {published.NAME: published}
+SOURCES = {module.NAME: module for module in (speech_edit, vexpress, moore)}
 
 NAMES = (*SOURCES, *foundations.FILES)
 
@@ -39,7 +42,7 @@ _CONFIG = cli.flag(
 
 def convert(
   source: str, path: str | pathlib.Path, output: str, config: ml_collections.ConfigDict | None = None
-) -> dict[str, pathlib.Path]:
+) -> list[str]:
   """Reads published weights and writes a workdir.
 
   Args:
@@ -49,7 +52,7 @@ def convert(
     config: of the source's system; by default the source's. Foundations have none.
 
   Returns:
-    the files read, by what they became: 'params', 'ema'.
+    a line for every part: from which file it is, and what was left of that.
 
   Raises:
     UsageError: no such source.
@@ -58,27 +61,34 @@ def convert(
   if source in foundations.FILES:
     params, file = foundations.read(source, path)
     checkpoint.save_params(output, ml_collections.ConfigDict({'foundation': source}), params, 0)
-    return {'params': file}
+    return [f'params from {file}']
   if source not in SOURCES:
     raise UsageError(f'--source={source} is not known: expected one of {", ".join(NAMES)}')
   module = SOURCES[source]
   if config is None:
     config = _default_config(module)
-  files = module.find(pathlib.Path(path))
-  params, example = module.convert(files, config)
+  files = module.find(pathlib.Path(path), config)
+  params, example, notes = module.convert(files, config, _foundation)
   wanted = jax.eval_shape(systems.build(config).init, jax.random.key(0), example)
-  for item, file in files.items():
-    checkpoint.check_fit(params[item], wanted, f'checkpoint {file}')
-  checkpoint.save_params(output, config, params['params'], module.step(files['params']), params.get('ema'))
-  return files
+  for item, tree in params.items():
+    checkpoint.check_fit(tree, wanted, f'checkpoint {files.get(item, path)}')
+  checkpoint.save_params(output, config, params['params'], module.step(files), params.get('ema'))
+  return notes
+
+
+def _foundation(name: str, path, net):
+  """A foundation's parameters from its published folder, or from the workdir that was made of it."""
+  if (pathlib.Path(path) / 'config.json').is_file() and (pathlib.Path(path) / 'checkpoints').is_dir():
+    return checkpoint.load_params(path)[1]
+  return foundations.read(name, path, net)[0]
 
 
 def _default_config(module) -> ml_collections.ConfigDict:
   file = pathlib.Path(__file__).resolve().parent.parent / module.CONFIG
   if not file.is_file():
     raise UserError(f'{module.CONFIG} is not beside the package: name the file with --config={module.CONFIG}')
-  config = runpy.run_path(str(file))['get_config']()
-  config.model.update(module.RELEASED)
+  config = runpy.run_path(str(file))['get_config'](module.ARGUMENTS)
+  config.update_from_flattened_dict(module.RELEASED)
   return config
 
 
@@ -89,9 +99,8 @@ def main(_):
         f'--{flag.name} is missing: python -m talkjax.convert --source={"|".join(NAMES)} --path=FILE_OR_DIR '
         '--output=DIR'
       )
-  files = convert(_SOURCE.value, _PATH.value, _OUTPUT.value, _CONFIG.value)
-  for item, file in files.items():
-    print(f'{_OUTPUT.value}: {item} from {file}')
+  for line in convert(_SOURCE.value, _PATH.value, _OUTPUT.value, _CONFIG.value):
+    print(f'{_OUTPUT.value}: {line}')
 
 
 if __name__ == '__main__':

@@ -38,12 +38,13 @@ _MOTION = {
 _OLD_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 
 
-def read(source: str, path: str | pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
+def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], pathlib.Path]:
   """A published foundation's parameters, and the file they were in.
 
   Args:
     source: one of FILES.
     path: the file, or the published folder.
+    *net: the network (of sd_vae or wav2vec2) if it has other sizes than the published one.
 
   Returns:
     the parameters of the network that `source` is: LatentUNet, Autoencoder, Wav2Vec2, or the temporal layers of a
@@ -56,7 +57,7 @@ def read(source: str, path: str | pathlib.Path) -> tuple[dict[str, Any], pathlib
   file = path if path.is_file() else next((path / name for name in FILES[source] if (path / name).is_file()), None)
   if file is None:
     raise UserError(f'--path={path} holds no weights of {source}: expected a file, or a folder with {FILES[source][0]}')
-  return _CONVERT[source](weights.read_weights(file), str(file)), file
+  return _CONVERT[source](weights.read_weights(file), str(file), *net), file
 
 
 def sd15(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
@@ -70,15 +71,15 @@ def unet_shapes(net: LatentUNet, context: int = 768) -> dict[str, Any]:
   return jax.eval_shape(net.init, jax.random.key(0), *sizes)['params']
 
 
-def sd_vae(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+def sd_vae(state: Mapping[str, np.ndarray], name: str, net: Autoencoder | None = None) -> dict[str, Any]:
   """The autoencoder of Stable Diffusion: Autoencoder()."""
-  wanted = jax.eval_shape(Autoencoder().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
+  wanted = jax.eval_shape((net or Autoencoder()).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
   return weights.fit(autoencoder_state(state), wanted, name)
 
 
-def wav2vec2(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+def wav2vec2(state: Mapping[str, np.ndarray], name: str, net: Wav2Vec2 | None = None) -> dict[str, Any]:
   """The encoder of wav2vec2-base: Wav2Vec2()."""
-  wanted = jax.eval_shape(Wav2Vec2().init, jax.random.key(0), jnp.zeros((1, 800)))['params']
+  wanted = jax.eval_shape((net or Wav2Vec2()).init, jax.random.key(0), jnp.zeros((1, 800)))['params']
   return weights.fit(wav2vec2_state(state), wanted, name)
 
 

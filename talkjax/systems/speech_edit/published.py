@@ -16,7 +16,8 @@ from talkjax.cli import UserError
 NAME = 'diffusion_video_editing'  # of convert --source
 CONFIG = 'configs/speech_edit.py'  # whose numbers hold where the checkpoint does not say
 # The released multi-speaker settings (config/audio_talking_heads_inference.json) where they differ from the paper's.
-RELEASED = {'head_channels': 64, 'dropout': 0.1}
+RELEASED = {'model.head_channels': 64, 'model.dropout': 0.1}
+ARGUMENTS = ''
 # Tables of the noise schedule that the file also holds; talkjax computes its own.
 BUFFERS = (
   'gammas',
@@ -208,12 +209,13 @@ def infer_fields(state: Mapping[str, np.ndarray], head_channels: int) -> dict[st
   }
 
 
-def find(path: pathlib.Path) -> dict[str, pathlib.Path]:
+def find(path: pathlib.Path, config=None) -> dict[str, pathlib.Path]:
   """The files to read: 'params', and 'ema' where the averaged weights lie beside them.
 
   Args:
     path: a checkpoint, or a folder with files called NUMBER_Network.pth and NUMBER_Network_ema.pth, of which the
       highest number is taken.
+    config: not asked.
 
   Raises:
     UserError: there is none.
@@ -233,21 +235,24 @@ def find(path: pathlib.Path) -> dict[str, pathlib.Path]:
   return files if 'params' in files else {'params': files['ema']}
 
 
-def step(path: pathlib.Path) -> int:
+def step(files: Mapping[str, pathlib.Path]) -> int:
   """The number in a checkpoint's name (epochs), or 0."""
-  match = re.match(r'(\d+)_', path.name)
+  match = re.match(r'(\d+)_', files['params'].name)
   return int(match[1]) if match else 0
 
 
-def convert(files: Mapping[str, pathlib.Path], config) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def convert(
+  files: Mapping[str, pathlib.Path], config, foundation=None
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
   """Reads the files that `find` found.
 
   Args:
     files: by item.
     config: of speech_edit; its `model` is set to the sizes found. What shapes do not tell is taken from it.
+    foundation: not asked.
 
   Returns:
-    parameters by item, and an example of the batch that the system's `init` takes.
+    parameters by item, an example of the batch that the system's `init` takes, and a line for each item.
 
   Raises:
     UserError: a file is not such a checkpoint.
@@ -265,4 +270,5 @@ def convert(files: Mapping[str, pathlib.Path], config) -> tuple[dict[str, Any], 
   config.diffusion.target = 'epsilon'
   picture = np.zeros((1, config.size, config.size, 3), np.float32)
   sound = np.zeros((1, params['params']['unet']['embed_audio']['in']['kernel'].shape[0]), np.float32)
-  return params, {'target': picture, 'previous': picture, 'identity': picture, 'audio': sound}
+  notes = [f'{item} from {file}' for item, file in files.items()]
+  return params, {'target': picture, 'previous': picture, 'identity': picture, 'audio': sound}, notes

@@ -1,0 +1,384 @@
+"""V-Express on drawn puppets: what it reads, what it drops, windows of any length, its three stages, its commands."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from configs import vexpress as config_file
+from talkjax import checkpoint, input, sharding, state, systems, train
+from talkjax.cli import UsageError, UserError
+from talkjax.diffusion import losses
+from talkjax.faces import keypoints
+from talkjax.media import picture, video
+from talkjax.nn.latent_unet import hoist
+from talkjax.systems.vexpress import data, model, windows
+from tests.corpora import ROOT
+
+MICRO = {
+  'size': 32,
+  'frames': 4,
+  'windows.frames': 4,
+  'windows.overlap': 1,
+  'batch_size': 2,
+  'model.widths': (32,),
+  'model.attention': (True,),
+  'model.guider': (8, 8, 8),
+  'sampler.steps': 2,
+  'data.corpus': 'puppets/tiny',
+  'data.examples_per_record': 1,
+}
+
+
+def micro(stage, puppets=None, **changes):
+  config = config_file.get_config(f'tiny,stage={stage}')
+  values = {**MICRO, **changes}
+  if stage == 1:
+    values |= {'frames': 1, 'windows.frames': 1, 'windows.overlap': 0}
+  config.update_from_flattened_dict(values)
+  if puppets:
+    config.data.dir = str(puppets)
+  return config
+
+
+@pytest.fixture(scope='module')
+def last(puppets):
+  """Stage 3 with parameters that are none of them zero, and a batch."""
+  config = micro(3, puppets)
+  system = systems.build(config)
+  iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
+  batch, _ = input.split_names(next(iterator))
+  params = jax.jit(system.init)(jax.random.key(0), batch)
+  leaves, tree = jax.tree.flatten(params)
+  params = tree.unflatten([p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)])
+  return config, system, params, batch
+
+
+@pytest.fixture(scope='module')
+def records(puppets):
+  return list(input.eval_records(micro(3, puppets).data, 'test', 2))
+
+
+# What is read.
+
+
+def test_an_example_has_the_keypoints_of_its_frames_and_the_sound_around_them(puppets, records):
+  config = micro(2, puppets)
+  example = data.read(records[0], np.random.default_rng(1), config=config)
+  assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
+  frames = np.stack([picture.to_float(data.picture(records[0], i, 32)) for i in range(len(records[0].frames))])
+  start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
+  points = data.face_points(records[0], 32)[start : start + 4]
+  np.testing.assert_array_equal(example['kps'][0], keypoints.draw_all(points, 32, config.kps_canvas))
+  assert example['weight'].shape == (1, 4, 8, 8, 1) and set(np.unique(example['weight'])) == {1, 20}
+
+
+def test_a_mirrored_example_is_mirrored_whole_and_its_eyes_change_colours(puppets, records):
+  plain, mirrored = (
+    data.read(records[0], np.random.default_rng(1), config=micro(2, puppets, **{'augment.flip': flip}))
+    for flip in (0.0, 1.0)
+  )
+  for key in ('target', 'reference', 'weight'):
+    np.testing.assert_array_equal(mirrored[key], plain[key][..., ::-1, :])
+  np.testing.assert_array_equal(mirrored['audio'], plain['audio'])
+  pixels = plain['kps'][..., ::-1, :].astype(int)
+  unlike = lambda other: np.abs(mirrored['kps'] - other).mean()
+  assert unlike(pixels[..., [1, 0, 2]]) < 0.4 * unlike(pixels)
+
+
+def test_silent_records_train_the_first_stage_alone(puppets, records):
+  silent = dataclasses.replace(records[0], audio=np.zeros(0, np.int16))
+  data.read(silent, np.random.default_rng(0), config=micro(1, puppets, **{'audio.kind': 'none'}))
+  with pytest.raises(UserError, match='has no sound'):
+    data.read(silent, np.random.default_rng(0), config=micro(2, puppets))
+
+
+# What is learned.
+
+
+@pytest.mark.parametrize('key', ['reference', 'audio'])
+def test_the_loss_depends_on_every_condition(last, key):
+  _, system, params, batch = last
+  run = lambda x: system.loss(params, {**batch, key: x}, jax.random.key(1), False)[0]
+  assert float(jnp.abs(jax.grad(run)(jnp.asarray(batch[key]))).max()) > 0
+
+
+def test_the_loss_depends_on_the_keypoints(last):
+  _, system, params, batch = last
+  run = jax.jit(lambda kps: system.loss(params, {**batch, 'kps': kps}, jax.random.key(1), False)[0])
+  assert abs(float(run(batch['kps']) - run(np.zeros_like(batch['kps'])))) > 1e-6
+
+
+def test_what_is_dropped_is_zero_and_dropped_by_frame(last):
+  config, _, params, batch = last
+  nets = model.make_networks(config)
+  portrait = model.encode(params, batch['reference'], nets)
+  attended, _ = model.reference_features(params, portrait, None, nets)
+  contexts = {'reference': attended, 'audio': jnp.ones((8, 2, 64))}
+  added = jnp.ones((8, 8, 8, 32))
+  full = hoist(params['backbone'], {'reference': attended})['reference']
+
+  def dropped(seed=0, **shares):
+    shares = type(config.drop)({'all': 0.0, 'kps': 0.0, 'reference': 0.0, **shares})
+    return model.drop(params, contexts, added, portrait, 4, shares, jax.random.key(seed), nets)
+
+  kept, _, seen = dropped()
+  for path, pair in kept['reference'].items():
+    for a, b in zip(pair, full[path]):
+      np.testing.assert_array_equal(a, jnp.repeat(b, 4, 0))
+  np.testing.assert_array_equal(seen, jnp.repeat(portrait[:, None], 4, 1))
+  # Zero features have zero keys and values.
+  zero = hoist(params['backbone'], {'reference': jax.tree.map(jnp.zeros_like, attended)})['reference']
+  assert not any(np.any(x) for x in jax.tree.leaves(zero))
+  gone, rest, seen = dropped(all=1.0)
+  assert not any(np.any(x) for x in jax.tree.leaves((gone, rest, seen)))
+  shares = []
+  for seed in range(30):
+    some, rest, seen = dropped(seed, kps=0.5, reference=0.2)
+    frames = [np.any(np.asarray(x), axis=(1, 2)) for x in jax.tree.leaves(some['reference'])]
+    assert all(np.array_equal(f, frames[0]) for f in frames)  # the same frames in every block
+    np.testing.assert_array_equal(np.any(np.asarray(seen), axis=(2, 3, 4)).reshape(-1), frames[0])
+    assert np.all(some['audio'] == 1)
+    shares.append([frames[0].mean(), np.asarray(rest)[:, 0, 0, 0].mean()])
+  np.testing.assert_allclose(np.mean(shares, 0), [0.8, 0.5], atol=0.1)
+
+
+def test_min_snr_with_the_one_added_learns_levels_without_signal():
+  """Against the released formula: min(snr + 1, gamma) / (snr + 1) on velocities."""
+  ratio = np.array([0.0, 0.5, 4.0, 50.0])
+  expected = np.minimum(ratio + 1, 5.0) / (ratio + 1)
+  np.testing.assert_allclose(losses.min_snr_weight(ratio, 'velocity', 5.0, 1.0), expected, rtol=1e-6)
+
+
+# Windows.
+
+
+@pytest.mark.parametrize(('count', 'size', 'overlap'), [(2, 12, 4), (12, 12, 4), (13, 12, 4), (137, 24, 4), (31, 8, 0)])
+def test_windows_have_every_frame_and_share_enough(count, size, overlap):
+  frames = windows.plan(count, size, overlap)
+  assert frames.shape[1] == size and frames.max() == max(count, size) - 1
+  np.testing.assert_array_equal(np.diff(frames), 1)
+  assert set(range(count)) <= set(frames.ravel().tolist())
+  shared = [np.intersect1d(a, b).size for a, b in zip(frames, frames[1:])]
+  assert all(n >= overlap for n in shared) and all(n == overlap for n in shared[:-1])
+  assert len(frames) == max(1, -(-(count - overlap) // (size - overlap)))
+
+
+def test_predictions_are_averaged():
+  frames = windows.plan(6, 4, 2)
+  said = np.arange(8.0).reshape(2, 4, 1)
+  np.testing.assert_allclose(windows.merge(said, frames, 6)[:, 0], [0, 1, (2 + 4) / 2, (3 + 5) / 2, 6, 7])
+
+
+@pytest.mark.parametrize('budget', [1, 3])
+def test_any_length_is_made_without_compiling_again(last, records, budget):
+  config = last[0].copy_and_resolve_references()
+  config.windows.budget = budget
+  system = systems.build(config)
+  sampler = system.generate.keywords['sampler']
+  made = {}
+  for count in (2, 9, 12, 30):
+    inputs = system.inputs(records[:1], num_frames=count)
+    made[count] = np.stack(list(system.generate(last[2], inputs, np.array([5], np.uint32))))
+    assert made[count].shape == (count, 1, 32, 32, 3) and made[count].dtype == np.uint8
+  several = 1 if budget == 1 else 3  # windows at once: 1, 2, or the budget
+  assert sampler.predict._cache_size() <= several and sampler.decode._cache_size() == 1
+
+
+def test_a_video_depends_neither_on_its_batch_nor_on_the_budget(last, records):
+  config, system, params, _ = last
+  both = system.inputs(records, num_frames=9)
+  made = np.stack(list(system.generate(params, both, np.array([5, 6], np.uint32)))).astype(int)
+  config = config.copy_and_resolve_references()
+  config.windows.update(budget=1, kept=0)
+  other = systems.build(config)
+  alone = np.stack(list(other.generate(params, other.inputs(records[1:], num_frames=9), np.array([6], np.uint32))))
+  assert made.shape == (9, 2, 32, 32, 3) and np.abs(made[:, 1] - alone[:, 0].astype(int)).max() <= 1
+
+
+def test_sound_and_keypoints_drive_what_is_made(last, records):
+  _, system, params, _ = last
+  inputs = system.inputs(records[:1], num_frames=5)
+  make = lambda x: np.stack(list(system.generate(params, x, np.array([5], np.uint32)))).astype(int)
+  plain = make(inputs)
+  assert np.abs(make(dataclasses.replace(inputs, sound=[inputs.sound[0][::-1]])) - plain).max() > 0
+  assert np.abs(make(dataclasses.replace(inputs, keypoints=[inputs.keypoints[0] + 4])) - plain).max() > 0
+
+
+DEVICES = """
+import sys
+import jax, numpy as np
+from talkjax import checkpoint, input, sharding, systems
+config = checkpoint.read_config(sys.argv[1])
+config.sampler.name, config.guidance = 'ddim', 2.0
+system = systems.build(config)
+params = checkpoint.load_params(sys.argv[1])[1]
+records = list(input.eval_records(config.data, 'test', 1))
+inputs = system.inputs(records, num_frames=30)
+sampler = system.generate.keywords['sampler']
+made = []
+def keep(params, x, portraits, video):
+  made.append(np.asarray(x))
+  return np.zeros((len(x), 2, 2, 3), np.float32)
+sampler.decode = keep
+list(system.generate(params, inputs, np.array([3], np.uint32), spread=sharding.spread))
+np.save(sys.argv[2], np.concatenate(made)[:30])
+print(jax.device_count())
+"""
+
+
+def test_windows_on_one_two_and_eight_devices_average_to_the_same(stages, tmp_path):
+  made = []
+  for devices in (1, 2, 8):
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
+    path = str(tmp_path / f'{devices}.npy')
+    done = subprocess.run(
+      [sys.executable, '-c', DEVICES, stages[3], path], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.strip() == str(devices), done.stderr[-2000:]
+    made.append(np.load(path))
+  for other in made[1:]:
+    np.testing.assert_allclose(other, made[0], atol=1e-4 * np.abs(made[0]).max())
+
+
+# Stages.
+
+
+@pytest.fixture(scope='module')
+def stages(puppets, tmp_path_factory):
+  """Workdirs of the three stages, by number."""
+  folder = tmp_path_factory.mktemp('stages')
+  changes = {'steps': 1, 'log_every': 1, 'checkpoint_every': 1, 'sample_every': 0, 'optimizer.warmup': 0}
+  workdirs = {stage: str(folder / str(stage)) for stage in (1, 2, 3)}
+  for stage, workdir in workdirs.items():
+    silent = {'audio.kind': 'none', 'model.modulated': False} if stage == 1 else {'model.modulated': True}
+    config = micro(stage, puppets, init_from=workdirs.get(stage - 1, ''), **changes, **silent)
+    train.train(config, workdir)
+  return workdirs
+
+
+def test_three_stages_each_from_the_one_before(stages):
+  leaves = lambda stage, item: {
+    sharding.path_name(p): np.asarray(x)
+    for p, x in jax.tree_util.tree_leaves_with_path(checkpoint.load_params(stages[stage], item)[1])
+  }
+  first, second, third = (leaves(stage, 'params') for stage in (1, 2, 3))
+  assert not any('attn2' in n or 'motion_modules' in n for n in first if n.startswith('backbone'))
+  # Sound and motion alone are learned in the second stage (section 2.3).
+  assert all(np.array_equal(second[n], x) for n, x in first.items())
+  moved = {n for n, x in third.items() if not np.array_equal(x, second[n])}
+  for part in ('backbone/conv_in', 'reference/', 'guider/', 'audio/', 'attn2', 'motion_modules'):
+    assert any(part in n for n in moved), part
+
+
+def test_what_trains_in_each_stage(last):
+  _, _, params, _ = last
+  for stage in (2, 3):
+    mask = state.trainable_mask(params, micro(stage).train)
+    names = {state.path_name(p) for p, m in jax.tree_util.tree_leaves_with_path(mask) if m}
+    assert any(n.startswith('audio/') for n in names) and any('motion_modules' in n for n in names)
+    assert any('attn1_5' in n for n in names) == (stage == 3)
+
+
+def test_the_second_stage_keeps_what_its_zero_layers_learned():
+  """Nothing is zeroed again between stages: only what the first stage lacks may be new."""
+  paper = [config_file.get_config(f'paper,stage={s}') for s in (1, 2, 3)]
+  assert paper[2].init_new == () and paper[0].frames == 1 and paper[1].frames == paper[2].frames == 12
+  assert (paper[1].drop.kps, paper[1].drop.reference, paper[0].drop.kps) == (0.5, 0.2, 0.0)
+  assert paper[1].mouth_weight == 100 and (paper[1].windows.frames, paper[1].windows.overlap) == (12, 4)
+
+
+# Files.
+
+
+@pytest.fixture(scope='module')
+def files(records, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('files')
+  picture.write(folder / 'face.png', records[0].frame(0))
+  soundfile.write(folder / 'voice.wav', records[0].audio[: 6 * 640], 16_000)
+  points = data.face_points(records[1], 512)
+  np.save(folder / 'kps.npy', points)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def render(last, files):
+  _, system, params, _ = last
+
+  def run(output, **request):
+    request = {'image': (str(files / 'face.png'),), 'audio': (str(files / 'voice.wav'),), **request}
+    return system.render(params, systems.Request(output=str(output), **request))
+
+  return run
+
+
+def test_as_many_frames_as_the_sound_with_keypoints_or_without(render, files, tmp_path, last):
+  path = tmp_path / 'still.mp4'
+  assert render(path) == {str(path): 6} and len(list(video.read_frames(path))) == 6
+  for retarget in (None, 'offset'):
+    made = render(tmp_path / 'moved.mp4', kps=str(files / 'kps.npy'), retarget=retarget)
+    assert list(made.values()) == [6]
+  half = tmp_path / 'half.wav'
+  soundfile.write(half, np.zeros(8000, np.float32), 16_000)
+  assert list(render(tmp_path / 'a.mp4', audio=(str(half),)).values()) == [12]  # 12.5 frames
+
+
+def test_what_cannot_be_is_said_in_a_sentence(render, files, tmp_path, last):
+  out = tmp_path / 'a.mp4'
+  with pytest.raises(UsageError, match='--retarget=naive moves keypoints of --kps, which is missing'):
+    render(out, retarget='naive')
+  with pytest.raises(UsageError, match='--retarget=nearest: expected one of fix_face'):
+    render(out, retarget='nearest', kps=str(files / 'kps.npy'))
+  with pytest.raises(UserError, match=r'nothing\.npy: not a readable .npy file'):
+    render(out, kps=str(tmp_path / 'nothing.npy'))
+  with pytest.raises(UserError, match='no face was found'):
+    picture.write(tmp_path / 'grey.png', np.full((64, 64, 3), 128, np.uint8))
+    render(out, image=(str(tmp_path / 'grey.png'),))
+  with pytest.raises(UsageError, match='does not take --speed'):
+    render(out, speed=3.0)
+  assert not out.exists()
+  config = last[0]
+  for key, value, sentence in (
+    ('windows.overlap', 4, 'must be at least 0 and less than config.windows.frames=4'),
+    ('windows.budget', 0, 'expected 1 window or more'),
+    ('windows.frames', 64, 'more than the 32 frames'),
+    ('compat', 'exact', 'is not one of paper, published'),
+    ('sampler.name', 'dpm++', 'looks back'),
+  ):
+    wrong = config.copy_and_resolve_references()
+    wrong.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=sentence):
+      systems.build(wrong)
+  wrong = config.copy_and_resolve_references()
+  wrong.update(compat='published')
+  with pytest.raises(UserError, match='fewer than a window of 24'):
+    wrong.windows.update(frames=24, overlap=4)
+    systems.build(wrong).render(
+      last[2], systems.Request(output='a.mp4', image=(str(files / 'face.png'),), audio=(str(files / 'voice.wav'),))
+    )
+
+
+def test_the_published_sample_has_137_frames(last, samples, tmp_path):
+  """Its portrait, its voice (4.57 s at 30 frames a second) and its keypoints, a pickle of arrays."""
+  config = last[0].copy_and_resolve_references()
+  config.update(fps=30.0)
+  config.windows.update(frames=12, overlap=4)
+  config.sampler.steps = 1
+  folder = samples / 'vexpress'
+  out = str(tmp_path / 'out.mp4')
+  request = systems.Request(
+    output=out,
+    image=(str(folder / 'triple_ref.jpg'),),
+    audio=(str(folder / 'triple_aud.mp3'),),
+    kps=str(folder / 'triple_kps.pth'),
+    retarget='none',
+  )
+  assert systems.build(config).render(last[2], request) == {out: 137}
+  assert len(list(video.read_frames(out))) == 137
