@@ -30,7 +30,7 @@ def get_config(arg: str | None = None):
   c.compat = 'paper'  # or 'published': with the released code's slips (retargeting, lengths cut to whole windows)
   # Generation: frames of a window and how many two neighbours share at least (released: 24 and 4); windows at once on a
   # device, which bounds memory; MiB of what windows are told that are kept from step to step, not made again.
-  c.windows = dict(frames=c.frames, overlap=0 if stage == 1 else 4, budget=12 if stage == 1 else 1, kept=4096)
+  c.windows = dict(frames=c.frames, overlap=0 if stage == 1 else 4, budget=12 if stage == 1 else 1, kept=2048)
   c.margin = 2  # frames heard on each side
   c.kps_canvas = 0  # pixels of the square that V-Kps are drawn on before they are shrunk; 0: the picture's own size
   c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4, change=0.0)
@@ -157,7 +157,10 @@ def get_config(arg: str | None = None):
   frozen = ('^autoencoder/',) * (c.latents.kind == 'vae') + ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
   c.train = (*((name, False) for name in frozen), ('.*', True))
   if stage == 2:
-    c.train = (('^audio/|motion_modules|modulation|^backbone/.*/(attn2|norm2)/', True), ('.*', False))
+    c.train = (
+      ('^audio/|motion_modules|modulation|^backbone/.*transformer_blocks_0/(attn2|norm2)/', True),
+      ('.*', False),
+    )
   # Where the first stages start from, where it is at hand. The prompt's attention is not used.
   c.foundations = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
   c.load = (
@@ -170,7 +173,9 @@ def get_config(arg: str | None = None):
     (),
   )[stage - 1]
   # What each stage brings in; anything else must be in `init_from`.
-  c.init_new = ((), ('motion_modules', 'backbone/.*(attn2|norm2)', 'modulation', '^audio/', '^wav2vec2/'), ())[
-    stage - 1
-  ]
+  c.init_new = (
+    (),
+    ('motion_modules', '^backbone/.*transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/', '^wav2vec2/'),
+    (),
+  )[stage - 1]
   return common.finish(c, changes)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common, emo, speech_edit
+from configs import common, emo, speech_edit, vexpress
 from talkjax import train
 from talkjax.cli import UsageError
 from talkjax.state import trainable_mask
@@ -31,18 +31,29 @@ NARROW = {
   'model.layers': 1,
   'model.context': 32,
   'model.audio_tokens': 2,
-  'model.audio_hidden': 32,
   'latents.widths': (32, 32),
 }
 
 
-# The three stages in order are in tests/systems/test_emo.py.
+NARROW_AUDIO = {
+  emo: {'model.audio_hidden': 32},
+  vexpress: {
+    'model.audio_features': 32,
+    'model.audio_layers': 1,
+    'model.audio_heads': 2,
+    'model.audio_head_features': 8,
+  },
+}
+
+
+# The three stages in order are in tests/systems.
+@pytest.mark.parametrize('system', [emo, vexpress], ids=['emo', 'vexpress'])
 @pytest.mark.parametrize(('size', 'stage'), [('paper', 2), ('small', 3)])
-def test_other_sizes_of_emo_take_a_step(size, stage, puppets, tmp_path):
-  config = emo.get_config(f'{size},stage={stage}')
+def test_other_sizes_take_a_step(system, size, stage, puppets, tmp_path):
+  config = system.get_config(f'{size},stage={stage}')
   config.update(ONE)
   config.optimizer.warmup = 0
-  config.update_from_flattened_dict(NARROW)
+  config.update_from_flattened_dict(NARROW | NARROW_AUDIO[system])
   config.data.update({**SMALL, 'dir': str(puppets)})
   state = train.train(config, str(tmp_path))
   assert int(state.step) == 1

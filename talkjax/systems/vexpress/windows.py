@@ -281,12 +281,14 @@ def denoise(
     x = by_chunks(lambda a, s, n: sampler.noise(a, s, n, config.sampler.steps), empty, seed, number)
   for index in range(len(sampler.table)):
     level = jax.tree.map(jnp.asarray, sampler.table.rows(index))
-    made = []
+    predictions, waiting = [], None  # one call ahead of what is fetched: more would need more memory
     for i, group in enumerate(groups):
       windows = place(x[frames[group]])
-      made.append(sampler.predict(params, prepared, told_of(i), windows, place(videos[group]), level))
+      made = sampler.predict(params, prepared, told_of(i), windows, place(videos[group]), level)
+      predictions += [] if waiting is None else [np.asarray(waiting)]
+      waiting = made
       progress()
-    predictions = np.concatenate([np.asarray(m) for m in made])[: len(frames)]
+    predictions = np.concatenate([*predictions, np.asarray(waiting)])[: len(frames)]
     mean = merge(predictions, frames, shape[0])
     row = sampler.table.rows(np.array([index]))
     x = by_chunks(lambda p, a, s, n, row=row, index=index: sampler.step(p, a, s, n, row, index), mean, x, seed, number)
