@@ -12,7 +12,8 @@ what repeating the first frame's mouth gets, the least that a system must beat.
 
 Systems that start from a portrait have more: `identity`, the share of clips nearer to their own portrait than to those
 of 19 other people by colours and landmarks; `in_region`, the share of frames whose face is where it was asked for;
-`seam_jump`, the mean change of pixels between clips over that inside them. `..._truth` is what true videos get.
+`keypoint_distance`, how far eyes and nose are from the true video's, in widths of the frame; `seam_jump`, the mean
+change of pixels between clips over that inside them. `..._truth` is what true videos get.
 """
 
 import dataclasses
@@ -75,6 +76,7 @@ SCORES = (
   'identity',
   'identity_truth',
   'in_region',
+  'keypoint_distance',
   'seam_jump',
   'seam_jump_truth',
 )
@@ -201,6 +203,7 @@ def _score_portrait(speaker: str, made: Made, people: dict, config) -> dict:
     'identity': kept(portrait.describe(made.frames, found) if found else None),
     'identity_truth': kept(_describe(made.truth)),
     'in_region': float(portrait.in_region(found, made.region).mean()) if found else 0.0,
+    'keypoint_distance': portrait.keypoint_distance(found, made.landmarks, made.frames[0].shape[1]) if found else None,
     'seam_jump': portrait.seam_jump(made.frames, config.frames),
     'seam_jump_truth': portrait.seam_jump(made.truth, config.frames),
     'head_speed': float(landmarks.head_speed(found.pose, 25.0).mean()) if found else None,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from talkjax.cli import UserError
-from talkjax.faces import align, landmarks
+from talkjax.faces import align, keypoints, landmarks
 from talkjax.metrics.puppet_mouth import puppet_openings
 
 DETECTED = 256  # pixels that a face is looked for at
@@ -48,6 +48,18 @@ def in_region(found: landmarks.FaceTrack, region: np.ndarray) -> np.ndarray:
     return region[y, x, 0] > 0
 
   return inside(found.landmarks.mean(1)) & (inside(found.landmarks).mean(1) >= 0.8)
+
+
+def keypoint_distance(found: landmarks.FaceTrack, points: np.ndarray, width: int) -> float:
+  """How far eyes and nose are from where they should be, as a share of the frame's width (KpsDis of V-Express).
+
+  Args:
+    found: the face in the generated frames.
+    points: [f, 68, 2] landmarks that it should have.
+    width: of the frames.
+  """
+  apart = keypoints.of_landmarks(found.landmarks) - keypoints.of_landmarks(points)
+  return float(np.linalg.norm(apart, axis=-1).mean() / width)
 
 
 def describe(frames: Sequence[np.ndarray], found: landmarks.FaceTrack) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,9 @@
 """What systems around a backbone over latents share: from pictures to latents and back, and what the backbone is told.
 
-Networks (`nets`) are a system's own dataclass; here it has `backbone`, `reference`, `latents`, `change`, `modulated`,
-`prior` and `text`.
+Networks (`nets`) are a system's own dataclass. Here it has `backbone`, `reference` (LatentUNets), `latents`
+(Autoencoder or Folding), `text` (channels of the ReferenceNet's one empty token) and, for small sizes: `change` (where
+not 0, the backbone sees the portrait and learns the change from its latents, times this), `modulated` (residual blocks
+hear sound too) and `prior` (see `predict`).
 """
 
 import dataclasses

@@ -44,6 +44,13 @@ def test_a_face_lies_in_the_region_that_holds_it(clips):
   assert not portrait.in_region(found, np.roll(region, (y1 - y0) // 2, 0)).any()
 
 
+def test_keypoints_are_as_far_as_they_were_moved(clips):
+  _, found = clips[0]
+  assert portrait.keypoint_distance(found, found.landmarks, 64) == 0
+  moved = found.landmarks + np.array([3, 4], np.float32)
+  assert portrait.keypoint_distance(found, moved, 64) == pytest.approx(5 / 64)
+
+
 def test_no_face_no_track():
   assert portrait.track([np.full((64, 64, 3), 127, np.uint8)] * 3) is None
   assert np.isnan(portrait.drawn_opening([np.full((64, 64, 3), 127, np.uint8)] * 3)).all()

@@ -1,6 +1,7 @@
 """V-Express on drawn puppets: what it reads, what it drops, windows of any length, its three stages, its commands."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from talkjax.faces import keypoints
 from talkjax.media import picture, video
 from talkjax.nn.latent_unet import hoist
 from talkjax.systems.vexpress import animate, data, model, windows
-from tests.corpora import ROOT
+from tests.corpora import ROOT, run
 
 MICRO = {
   'size': 32,
@@ -313,11 +314,11 @@ def files(records, tmp_path_factory):
 def render(last, files):
   _, system, params, _ = last
 
-  def run(output, **request):
+  def make(output, **request):
     request = {'image': (str(files / 'face.png'),), 'audio': (str(files / 'voice.wav'),), **request}
     return system.render(params, systems.Request(output=str(output), **request))
 
-  return run
+  return make
 
 
 def test_as_many_frames_as_the_sound_with_keypoints_or_without(render, files, tmp_path, last):
@@ -393,3 +394,37 @@ def test_the_published_sample_has_137_frames(last, samples, tmp_path):
   )
   assert systems.build(config).render(last[2], request) == {out: 137}
   assert len(list(video.read_frames(out))) == 137
+
+
+def test_the_command_takes_every_setting(last, files, tmp_path):
+  config, _, params, _ = last
+  checkpoint.save_params(tmp_path / 'workdir', config, params, 0)
+  out = tmp_path / 'out.mp4'
+  arguments = (f'--workdir={tmp_path}/workdir', f'--image={files}/face.png', f'--audio={files}/voice.wav')
+  settings = ('--window=3', '--overlap=2', '--window_budget=2', '--guidance=2', '--compat=published', '--sampler=ddim')
+  weights = ('--reference_weight=0.9', '--audio_weight=2')
+  driven = (f'--kps={files}/kps.npy', '--retarget=offset')
+  done = run('talkjax.generate', *arguments, *settings, *weights, *driven, f'--output={out}')
+  assert f'{out}: 6 frames' in done.stdout
+  said = json.loads(video.read_metadata(out)['comment'])['config']
+  assert said['windows'] | {'frames': 3, 'overlap': 2, 'budget': 2} == said['windows']
+  assert said['weights'] == {'reference': 0.9, 'audio': 2.0} and said['compat'] == 'published'
+  wrong = run('talkjax.generate', *arguments, '--window=3', '--overlap=3', f'--output={out}', check=False)
+  assert wrong.returncode == 1 and 'must be at least 0 and less than config.windows.frames=3' in wrong.stderr
+
+
+def test_long_sound_is_encoded_in_pieces(monkeypatch):
+  """As many features as of the whole, and nearly the same ones: what is left out is far away."""
+  config = config_file.get_config('tiny,stage=2,audio.kind=wav2vec2')
+  sizes = {'width': 16, 'layers': 1, 'heads': 2, 'hidden': 16, 'conv_widths': (16,) * 7, 'position_kernel': 16}
+  config.audio.encoder = {**sizes, 'position_groups': 4}
+  sampler = windows.Sampler(model.make_networks(config), config)
+  waveform = np.random.default_rng(0).standard_normal(16_000 * 11 + 77).astype(np.float32)
+  params = {'wav2vec2': jax.jit(sampler.nets.encoder.init)(jax.random.key(0), waveform[None, :16_000])['params']}
+  whole = windows.listen(params, waveform, 275, 25.0, sampler)
+  monkeypatch.setattr(windows, 'HEARD', 6)
+  pieces = windows.listen(params, waveform, 275, 25.0, sampler)
+  assert whole.shape == pieces.shape == (275, 32)
+  shifted = np.abs(pieces[1:] - whole[:-1]).mean()
+  assert np.abs(pieces - whole).mean() < 0.2 * shifted
+  assert windows.listen(params, waveform[:100], 2, 25.0, sampler).shape == (2, 32)

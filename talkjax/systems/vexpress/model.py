@@ -40,7 +40,7 @@ class Networks:
   latents: Autoencoder | Folding
   margin: int  # frames on each side whose sound a frame hears
   text: int  # channels of the reference network's one empty text token
-  change: float  # as emo has these: see talkjax.systems.backbone
+  change: float  # for this and the next two see talkjax.systems.backbone
   modulated: bool
   prior: float
 
