@@ -103,7 +103,7 @@ def get_config(arg: str | None = None):
     c.augment.update(flip=0.0, hidden_mouth=1.0)
     c.drop.all = 0.05
     c.mouth_weight = 20.0
-    c.sampler.update(name='ddpm', steps=8)
+    c.sampler.update(name='ddpm', steps=4)
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.guidance = 1.0
     c.ema = 0.995
@@ -149,7 +149,7 @@ def get_config(arg: str | None = None):
     c.data.reference_within = 12
     c.batch_size = 16 if stage == 1 else 4
     c.optimizer.learning_rate = 1e-3
-    c.steps = {1: 900, 2: 800, 3: 400}[stage]
+    c.steps = {1: 1800, 2: 700, 3: 500}[stage]
     c.sample_every = 200
     c.checkpoint_every = 100
 

@@ -91,7 +91,7 @@ def locate(params, region: jax.Array, nets: Networks) -> jax.Array:
 
 
 def hear(params, audio: jax.Array, nets: Networks) -> jax.Array:
-  """Features of each frame, [b, f + 2m, d], of what `data.speech_features` made with its context.
+  """Features of each frame, [b, f + 2m, d], of what `portraits.speech_features` made with its context.
 
   With wav2vec 2.0 those of all its layers (section 3.2, "the various blocks"), the mean of the two in a frame's time.
   """
