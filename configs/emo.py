@@ -165,7 +165,9 @@ def get_config(arg: str | None = None):
     (),
   )[stage - 1]
   # What each stage brings in; anything else must be in `init_from`.
-  c.init_new = ((), ('motion_modules', 'transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/', '^wav2vec2/'), ('speed',))[
-    stage - 1
-  ]
+  c.init_new = (
+    (),
+    ('motion_modules', 'transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/', '^wav2vec2/'),
+    ('speed',),
+  )[stage - 1]
   return common.finish(c, changes)
