@@ -47,8 +47,11 @@ NARROW_AUDIO = {
 
 
 # The three stages in order are in tests/systems.
-@pytest.mark.parametrize('system', [emo, vexpress], ids=['emo', 'vexpress'])
-@pytest.mark.parametrize(('size', 'stage'), [('paper', 2), ('small', 3)])
+@pytest.mark.parametrize(
+  ('system', 'size', 'stage'),
+  [(emo, 'paper', 2), (emo, 'small', 2), (vexpress, 'paper', 2), (vexpress, 'small', 3)],
+  ids=lambda value: getattr(value, '__name__', value),
+)
 def test_other_sizes_take_a_step(system, size, stage, puppets, tmp_path):
   config = system.get_config(f'{size},stage={stage}')
   config.update(ONE)
