@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from talkjax.cli import UserError
 from talkjax.diffusion import samplers, schedules
 from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.systems import named_table
@@ -145,6 +146,24 @@ def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: 
 def scale_examples(tree, scale: jax.Array):
   """Every leaf [b, ...] times scale [b]."""
   return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype), tree)
+
+
+def check(config) -> None:
+  """Raises UserError for settings that do not go together."""
+  if config.audio.kind == 'wav2vec2' and not config.audio.context:
+    raise UserError(
+      'config.audio.kind=wav2vec2 comes with other settings: give it as an argument of the config, '
+      f'--config=configs/{config.system}.py:paper,stage=2,audio.kind=wav2vec2'
+    )
+  if config.augment.hidden_mouth and config.mouth_weight == 1:
+    raise UserError(
+      'config.augment.hidden_mouth hides what config.mouth_weight weighs, and that is 1: set it to more, or hide none'
+    )
+  if config.diffusion.prior and config.diffusion.target != 'x0':
+    raise UserError(
+      f'config.diffusion.prior={config.diffusion.prior} is for a network that predicts x0, and config.diffusion.target '
+      f'is {config.diffusion.target!r}: set the one to 0 or the other to x0'
+    )
 
 
 def make_schedule(diffusion) -> schedules.Schedule:

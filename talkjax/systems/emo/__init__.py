@@ -13,8 +13,7 @@ with Stable Diffusion, is given one empty token.
 import functools
 
 from talkjax.cli import UserError
-from talkjax.systems import System
-from talkjax.systems.backbone import make_schedule
+from talkjax.systems import System, backbone
 from talkjax.systems.emo import animate, clips, data, model
 
 
@@ -25,22 +24,9 @@ def build(config) -> System:
       f'config.frames={config.frames} is fewer than config.motion_frames={config.motion_frames}: a clip must give the '
       'next one its motion frames'
     )
-  if config.audio.kind == 'wav2vec2' and not config.audio.context:
-    raise UserError(
-      'config.audio.kind=wav2vec2 comes with other settings: give it as an argument of the config, '
-      '--config=configs/emo.py:paper,stage=2,audio.kind=wav2vec2'
-    )
-  if config.augment.hidden_mouth and config.mouth_weight == 1:
-    raise UserError(
-      'config.augment.hidden_mouth hides what config.mouth_weight weighs, and that is 1: set it to more, or hide none'
-    )
-  if config.diffusion.prior and config.diffusion.target != 'x0':
-    raise UserError(
-      f'config.diffusion.prior={config.diffusion.prior} is for a network that predicts x0, and config.diffusion.target '
-      f'is {config.diffusion.target!r}: set the one to 0 or the other to x0'
-    )
+  backbone.check(config)
   nets = model.make_networks(config)
-  schedule = make_schedule(config.diffusion)
+  schedule = backbone.make_schedule(config.diffusion)
   sampler = clips.Sampler(nets, config)
   generate = functools.partial(clips.generate, sampler=sampler)
   return System(

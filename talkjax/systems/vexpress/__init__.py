@@ -12,8 +12,7 @@ import functools
 
 from talkjax.cli import UserError
 from talkjax.faces import keypoints
-from talkjax.systems import System
-from talkjax.systems.backbone import make_schedule
+from talkjax.systems import System, backbone
 from talkjax.systems.vexpress import animate, data, model, windows
 
 
@@ -33,22 +32,9 @@ def build(config) -> System:
     )
   if config.compat not in keypoints.COMPAT:
     raise UserError(f'config.compat={config.compat!r} is not one of {", ".join(keypoints.COMPAT)}')
-  if config.audio.kind == 'wav2vec2' and not config.audio.context:
-    raise UserError(
-      'config.audio.kind=wav2vec2 comes with other settings: give it as an argument of the config, '
-      '--config=configs/vexpress.py:paper,stage=2,audio.kind=wav2vec2'
-    )
-  if config.augment.hidden_mouth and config.mouth_weight == 1:
-    raise UserError(
-      'config.augment.hidden_mouth hides what config.mouth_weight weighs, and that is 1: set it to more, or hide none'
-    )
-  if config.diffusion.prior and config.diffusion.target != 'x0':
-    raise UserError(
-      f'config.diffusion.prior={config.diffusion.prior} is for a network that predicts x0, and config.diffusion.target '
-      f'is {config.diffusion.target!r}: set the one to 0 or the other to x0'
-    )
+  backbone.check(config)
   nets = model.make_networks(config)
-  schedule = make_schedule(config.diffusion)
+  schedule = backbone.make_schedule(config.diffusion)
   sampler = windows.Sampler(nets, config)
   return System(
     read=functools.partial(data.read, config=config),
