@@ -121,9 +121,10 @@ def check_found(found: np.ndarray, name: str, min_found: float = MIN_FOUND, max_
   if total == 0:
     raise NoFace(f'{name} has no frames: give a video with a face')
   if seen == 0:
+    where, what = (name, 'picture') if total == 1 else (f'any of the {total} frames of {name}', 'video')
     raise NoFace(
-      f'no face was found in any of the {total} frames of {name}: give a video of one person facing the '
-      'camera, the face at least a tenth of the picture high'
+      f'no face was found in {where}: give a {what} of one person facing the camera, the face at least a tenth of the '
+      'picture high'
     )
   if seen < min_found * total:
     raise NoFace(
