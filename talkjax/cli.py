@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong. 
 """
 
 import difflib
+import math
 import pathlib
 import runpy
 import sys
@@ -93,6 +94,24 @@ def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
       f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
     )
     raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
+
+
+def parse_sweep(text: str | None) -> tuple[str, tuple[float, ...]] | None:
+  """'audio_weight=0.5,1' -> ('audio_weight', (0.5, 1.0)).
+
+  Raises:
+    UsageError: anything else, or fewer than two values that differ.
+  """
+  if text is None:
+    return None
+  setting, _, values = text.partition('=')
+  try:
+    numbers = tuple(dict.fromkeys(float(v) for v in values.split(',')))
+  except ValueError:
+    numbers = ()
+  if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
+    raise UsageError(f'--sweep={text}: expected a setting and two numbers or more, such as audio_weight=0.5,1,2,3')
+  return setting, numbers
 
 
 def flatten(tree: dict, prefix: str = '') -> dict:

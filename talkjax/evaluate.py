@@ -32,6 +32,7 @@ from talkjax.faces import landmarks
 from talkjax.media import picture, video
 from talkjax.metrics import cpbd, folders, image, lips, portrait
 from talkjax.records import AUDIO_RATE, Record
+from talkjax.systems import portraits
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _SPLIT = cli.flag(flags.DEFINE_string, 'split', 'test', "The split of the workdir's corpus to score on.")
@@ -49,8 +50,11 @@ _SEED = cli.flag(flags.DEFINE_integer, 'seed', 0, 'Of the noise and of the pairi
 _OTHER = cli.flag(
   flags.DEFINE_enum, 'other_speech', 'plain', ['plain', 'rotated'], 'How the speech of another clip is laid.'
 )
-_SPEEDS = cli.flag(
-  flags.DEFINE_list, 'speeds', None, 'Also ask for these head speeds (degrees/s) and measure them; portrait systems.'
+_SWEEP = cli.flag(
+  flags.DEFINE_string,
+  'sweep',
+  None,
+  'Also measure heads and mouths over a setting, as speed=8,14,20,26 or audio_weight=0.5,1,2; portrait systems.',
 )
 _MOTION = cli.flag(flags.DEFINE_bool, 'motion_frames', None, 'Whether clips go on from one another; portrait systems.')
 _VIDEOS = cli.flag(
@@ -211,29 +215,45 @@ def _score_portrait(speaker: str, made: Made, people: dict, config) -> dict:
   return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
 
 
-def speed_obedience(system, params, clips, speeds: Sequence[float], seed: int) -> tuple[float, list[float]]:
-  """Whether heads turn faster where that is asked for.
+def sweep(system, config, params, clips, setting: str, values: Sequence[float], seed: int) -> dict[str, tuple]:
+  """What a setting of generation does to heads and mouths, as speed=8,14,20 or audio_weight=1,2,3.
 
   Args:
-    system, params: what was trained.
+    system, config, params: what was trained.
     clips: records, whose portraits and sound are used.
-    speeds: degrees/s to ask for.
+    setting: one of `portraits.SETTINGS`, or `speed` (degrees/s) where the system has it.
+    values: of it.
     seed: of the noise.
 
   Returns:
-    (mean over the clips of Spearman's rank correlation between asked and measured speed, mean measured speed of each).
+    By name (`head_speed`, degrees/s; `mouth_opening`): the clips' mean at each value, and the mean over clips of
+    Spearman's rank correlation with the values.
+
+  Raises:
+    UsageError: the system has no such setting.
   """
-  measured = []
+  inputs = system.inputs(clips)
+  known = (*portraits.SETTINGS, 'speed') if hasattr(inputs, 'speed') else portraits.SETTINGS
+  if not hasattr(inputs, 'settings') or setting not in known:
+    raise UsageError(f'--sweep={setting}: {config.system} has no such setting')
   seeds = np.arange(seed, seed + len(clips), dtype=np.uint32)
-  for speed in speeds:
-    inputs = system.inputs(clips)
-    inputs = dataclasses.replace(inputs, speed=np.full_like(inputs.speed, speed))
-    made = list(system.generate(params, inputs, seeds))
-    tracks = [portrait.track([f[i] for f in made[: len(t)]]) for i, t in enumerate(inputs.truth)]
-    measured.append([landmarks.head_speed(t.pose, 25.0).mean() if t else np.nan for t in tracks])
-  measured = np.array(measured)  # [speeds, clips]
-  ranks = [scipy.stats.spearmanr(speeds, column).statistic for column in measured.T if np.isfinite(column).all()]
-  return float(np.mean(ranks)), np.nanmean(measured, 1).tolist()
+  measured = {'head_speed': [], 'mouth_opening': []}
+  for value in values:
+    changed = portraits.with_setting(inputs, setting, np.full(len(clips), value))
+    made = list(system.generate(params, changed, seeds))
+    videos = [[f[i] for f in made[: len(truth)]] for i, truth in enumerate(inputs.truth)]
+    tracks = [portrait.track(v) for v in videos]
+    measured['head_speed'].append([landmarks.head_speed(t.pose, 25.0).mean() if t else np.nan for t in tracks])
+    openings = [mouth_opening(v, p, config.data.mouth) for v, p in zip(videos, inputs.landmarks)]
+    measured['mouth_opening'].append([float(np.mean(o)) for o in openings])
+  result = {}
+  for name, rows in measured.items():
+    table = np.array(rows)  # [values, clips]
+    # Where no face was found, or nothing changes, there is no rank.
+    table = table[:, np.isfinite(table).all(0)]
+    ranks = [scipy.stats.spearmanr(values, column).statistic for column in table.T if np.ptp(column)]
+    result[name] = (table.mean(1).tolist() if table.size else [], float(np.mean(ranks)) if ranks else None)
+  return result
 
 
 def _pictures(truth, frames, masks) -> dict[str, float]:
@@ -304,6 +324,7 @@ def main(_):
       steps=_STEPS.value,
       motion_frames=_MOTION.value,
     )
+    swept = cli.parse_sweep(_SWEEP.value)
     clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
     system = systems.build(config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
@@ -327,12 +348,12 @@ def main(_):
       'other_speech': _OTHER.value,
       'sampler': config.sampler.to_dict(),
     }
-    if _SPEEDS.value:
-      speeds = [float(v) for v in _SPEEDS.value]
-      rank, measured = speed_obedience(system, params, clips[: _BATCH.value], speeds, _SEED.value)
-      means |= {'speed_spearman': rank}
-      about |= {'speeds': speeds, 'measured_speeds': measured}
-      print(f'head speed asked {speeds}, measured {[round(v, 1) for v in measured]}: Spearman {rank:.2f}')
+    if swept:
+      measured = sweep(system, config, params, clips[: _BATCH.value], *swept, _SEED.value)
+      about |= {'sweep': {swept[0]: swept[1], **measured}}
+      for name, (values, rank) in measured.items():
+        shown = 'not defined' if rank is None else f'{rank:.2f}'
+        print(f'{swept[0]} {list(swept[1])}: {name} {[round(v, 3) for v in values]}, Spearman {shown}')
     if _STRIP.value:
       picture.write(_STRIP.value, strip)
   if _OUTPUT.value:

@@ -4,6 +4,7 @@ python -m talkjax.generate --workdir=runs/speech_edit --video=talk.mp4 --audio=o
 python -m talkjax.generate --workdir=runs/emo_3 --image=portrait.jpg --audio=speech.wav --output=out.mp4
 python -m talkjax.generate --workdir=runs/emo_3 --image='faces/*.jpg' --audio=a.wav,b.wav --output=videos/
 python -m talkjax.generate --workdir=runs/vx_3 --image=portrait.jpg --audio=speech.wav --kps=talk.mp4 --output=out.mp4
+python -m talkjax.generate --workdir=runs/vx_3 --image=a.jpg --audio=b.wav --sweep=audio_weight=0.5,1,2 --output=sweep/
 """
 
 import glob
@@ -15,6 +16,7 @@ from absl import flags
 
 from talkjax import checkpoint, cli, sharding, systems
 from talkjax.cli import UsageError
+from talkjax.media import picture, video
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _IMAGE = cli.flag(
@@ -58,6 +60,13 @@ _REFERENCE_WEIGHT = cli.flag(
   flags.DEFINE_float, 'reference_weight', None, 'How much the portrait counts (1 as trained).'
 )
 _AUDIO_WEIGHT = cli.flag(flags.DEFINE_float, 'audio_weight', None, 'How much the sound counts (1 as trained).')
+_SWEEP = cli.flag(
+  flags.DEFINE_string,
+  'sweep',
+  None,
+  'A setting and its values, as audio_weight=0.5,1,2 (or guidance, reference_weight, speed): a video for each, made '
+  'together, and comparison.png beside them.',
+)
 _SEED = cli.flag(flags.DEFINE_integer, 'seed', 0, 'Of the noise: the same seed gives the same video.')
 _STEPS = cli.flag(flags.DEFINE_integer, 'steps', None, "Denoising steps per frame (default: the config's).")
 _SAMPLER = cli.flag(flags.DEFINE_string, 'sampler', None, "The sampler (default: the config's).")
@@ -96,6 +105,14 @@ def files(flag: str, value: str | None) -> tuple[str, ...] | None:
   return tuple(found) or None
 
 
+def compare(paths: list[str]) -> str:
+  """Writes frames of videos of one size under each other, as comparison.png in their folder; returns its path."""
+  rows = [list(video.read_frames(path)) for path in paths]
+  path = str(pathlib.Path(paths[0]).parent / 'comparison.png')
+  picture.write(path, picture.strip(rows, labels=[pathlib.Path(p).stem for p in paths]))
+  return path
+
+
 def main(_):
   if _WORKDIR.value is None:
     raise UsageError(
@@ -125,13 +142,17 @@ def main(_):
     speed=_SPEED.value,
     kps=_KPS.value,
     retarget=_RETARGET.value,
+    sweep=cli.parse_sweep(_SWEEP.value),
     seed=_SEED.value,
     batch_size=_BATCH.value,
     spread=sharding.spread,
     metadata=provenance(config, step, _SEED.value),
   )
-  for path, count in system.render(params, request).items():
+  counts = system.render(params, request)
+  for path, count in counts.items():
     print(f'{path}: {count} frames')
+  if request.sweep:
+    print(compare(list(counts)))
 
 
 if __name__ == '__main__':

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from talkjax import cli
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 COMMAND = """
@@ -49,6 +51,14 @@ def command(tmp_path_factory):
 def run(command, *args):
   done = command(*args, capture_output=True, timeout=60)
   return done.returncode, done.stdout, done.stderr
+
+
+def test_a_sweep_is_a_setting_and_numbers():
+  assert cli.parse_sweep(None) is None
+  assert cli.parse_sweep('audio_weight=0.5,1,1.0,2') == ('audio_weight', (0.5, 1.0, 2.0))
+  for text in ('audio_weight', 'audio_weight=', 'guidance=1', 'guidance=1,x', 'guidance=1,nan'):
+    with pytest.raises(cli.UsageError, match='expected a setting and two numbers'):
+      cli.parse_sweep(text)
 
 
 def test_done_is_0_and_says_nothing_else(command):

@@ -41,13 +41,14 @@ def write(path, rgb: np.ndarray) -> None:
     raise UserError(f'cannot write {path} ({error.strerror}): choose a folder that can be written') from error
 
 
-def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12) -> np.ndarray:
+def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Sequence[str] = ()) -> np.ndarray:
   """Rows of frames as one picture, one row under the other (truth above, generated below).
 
   Args:
     rows: lists of uint8 [h, w, 3] RGB frames, all of one size; frame i of every row stands in one column, so the rows
       are cut to the shortest.
     columns: most frames in a row; of more, this many are shown, evenly spread from the first to the last.
+    labels: of the rows, written to their left.
 
   Returns:
     uint8 [H, W, 3].
@@ -62,7 +63,14 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12) -> np.ndarray
     for c, index in enumerate(chosen):
       y, x = r * (height + GAP), c * (width + GAP)
       result[y : y + height, x : x + width] = row[index]
-  return result
+  if not labels:
+    return result
+  font, scale, thickness = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1
+  space = max(cv2.getTextSize(label, font, scale, thickness)[0][0] for label in labels) + 4 * GAP
+  margin = np.full((result.shape[0], space, 3), 255, np.uint8)
+  for r, label in enumerate(labels):
+    cv2.putText(margin, label, (GAP, r * (height + GAP) + height // 2), font, scale, (0, 0, 0), thickness, cv2.LINE_AA)
+  return np.concatenate([margin, result], axis=1)
 
 
 def to_float(picture: np.ndarray) -> np.ndarray:

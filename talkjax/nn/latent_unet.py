@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from talkjax.nn.conv import Conv3x3
 from talkjax.nn.norm import GroupNorm
-from talkjax.nn.transformer import CONTEXTS, SpatialTransformer, TemporalTransformer, keys_and_values
+from talkjax.nn.transformer import CONTEXTS, SpatialTransformer, TemporalTransformer, keys_and_values, scaled
 from talkjax.nn.unet import sinusoid
 
 
@@ -150,7 +150,8 @@ class LatentUNet(nn.Module):
       speed: [b, m, d] tokens for the temporal layers.
       added: [b * frames or b', h, w, widths[0]] added to the first convolution (face regions, keypoints).
       modulation: [b * frames or b', d] scales and shifts the features of every residual block.
-      weights: by context, what its attention's output is multiplied with; 'modulation', of how much that changes.
+      weights: by context, what its attention's output is multiplied with; 'modulation', of how much that changes. A
+        number each, or one for each picture [b * frames].
 
     Returns:
       The prediction [b * frames, h, w, out_channels], float32, and features by path: 'PATH_attentions_I' [b * frames,
@@ -176,7 +177,7 @@ class LatentUNet(nn.Module):
 
     if modulation is not None:
       modulation = nn.silu(nn.Dense(4 * self.widths[0], dtype=self.dtype, name='modulation_embedding')(modulation))
-      modulation = modulation * jnp.asarray(weights.get('modulation', 1.0), self.dtype)
+      modulation = scaled(modulation, weights.get('modulation', 1.0))
 
     def resnet(x, width, name):
       return resnet_block(width, self.groups, dtype=self.dtype, name=name)(x, t, modulation)

@@ -96,6 +96,11 @@ class FeedForward(nn.Module):
     return nn.Dense(c, dtype=self.dtype, name='net_2')(GEGLU(4 * c, self.dtype, name='net_0')(x))
 
 
+def scaled(x: jax.Array, weight) -> jax.Array:
+  """x [b, ...] times a number, or [b] of them."""
+  return x * jnp.reshape(jnp.asarray(weight, x.dtype), (-1, *[1] * (x.ndim - 1)))
+
+
 def layer_norm(name: str, dtype) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name)
 
@@ -122,7 +127,7 @@ class SpatialBlock(nn.Module):
     Args:
       x: [b, n, c].
       contexts: by name, tokens [b', m, d] or their (k, v), see `Attention`; a name that is absent is not attended to.
-      weights: by name, what the output of that attention is multiplied with (1 where absent).
+      weights: by name, what the output of that attention is multiplied with (1 where absent): a number, or [b].
 
     Returns:
       ([b, n, c], [b, n, c]): the output, and the normed queries of the last context, which is what another network's
@@ -137,7 +142,7 @@ class SpatialBlock(nn.Module):
         told = contexts[context]
         told = {'kv': told} if isinstance(told, tuple) else {'context': told}
         y = Attention(self.heads, zero=self.zero_contexts, dtype=self.dtype, name=name)(feature, **told)
-        x = x + y * jnp.asarray(weights.get(context, 1.0), self.dtype)
+        x = x + scaled(y, weights.get(context, 1.0))
     x = x + FeedForward(self.dtype, name='ff')(layer_norm('norm3', self.dtype)(x))
     return x, feature
 

@@ -44,6 +44,7 @@ class Request:
     batch_size: videos made at once; None: the system's choice.
     kps: keypoints that drive the portrait: a video, or an array in a file.
     retarget: how they are fitted to it.
+    sweep: a setting and its values: a video for each, of every portrait with every voice.
     spread: see `talkjax.sharding.spread`.
     metadata: of the written files.
   """
@@ -57,6 +58,7 @@ class Request:
   speed: float | None = None
   kps: str | None = None
   retarget: str | None = None
+  sweep: tuple[str, tuple[float, ...]] | None = None
   seed: int = 0
   batch_size: int | None = None
   spread: Callable = lambda count: None
@@ -64,7 +66,7 @@ class Request:
 
   def takes(self, system: str, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
     """Raises UsageError unless every field in `needed` is given, and no other but those in `also`."""
-    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed', 'kps', 'retarget', 'batch_size')
+    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed', 'kps', 'retarget', 'sweep', 'batch_size')
     given = [name for name in inputs if getattr(self, name) is not None]
     options = lambda names: ', '.join(f'--{n}' for n in names)
     if missing := [name for name in needed if name not in given]:

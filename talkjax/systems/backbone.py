@@ -7,6 +7,7 @@ hear sound too) and `prior` (see `predict`).
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -70,6 +71,7 @@ class Condition:
     speed: [b, f, c] tokens, or None.
     portrait: [b, h, w, c] latents (or [b, f, h, w, c]), which the backbone sees beside the noisy ones where it learns
       the change from them.
+    weights: by context, how much it counts, [b] each; as trained (1) where absent.
   """
 
   contexts: Any
@@ -78,9 +80,20 @@ class Condition:
   added: Any
   speed: Any
   portrait: Any
+  weights: Any = dataclasses.field(default_factory=dict)
 
 
-jax.tree_util.register_dataclass(Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait'], [])
+jax.tree_util.register_dataclass(
+  Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait', 'weights'], []
+)
+
+
+def weights_of(config, settings: Mapping[str, jax.Array], count: int) -> dict[str, jax.Array]:
+  """`Condition.weights` of so many videos: the config's but for `settings`, [count] each (see `portraits.SETTINGS`)."""
+  reference = settings.get('reference_weight', config.weights.reference)
+  sound = settings.get('audio_weight', config.weights.audio)
+  weights = {'reference': reference, 'audio': sound, 'modulation': sound}
+  return {k: jnp.broadcast_to(jnp.asarray(v, jnp.float32), (count,)) for k, v in weights.items()}
 
 
 def modulation(contexts: dict[str, jax.Array], nets) -> jax.Array | None:
@@ -90,7 +103,7 @@ def modulation(contexts: dict[str, jax.Array], nets) -> jax.Array | None:
   return contexts['audio'].reshape(contexts['audio'].shape[0], -1)
 
 
-def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, *, nets, weights=None) -> jax.Array:
+def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, *, nets) -> jax.Array:
   """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or one for all.
 
   With `nets.prior` it is x0: the backbone adds to the mean of x0 given x, were x0 Gaussian with that variance, so that
@@ -108,7 +121,7 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, 
     speed=condition.speed,
     added=condition.added,
     modulation=condition.modulation,
-    weights=weights,
+    weights={k: jnp.repeat(v, f) for k, v in condition.weights.items()},
   )
   y = y.reshape(x.shape)
   if nets.prior:

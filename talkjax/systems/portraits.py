@@ -2,9 +2,11 @@
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +18,15 @@ from talkjax.media import picture as pictures
 from talkjax.records import AUDIO_RATE, Record
 
 SAMPLES = AUDIO_RATE // 25  # of a frame
+SETTINGS = ('guidance', 'reference_weight', 'audio_weight')  # that each video of a batch can have its own of
+
+
+class Job(NamedTuple):
+  """A video to be made: its portrait, its voice, and its value of the setting that is swept."""
+
+  image: str
+  voice: str
+  value: float | None = None
 
 
 def picture(record: Record, index: int, size: int) -> np.ndarray:
@@ -116,22 +127,49 @@ def padded(features: np.ndarray, index: np.ndarray, settings) -> np.ndarray:
   return np.where(inside[:, None], taken, silence).astype(np.float32)
 
 
-def output_paths(request) -> dict[tuple[str, str], str]:
-  """The file of every (portrait, voice); of several they lie in `output`, a folder, as PORTRAIT_VOICE.mp4.
+def take(request, system: str, options: Sequence[str], settings: Sequence[str] = SETTINGS) -> dict[Job, str]:
+  """The videos that a request (`talkjax.systems.Request`) asks a system for, and the file of each.
+
+  Several lie in `output`, a folder, as PORTRAIT_VOICE.mp4; of a sweep as PORTRAIT_VOICE_SETTING=VALUE.mp4.
+
+  Args:
+    request: with a portrait and a voice or more.
+    system: its name.
+    options: that it takes beside these and `batch_size` and `sweep`.
+    settings: that it can sweep.
 
   Raises:
-    UsageError: several would be one file, or lie in an .mp4.
+    UsageError: something is missing or not for this system; two videos would be one file, or several lie in an .mp4.
   """
-  jobs = list(itertools.product(dict.fromkeys(request.image), dict.fromkeys(request.audio)))
+  request.takes(system, ('image', 'audio'), (*options, 'batch_size', 'sweep'))
+  if request.batch_size is not None and request.batch_size < 1:
+    raise UsageError(f'--batch_size={request.batch_size}: expected 1 or more')
+  setting, values = request.sweep or (None, (None,))
+  if request.sweep and setting not in settings:
+    raise UsageError(f'--sweep={setting}: {system} sweeps one of {", ".join(settings)}')
+  jobs = list(
+    itertools.starmap(Job, itertools.product(dict.fromkeys(request.image), dict.fromkeys(request.audio), values))
+  )
   if len(jobs) == 1:
     return {jobs[0]: request.output}
   if request.output.endswith('.mp4'):
     raise UsageError(f'--output={request.output}: {len(jobs)} videos are asked for: name a folder for them')
-  names = {job: f'{pathlib.Path(job[0]).stem}_{pathlib.Path(job[1]).stem}.mp4' for job in jobs}
+  names = {}
+  for job in jobs:
+    value = '' if job.value is None else f'_{setting}={job.value:g}'
+    names[job] = f'{pathlib.Path(job.image).stem}_{pathlib.Path(job.voice).stem}{value}.mp4'
   count = collections.Counter(names.values())
   if twice := [name for name, n in count.items() if n > 1]:
     raise UsageError(f'--output={request.output}: two videos would be called {twice[0]}: rename an input')
   return {job: str(pathlib.Path(request.output) / name) for job, name in names.items()}
+
+
+def with_setting(inputs, setting: str, values: np.ndarray):
+  """Inputs of a system around a portrait whose videos have these values [b] of one of SETTINGS, or of `speed`."""
+  values = np.asarray(values, np.float32)
+  if setting == 'speed':
+    return dataclasses.replace(inputs, speed=np.broadcast_to(values[:, None], inputs.speed.shape).copy())
+  return dataclasses.replace(inputs, settings={**inputs.settings, setting: values})
 
 
 def square_portrait(path: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -338,7 +338,7 @@ def pipeline(case):
     config.guidance = scale
     once = vexpress.Sampler(nets, config)
     x = start[None, index]
-    said.append(once.predict(params, prepared, told, x, np.zeros(1, int), table.rows(0)))
+    said.append(once.predict(params, prepared, told, x, np.zeros(1, int), table.rows(0), {}))
   outputs['first_window_prediction'] = np.concatenate(said).transpose(0, 4, 1, 2, 3)
   return outputs
 

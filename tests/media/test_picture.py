@@ -30,5 +30,8 @@ def test_a_strip_has_truth_above_and_generated_below():
   assert strip[9, ::8, 0].tolist() == [100, 107, 114, 121, 128]
   assert (strip[4:6] == 255).all()
   assert picture.strip([truth[:1]]).shape == (4, 6, 3)
+  named = picture.strip([truth, made], columns=5, labels=['true', 'generated'])
+  margin = named.shape[1] - strip.shape[1]
+  assert margin > 0 and (named[:, margin:] == strip).all() and (named[:, :margin] < 255).any()
   with pytest.raises(ValueError, match='no frames'):
     picture.strip([truth, []])

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from configs import emo as config_file
-from talkjax import checkpoint, input, sharding, state, systems, train
+from talkjax import checkpoint, evaluate, input, sharding, state, systems, train
 from talkjax.cli import UsageError, UserError
 from talkjax.diffusion import schedules
 from talkjax.faces import landmarks
@@ -184,6 +184,38 @@ def test_every_portrait_with_every_voice(last, tmp_path):
     other = tmp_path / 'b' / 'portrait0.png'
     picture.write(other, np.zeros((8, 8, 3), np.uint8))
     render(image=(images[0], str(other)), audio=(voices[0],), output=str(tmp_path / 'c'))
+
+
+def test_each_video_of_a_batch_has_its_own_settings(last):
+  """One after the other is doubled, then all: the videos differ, and the last is what a config with all gives."""
+  config, system, params, _ = last
+  (record,) = input.eval_records(config.data, 'test', 1)
+  settings = (*portraits.SETTINGS, 'speed')
+  values = 1.0 + np.eye(len(settings) + 1, dtype=np.float32)[: len(settings)]
+  values[:, -1] = 2.0
+  several = system.inputs([record] * values.shape[1], num_frames=5)
+  alone = system.inputs([record], num_frames=5)
+  for setting, row in zip(settings, values):
+    several = portraits.with_setting(several, setting, row * 10 if setting == 'speed' else row)
+  made = np.stack(list(system.generate(params, several, np.full(5, 5, np.uint32)))).astype(int)
+  unlike = np.abs(made[:, :, None] - made[:, None]).max((0, 3, 4, 5))
+  assert (unlike[~np.eye(5, dtype=bool)] > 1).all()
+  other = systems.build(systems.with_options(config, **dict.fromkeys(portraits.SETTINGS, 2.0)))
+  alone = portraits.with_setting(alone, 'speed', np.array([20.0]))
+  expected = np.stack(list(other.generate(params, alone, np.array([5], np.uint32))))[:, 0]
+  np.testing.assert_allclose(made[:, -1], expected.astype(int), atol=1)
+
+
+def test_a_sweep_measures_heads_and_mouths_at_every_value(last):
+  config, system, params, _ = last
+  records = list(input.eval_records(config.data, 'test', 1))
+  still = dataclasses.replace(system, generate=lambda params, inputs, seeds: iter(np.stack(inputs.truth, 1)))
+  measured = evaluate.sweep(still, config, params, records, 'audio_weight', (1.0, 2.0), 0)
+  # What is made does not depend on the value here, so its ranks are not defined.
+  truth = evaluate.mouth_opening(system.inputs(records).truth[0], None, 'found').mean()
+  assert measured['mouth_opening'] == (pytest.approx([truth] * 2), None)
+  with pytest.raises(UsageError, match='--sweep=steps: emo has no such setting'):
+    evaluate.sweep(system, config, params, records, 'steps', (1.0, 2.0), 0)
 
 
 @pytest.mark.parametrize('box', ['1,2,3', 'a,b,c,d', '0.5,0,0.2,1', '0,0,1,1.5'])

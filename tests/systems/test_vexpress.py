@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from talkjax.diffusion import losses
 from talkjax.faces import keypoints
 from talkjax.media import picture, video
 from talkjax.nn.latent_unet import hoist
+from talkjax.systems import portraits
 from talkjax.systems.vexpress import animate, data, model, windows
 from tests.corpora import ROOT, run
 
@@ -212,6 +214,22 @@ def test_sound_and_keypoints_drive_what_is_made(last, records):
   assert np.abs(make(dataclasses.replace(inputs, keypoints=[inputs.keypoints[0] + 4])) - plain).max() > 0
 
 
+def test_each_video_of_a_batch_has_its_own_settings(last, records):
+  """One after the other is doubled, then all: the videos differ, and the last is what a config with all gives."""
+  config, system, params, _ = last
+  several, alone = (system.inputs(records[:1] * n, num_frames=9) for n in (4, 1))
+  values = 1.0 + np.eye(4, dtype=np.float32)[:3]
+  values[:, -1] = 2.0
+  for setting, row in zip(portraits.SETTINGS, values):
+    several = portraits.with_setting(several, setting, row)
+  made = np.stack(list(system.generate(params, several, np.full(4, 5, np.uint32)))).astype(int)
+  unlike = np.abs(made[:, :, None] - made[:, None]).max((0, 3, 4, 5))
+  assert (unlike[~np.eye(4, dtype=bool)] > 1).all()
+  other = systems.build(systems.with_options(config, **dict.fromkeys(portraits.SETTINGS, 2.0)))
+  expected = np.stack(list(other.generate(params, alone, np.array([5], np.uint32))))[:, 0]
+  np.testing.assert_allclose(made[:, -1], expected.astype(int), atol=1)
+
+
 DEVICES = """
 import sys
 import jax, numpy as np
@@ -332,6 +350,30 @@ def test_as_many_frames_as_the_sound_with_keypoints_or_without(render, files, tm
   assert list(render(tmp_path / 'a.mp4', audio=(str(half),)).values()) == [12]  # 12.5 frames
 
 
+def test_every_portrait_with_every_voice_and_value(render, files, records, tmp_path):
+  faces, voices = (
+    [str(files / 'face.png'), str(tmp_path / 'other.png')],
+    [str(files / 'voice.wav'), str(tmp_path / 'b.wav')],
+  )
+  picture.write(faces[1], records[1].frame(0))
+  soundfile.write(voices[1], records[1].audio[: 10 * 640], 16_000)
+  made = render(
+    tmp_path / 'all', image=tuple(faces), audio=tuple(voices), batch_size=3, sweep=('audio_weight', (0.5, 2.0))
+  )
+  expected = {
+    f'{f}_{v}_audio_weight={w}': n
+    for f in ('face', 'other')
+    for v, n in (('voice', 6), ('b', 10))
+    for w in ('0.5', '2')
+  }
+  assert {pathlib.Path(p).stem: n for p, n in made.items()} == expected
+  shown = lambda path: np.stack(list(video.read_frames(path))).astype(int)
+  assert all(len(shown(path)) == count for path, count in made.items())
+  alone = render(tmp_path / 'alone', image=(faces[1],), audio=(voices[0],), sweep=('audio_weight', (2.0, 3.0)))
+  (path,) = (p for p in alone if p.endswith('audio_weight=2.mp4'))
+  assert np.abs(shown(path) - shown(tmp_path / 'all' / 'other_voice_audio_weight=2.mp4')).max() <= 8  # the codec's loss
+
+
 def test_what_cannot_be_is_said_in_a_sentence(render, files, tmp_path, last):
   out = tmp_path / 'a.mp4'
   with pytest.raises(UsageError, match='--retarget=naive moves keypoints of --kps, which is missing'):
@@ -345,6 +387,10 @@ def test_what_cannot_be_is_said_in_a_sentence(render, files, tmp_path, last):
     render(out, image=(str(tmp_path / 'grey.png'),))
   with pytest.raises(UsageError, match='does not take --speed'):
     render(out, speed=3.0)
+  with pytest.raises(UsageError, match='--sweep=speed: vexpress sweeps one of guidance'):
+    render(out, sweep=('speed', (1.0, 2.0)))
+  with pytest.raises(UsageError, match='2 videos are asked for: name a folder'):
+    render(out, sweep=('guidance', (1.0, 2.0)))
   assert not out.exists()
   config = last[0]
   for key, value, sentence in (
@@ -409,6 +455,12 @@ def test_the_command_takes_every_setting(last, files, tmp_path):
   said = json.loads(video.read_metadata(out)['comment'])['config']
   assert said['windows'] | {'frames': 3, 'overlap': 2, 'budget': 2} == said['windows']
   assert said['weights'] == {'reference': 0.9, 'audio': 2.0} and said['compat'] == 'published'
+  done = run('talkjax.generate', *arguments, '--sweep=reference_weight=0.5,1', f'--output={tmp_path}/sweep')
+  assert f'{tmp_path}/sweep/comparison.png' in done.stdout
+  compared = picture.read(tmp_path / 'sweep' / 'comparison.png')
+  assert compared.shape[0] == 2 * 32 + picture.GAP and compared.shape[1] > 6 * (32 + picture.GAP)
+  wrong = run('talkjax.generate', *arguments, '--sweep=reference_weight=a', f'--output={tmp_path}/no', check=False)
+  assert wrong.returncode == 2 and 'expected a setting and two numbers or more' in wrong.stderr
   wrong = run('talkjax.generate', *arguments, '--window=3', '--overlap=3', f'--output={out}', check=False)
   assert wrong.returncode == 1 and 'must be at least 0 and less than config.windows.frames=3' in wrong.stderr
 

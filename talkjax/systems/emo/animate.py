@@ -12,7 +12,16 @@ from talkjax.cli import UsageError
 from talkjax.media import audio
 from talkjax.media.picture import to_float
 from talkjax.systems.emo import data
-from talkjax.systems.portraits import box_region, output_paths, padded, speech_features, square_portrait, write_videos
+from talkjax.systems.portraits import (
+  SETTINGS,
+  box_region,
+  padded,
+  speech_features,
+  square_portrait,
+  take,
+  with_setting,
+  write_videos,
+)
 
 FPS = 25.0
 
@@ -26,17 +35,14 @@ def animate(config, generate, params, request) -> dict[str, int]:
     config: the system's.
     generate: the system's `generate`.
     params: its weights.
-    request: see `talkjax.systems.Request`: `image`, `audio`, `output`, `speed`, `face_box`, `seed`, `batch_size`,
-      `metadata`. The same seed goes to every video, so that none depends on what it is made with.
+    request: see `talkjax.systems.Request`: `image`, `audio`, `output`, `speed`, `face_box`, `sweep`, `seed`,
+      `batch_size`, `metadata`. The same seed goes to every video, so that none depends on what it is made with.
 
   Raises:
     UsageError: the request lacks a portrait or a speech, has what emo does not take, or its face box is none.
     UserError: a file cannot be read, or no face is found.
   """
-  request.takes('emo', ('image', 'audio'), ('speed', 'face_box', 'batch_size'))
-  if request.batch_size is not None and request.batch_size < 1:
-    raise UsageError(f'--batch_size={request.batch_size}: expected 1 or more')
-  paths = output_paths(request)
+  paths = take(request, 'emo', ('speed', 'face_box'), (*SETTINGS, 'speed'))
   # Everything is read once before anything is written: a bad file among many is found at once.
   portraits = {path: read_portrait(path, request.face_box, config.size) for path in request.image}
   lengths, heard = {}, {}
@@ -44,38 +50,40 @@ def animate(config, generate, params, request) -> dict[str, int]:
     sound, rate = audio.read_audio_native(path)
     lengths[path] = max(1, math.ceil(len(sound) / rate * FPS - 1e-3))
     heard[path] = speech_features(audio.read_audio(path), lengths[path], FPS, config.audio)
-  jobs = sorted(paths, key=lambda job: lengths[job[1]])  # equal lengths together
-  size = min(request.batch_size or jax.device_count(), len(jobs))
+  jobs = sorted(paths, key=lambda job: lengths[job.voice])  # equal lengths together
+  size = min(request.batch_size or max(jax.device_count(), len(request.sweep[1]) if request.sweep else 1), len(jobs))
   if size > 1:
     size = -(-size // jax.device_count()) * jax.device_count()
   layout = request.spread(size)
   if layout is not None:
     params = jax.device_put(params, layout[1])
-  counts = [lengths[voice] for _, voice in jobs]
+  counts = [lengths[job.voice] for job in jobs]
   clips = sum(-(-max(counts[i : i + size]) // config.frames) for i in range(0, len(jobs), size))
   with tqdm.tqdm(total=clips, unit='clip') as bar:
     for first in range(0, len(jobs), size):
       batch = jobs[first : first + size]
       full = [batch[i % len(batch)] for i in range(size)]  # one compiled shape: the last batch is filled up
       inputs = make_inputs(full, portraits, heard, request.speed, config)
+      if request.sweep:
+        inputs = with_setting(inputs, request.sweep[0], np.array([job.value for job in full]))
       if layout is not None:
         inputs = dataclasses.replace(inputs, reference=jax.device_put(inputs.reference, layout[0]))
       frames = generate(params, inputs, np.full(size, request.seed, np.uint32))
-      files = {paths[job]: (job[1], lengths[job[1]]) for job in batch}
+      files = {paths[job]: (job.voice, lengths[job.voice]) for job in batch}
       progress = Progress(bar, config.frames, [length for _, length in files.values()])
       write_videos(files, frames, FPS, config.size, request.metadata, progress)
-  return {paths[job]: lengths[job[1]] for job in paths}
+  return {paths[job]: lengths[job.voice] for job in paths}
 
 
 def make_inputs(jobs, portraits, heard, speed: float | None, config) -> data.Inputs:
-  """A batch of (portrait, voice) pairs; voices end in silence where another is longer."""
-  count = max(len(heard[voice]) for _, voice in jobs)
+  """A batch of jobs; voices end in silence where another is longer."""
+  count = max(len(heard[job.voice]) for job in jobs)
   index = np.arange(count)
   speed = config.speed.default if speed is None else speed
   return data.Inputs(
-    reference=to_float(np.stack([portraits[image][0] for image, _ in jobs])),
-    region=np.stack([portraits[image][1] for image, _ in jobs]),
-    audio=np.stack([padded(heard[voice], index, config.audio) for _, voice in jobs]),
+    reference=to_float(np.stack([portraits[job.image][0] for job in jobs])),
+    region=np.stack([portraits[job.image][1] for job in jobs]),
+    audio=np.stack([padded(heard[job.voice], index, config.audio) for job in jobs]),
     speed=np.full((len(jobs), count), speed, np.float32),
   )
 

@@ -20,6 +20,7 @@ from talkjax.systems.backbone import (
   predict,
   reference_features,
   scale_examples,
+  weights_of,
 )
 from talkjax.systems.emo import model
 from talkjax.systems.emo.data import Inputs
@@ -43,7 +44,7 @@ class Sampler:
     empty = jnp.zeros((latents.shape[0], self.config.motion_frames, *latents.shape[1:]), latents.dtype)
     return hoisted['reference'], model.locate(params, region, self.nets), latents, empty
 
-  def _clip(self, params, prepared, motion, has_motion, audio, speed, seeds, number):
+  def _clip(self, params, prepared, motion, has_motion, audio, speed, seeds, number, settings):
     """The next clip: (uint8-ready pictures [b, f, h, w, 3], its last latents as the next clip's motion frames)."""
     nets, config = self.nets, self.config
     keys, added, latents, _ = prepared
@@ -61,6 +62,7 @@ class Sampler:
       jnp.repeat(added, f, axis=0),
       model.speed_tokens(params, speed, nets),
       latents,
+      weights_of(config, settings, latents.shape[0]),
     )
     # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
     contexts, silence = jax.tree.map(jnp.zeros_like, (condition.contexts, condition.modulation))
@@ -76,17 +78,11 @@ class Sampler:
 
       return jax.vmap(one)(seeds)
 
-    weights = {
-      'reference': config.weights.reference,
-      'audio': config.weights.audio,
-      'modulation': config.weights.audio,
-    }
-
     def denoise(x, level, condition):
-      return predict(params, x, level, condition, nets=nets, weights=weights)
+      return predict(params, x, level, condition, nets=nets)
 
     made = samplers.sample(
-      guidance.classifier_free_batched(denoise, condition, null, config.guidance),
+      guidance.classifier_free_batched(denoise, condition, null, settings.get('guidance', config.guidance)),
       noise(config.sampler.steps),
       self.table,
       noise,
@@ -117,6 +113,7 @@ def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> 
   place = lambda x: jax.device_put(x, inputs.reference.sharding) if isinstance(inputs.reference, jax.Array) else x
   prepared = sampler.prepare(params, inputs.reference, place(inputs.region))
   motion, waiting, seeds = prepared[-1], None, place(seeds)
+  settings = {k: place(np.asarray(v, np.float32)) for k, v in inputs.settings.items()}
   for number, start in enumerate(range(0, count, f)):
     around = np.arange(start - m, start + f + m)
     # The last clip hears silence after the end, and is cut there.
@@ -132,6 +129,7 @@ def generate(params, inputs: Inputs, seeds: np.ndarray, *, sampler: Sampler) -> 
       place(speed),
       seeds,
       number,
+      settings,
     )
     if waiting is not None:  # the clip before, whose frames are used while this one is made
       yield from to_uint8(waiting).swapaxes(0, 1)

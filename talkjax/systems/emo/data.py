@@ -1,7 +1,7 @@
 """What emo reads: records as training examples and as inputs of generation (EMO sections 3.2 and 3.3)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Inputs:
     truth: per video its frames, uint8; empty when there is nothing to compare with.
     masks: none: whole frames are generated.
     landmarks: per video [f, 68, 2] in pixels of those frames.
+    settings: by name (see `portraits.SETTINGS`), [b] float32: each video's own; the config's where absent.
   """
 
   reference: np.ndarray
@@ -33,6 +34,7 @@ class Inputs:
   truth: Sequence[Sequence[np.ndarray]] = ()
   masks: Sequence[Sequence[np.ndarray]] = ()
   landmarks: Sequence[np.ndarray] = ()
+  settings: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from talkjax.cli import UsageError
 from talkjax.faces import keypoints, landmarks
 from talkjax.media import audio, video
 from talkjax.media.picture import to_float
-from talkjax.systems.portraits import output_paths, square_portrait, to_square, write_videos
+from talkjax.systems.portraits import square_portrait, take, to_square, with_setting, write_videos
 from talkjax.systems.vexpress import windows
 from talkjax.systems.vexpress.data import Inputs, lasting
 
@@ -25,34 +25,34 @@ def animate(config, sampler: windows.Sampler, params, request) -> dict[str, int]
     config: the system's.
     sampler: its compiled functions.
     params: its weights.
-    request: see `talkjax.systems.Request`: `image`, `audio`, `output`, `kps`, `retarget`, `seed`, `batch_size` (videos
-      whose windows are made together), `metadata`.
+    request: see `talkjax.systems.Request`: `image`, `audio`, `output`, `kps`, `retarget`, `sweep`, `seed`, `batch_size`
+      (videos whose windows are made together), `metadata`.
 
   Raises:
     UsageError: the request lacks a portrait or a speech, or has what vexpress does not take.
     UserError: a file cannot be read, no face is found, or keypoints cannot be retargeted.
   """
-  request.takes('vexpress', ('image', 'audio'), ('kps', 'retarget', 'batch_size'))
-  if request.batch_size is not None and request.batch_size < 1:
-    raise UsageError(f'--batch_size={request.batch_size}: expected 1 or more')
+  paths = take(request, 'vexpress', ('kps', 'retarget'))
   strategy = request.retarget or ('naive' if request.kps else 'fix_face')
   if strategy not in keypoints.STRATEGIES:
     raise UsageError(f'--retarget={strategy}: expected one of {", ".join(keypoints.STRATEGIES)}')
   if strategy != 'fix_face' and not request.kps:
     raise UsageError(f'--retarget={strategy} moves keypoints of --kps, which is missing: name a video or an array')
-  paths = output_paths(request)
   # Everything is read once before anything is written: a bad file among many is found at once.
   sounds = {path: read_voice(path, config) for path in request.audio}
   portraits = {path: square_portrait(path, config.size) for path in request.image}
   driving = read_driving(request.kps, max(count for _, count, _ in sounds.values()), config) if request.kps else None
-  jobs = sorted(paths, key=lambda job: sounds[job[1]][1])  # equal lengths together
-  batches = [jobs[i : i + (request.batch_size or 1)] for i in range(0, len(jobs), request.batch_size or 1)]
+  jobs = sorted(paths, key=lambda job: sounds[job.voice][1])  # equal lengths together
+  size = request.batch_size or (len(request.sweep[1]) if request.sweep else 1)
+  batches = [jobs[i : i + size] for i in range(0, len(jobs), size)]
   devices = jax.device_count() if request.spread(jax.device_count()) else 1
-  total = sum(windows.calls([sounds[voice][1] for _, voice in batch], config, devices) for batch in batches)
+  total = sum(windows.calls([sounds[job.voice][1] for job in batch], config, devices) for batch in batches)
   with tqdm.tqdm(total=total, unit='call') as bar:
     for batch in batches:
       inputs = make_inputs(batch, portraits, sounds, driving, strategy, config)
-      files = {paths[job]: (job[1], sounds[job[1]][1]) for job in batch}
+      if request.sweep:
+        inputs = with_setting(inputs, request.sweep[0], np.array([job.value for job in batch]))
+      files = {paths[job]: (job.voice, sounds[job.voice][1]) for job in batch}
       frames = windows.generate(
         params,
         inputs,
@@ -62,7 +62,7 @@ def animate(config, sampler: windows.Sampler, params, request) -> dict[str, int]
         progress=functools.partial(bar.update, 1),
       )
       write_videos(files, frames, inputs.fps[0], config.size, request.metadata)
-  return {paths[job]: sounds[job[1]][1] for job in paths}
+  return {paths[job]: sounds[job.voice][1] for job in paths}
 
 
 def read_voice(path: str, config) -> tuple[np.ndarray, int, float]:
@@ -98,14 +98,14 @@ def read_driving(path: str, count: int, config) -> np.ndarray:
 
 
 def make_inputs(jobs, portraits, sounds, driving, strategy: str, config) -> Inputs:
-  """A batch of (portrait, voice) pairs."""
+  """A batch of jobs."""
   points = []
-  for image, voice in jobs:
-    own = keypoints.of_landmarks(portraits[image][2])
-    points.append(keypoints.retarget(driving, own, sounds[voice][1], strategy, config.compat))
+  for job in jobs:
+    own = keypoints.of_landmarks(portraits[job.image][2])
+    points.append(keypoints.retarget(driving, own, sounds[job.voice][1], strategy, config.compat))
   return Inputs(
-    reference=to_float(np.stack([portraits[image][0] for image, _ in jobs])),
+    reference=to_float(np.stack([portraits[job.image][0] for job in jobs])),
     keypoints=points,
-    sound=[sounds[voice][0] for _, voice in jobs],
-    fps=[sounds[voice][2] for _, voice in jobs],
+    sound=[sounds[job.voice][0] for job in jobs],
+    fps=[sounds[job.voice][2] for job in jobs],
   )

@@ -1,7 +1,7 @@
 """What vexpress reads: records as training examples and as inputs of generation (V-Express sections 2.2 and 2.4)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Inputs:
     masks: none: whole frames are generated.
     landmarks: per video [f, 68, 2] in pixels of those frames.
     region: [b, h, w, 1] float32, 1 where the face is in the truth.
+    settings: by name (see `portraits.SETTINGS`), [b] float32: each video's own; the config's where absent.
   """
 
   reference: np.ndarray
@@ -35,6 +36,7 @@ class Inputs:
   masks: Sequence[Sequence[np.ndarray]] = ()
   landmarks: Sequence[np.ndarray] = ()
   region: np.ndarray | None = None
+  settings: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from talkjax.systems.backbone import (
   modulation,
   predict,
   reference_features,
+  weights_of,
 )
 from talkjax.systems.portraits import padded, speech_features
 from talkjax.systems.vexpress import model
@@ -125,22 +126,28 @@ class Sampler:
     sound = hoist(params['backbone'], tokens, self.nets.backbone.dtype)
     return Told(sound, modulation(tokens, self.nets), model.guide(params, kps, self.nets))
 
-  def _predict(self, params, prepared, told: Told, x, video, level):
-    """The guided prediction for windows x [n, f, h, w, c] of the videos [n], at one level."""
+  def _predict(self, params, prepared, told: Told, x, video, level, settings):
+    """The guided prediction for windows x [n, f, h, w, c] of the videos [n], at one level; `settings`: see `Inputs`."""
     keys, portraits = prepared
+    settings = {k: v[video] for k, v in settings.items()}
     reference = jax.tree.map(lambda k: k[video], keys)
     condition = Condition(
-      {'reference': reference, **told.audio}, {}, told.modulation, told.added, None, portraits[video]
+      {'reference': reference, **told.audio},
+      {},
+      told.modulation,
+      told.added,
+      None,
+      portraits[video],
+      weights_of(self.config, settings, x.shape[0]),
     )
     # Without conditions: zero features of portrait and keypoints, zero tokens of sound, as released.
-    null = jax.tree.map(jnp.zeros_like, condition)
-    weights = self.config.weights
-    weights = {'reference': weights.reference, 'audio': weights.audio, 'modulation': weights.audio}
+    null = dataclasses.replace(jax.tree.map(jnp.zeros_like, condition), weights=condition.weights)
 
     def denoise(x, level, condition):
-      return predict(params, x, level, condition, nets=self.nets, weights=weights)
+      return predict(params, x, level, condition, nets=self.nets)
 
-    return guidance.classifier_free_batched(denoise, condition, null, self.config.guidance)(x, level)
+    scale = settings.get('guidance', self.config.guidance)
+    return guidance.classifier_free_batched(denoise, condition, null, scale)(x, level)
 
   def _step(self, prediction, x, seeds, numbers, row, index):
     """Frames x [k, h, w, c] one step on, by the mean prediction for each."""
@@ -188,7 +195,17 @@ def generate(
   each = zip(inputs.sound, lengths, inputs.fps, strict=True)
   heard = [listen(params, sound, length, fps, sampler) for sound, length, fps in each]
   shown = lambda video, index: draw(inputs.keypoints[video], index, config)
-  x, offsets = denoise(params, prepared, shown, heard, seeds, sampler=sampler, spread=spread, progress=progress)
+  x, offsets = denoise(
+    params,
+    prepared,
+    shown,
+    heard,
+    seeds,
+    sampler=sampler,
+    settings=inputs.settings,
+    spread=spread,
+    progress=progress,
+  )
   b, longest = len(lengths), max(lengths)
   at_once = max(1, DECODED // b)
   layout = spread(at_once * b)
@@ -210,6 +227,7 @@ def denoise(
   seeds: np.ndarray,
   *,
   sampler: Sampler,
+  settings: Mapping[str, np.ndarray] | None = None,
   spread: Callable = lambda count: None,
   progress: Callable[[], None] = lambda: None,
   start: np.ndarray | None = None,
@@ -222,12 +240,13 @@ def denoise(
     shown: (number of a video, indices of frames [f]) -> their V-Kps images, uint8 [f, h, w, 3].
     heard: per video two features a frame, [frames, 2 d].
     seeds, sampler, spread, progress: as `generate`.
+    settings: of the videos, see `Inputs`.
     start: noise to start from, like the latents, instead of the seeds'.
 
   Returns:
     (latents [frames, h, w, c], the videos in a row; where each video begins in them).
   """
-  config = sampler.config
+  config, settings = sampler.config, {k: np.asarray(v, np.float32) for k, v in (settings or {}).items()}
   laid, f = config.windows, config.windows.frames
   lengths = [len(h) for h in heard]
   # Of lengths that the released code takes, its windows are ours.
@@ -284,7 +303,7 @@ def denoise(
     predictions, waiting = [], None  # one call ahead of what is fetched: more would need more memory
     for i, group in enumerate(groups):
       windows = place(x[frames[group]])
-      made = sampler.predict(params, prepared, told_of(i), windows, place(videos[group]), level)
+      made = sampler.predict(params, prepared, told_of(i), windows, place(videos[group]), level, settings)
       predictions += [] if waiting is None else [np.asarray(waiting)]
       waiting = made
       progress()
