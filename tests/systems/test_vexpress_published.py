@@ -10,7 +10,9 @@ import torch_file
 from configs import vexpress as config_file
 from talkjax import checkpoint, convert, systems
 from talkjax.cli import UserError
+from talkjax.media import video
 from talkjax.systems.vexpress import data, model, moore, published
+from tests.corpora import run
 
 ENCODER = {'width': 16, 'layers': 1, 'heads': 2, 'hidden': 16, 'conv_widths': (16,) * 7, 'position_groups': 4}
 TINY = {
@@ -125,6 +127,16 @@ def test_every_parameter_comes_back_and_a_video_is_made(made, folder, tmp_path):
   )
   frames = np.stack(list(system.generate(params, inputs, np.zeros(1, np.uint32))))
   assert frames.shape == (5, 1, 32, 32, 3) and frames.std() > 0
+
+
+def test_a_converted_workdir_makes_the_published_sample(folder, samples, tmp_path):
+  """Its portrait, its voice (4.57 s) and its keypoints, by the command, at the size of the made-up weights."""
+  convert.convert('vexpress', folder, str(tmp_path / 'converted'), make_config(published.ARGUMENTS))
+  sample = samples / 'vexpress'
+  files = (f'--image={sample}/triple_ref.jpg', f'--audio={sample}/triple_aud.mp3', f'--kps={sample}/triple_kps.pth')
+  out = tmp_path / 'out.mp4'
+  run('talkjax.generate', f'--workdir={tmp_path}/converted', *files, '--retarget=naive', f'--output={out}')
+  assert len(list(video.read_frames(out))) == 137
 
 
 def test_a_partial_set_is_refused_and_all_that_is_missing_named(folder, tmp_path):
