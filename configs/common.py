@@ -83,6 +83,67 @@ def base() -> ml_collections.ConfigDict:
   return c
 
 
+def narrow(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
+  """What the sizes that learn from scratch, `small` and `tiny`, change in systems around a portrait.
+
+  They see the portrait beside the noise and learn what changes from it, lest they have to learn to copy it first.
+  WORKSPACE_NOTES.md has what each setting brought.
+  """
+  c.latents.update(kind='fold', change=6.0)  # which gives the change a variance of about one
+  c.dtype, c.remat = 'float32', False
+  c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', prior=0.03, min_snr=0.0)
+  c.model.modulated = True
+  c.audio.kind = 'mel'
+  c.augment.hidden_mouth = 1.0
+  c.mouth_weight = 20.0
+  # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
+  # as it is least sure of itself where little noise is left.
+  c.sampler.update(name='ddpm', steps=3, spacing='trailing')
+  c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
+  c.guidance = 1.0
+  c.ema = 0.995
+  if size == 'small':
+    c.size = 128
+    c.model.update(widths=(128, 256, 512), attention=(False, True, True), context=256)
+    c.data.update(corpus='clips', examples_per_record=1)
+    c.batch_size = 64 if stage == 1 else 8
+    return
+  c.size = 64
+  c.frames = 1 if stage == 1 else 8
+  c.model.update(
+    widths=(64, 96),
+    attention=(False, True),
+    groups=8,
+    temporal_layers=1,
+    zero_contexts=False,
+    layers=1,
+    heads=4,
+    context=64,
+    audio_tokens=2,
+  )
+  c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
+  c.data.reference_within = 12
+  c.batch_size = 16 if stage == 1 else 4
+  c.optimizer.learning_rate = 1e-3
+  c.steps = {1: 1800, 2: 800, 3: 500}[stage]
+  c.sample_every = 200
+  c.checkpoint_every = 100
+
+
+# What of Stable Diffusion and the like the stages of systems around a portrait start from, where it is at hand. The
+# prompt's attention is not used.
+FOUNDATIONS = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
+LOAD = {
+  1: (
+    ('sd15', 'backbone', 'transformer_blocks_0/(attn2|norm2)', 'transformer_blocks_0/(attn1_5|norm1_5)'),
+    ('sd15', 'reference', '^conv_(norm_)?out', ''),
+    ('sd_vae', 'autoencoder', '', ''),
+  ),
+  2: (('animatediff', 'backbone', '', '^(?!.*motion_modules)'), ('wav2vec2', 'wav2vec2', '', '')),
+  3: (),
+}
+
+
 def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.ConfigDict:
   """Applies key=value arguments ('model.width=32') to keys that exist.
 

@@ -89,58 +89,20 @@ def get_config(arg: str | None = None):
   c.sample_every = 10_000
   c.checkpoint_every = 5000
 
-  if size in ('tiny', 'small'):
-    c.latents.update(kind='fold', change=6.0)  # which gives the change a variance of about one
-    c.dtype, c.remat = 'float32', False
-    c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0, target='x0', prior=0.03)
-    c.model.modulated = True
-    c.audio.kind = 'mel'
-    c.augment.update(region_frames=75, hidden_mouth=1.0, motion_noise=0.6)
+  if size != 'paper':
+    common.narrow(c, size, stage)
+    c.augment.update(region_frames=75, motion_noise=0.6)
     c.drop.motion = 0.25
-    c.mouth_weight = 20.0
     if stage == 3:  # it learns how heads move
       c.mouth_weight, c.augment.hidden_mouth = 1.0, 0.0
-    # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
-    # as it is least sure of itself where little noise is left.
-    c.sampler.update(name='ddpm', steps=3, spacing='trailing')
-    c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
-    c.guidance = 1.0
-    c.ema = 0.995
   if size == 'small':
-    c.size = 128
-    c.model.update(
-      widths=(128, 256, 512), attention=(False, True, True), context=256, audio_tokens=8, speed_features=128
-    )
-    c.data.update(corpus='clips', examples_per_record=1)
-    c.batch_size = 64 if stage == 1 else 8
+    c.model.update(audio_tokens=8, speed_features=128)
     c.steps = 100_000
   if size == 'tiny':
-    c.size = 64
-    c.frames = 1 if stage == 1 else 8
     c.motion_frames = 2
-    c.model.update(
-      widths=(64, 96),
-      attention=(False, True),
-      groups=8,
-      temporal_layers=1,
-      zero_contexts=False,
-      layers=1,
-      heads=4,
-      locator=(16, 32, 64),
-      context=64,
-      audio_tokens=2,
-      audio_hidden=256,
-      speed_features=64,
-    )
-    c.data.reference_within = 12
+    c.model.update(locator=(16, 32, 64), audio_hidden=256, speed_features=64)
     # Puppets turn by 5 to 30 degrees/s.
     c.speed.update(centres=(5.0, 10.0, 15.0, 20.0, 25.0, 30.0), radii=(5.0,) * 6)
-    c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
-    c.batch_size = 16 if stage == 1 else 4
-    c.optimizer.learning_rate = 1e-3
-    c.steps = {1: 1800, 2: 700, 3: 500}[stage]
-    c.sample_every = 200
-    c.checkpoint_every = 100
 
   # What trains (section 3.3). Temporal and speed layers alone in the last stage, lest speed take over from sound.
   frozen = ('^autoencoder/',) * (c.latents.kind == 'vae') + ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
@@ -148,22 +110,12 @@ def get_config(arg: str | None = None):
   if stage == 3:
     c.train = (('motion_modules', True), ('^speed/', True), ('.*', False))
   if size != 'paper':
-    # What is learned stays: few clips a step, each of one level of noise, would blur it again.
+    # What is learned stays, sound too: few clips a step, each of one level of noise, would blur it again.
     if stage == 2:
-      c.train = (('motion_modules', True), ('attn2|modulation', True), ('^audio/', True), ('.*', False))
+      c.train = (('motion_modules', True), ('.*', False))
     if stage == 3:
       c.train = (('motion_modules.*/speed_', True), ('^speed/', True), ('.*', False))
-  # Where the first stages start from, where it is at hand (section 3.3). The prompt's attention is not used.
-  c.foundations = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
-  c.load = (
-    (
-      ('sd15', 'backbone', 'transformer_blocks_0/(attn2|norm2)', 'transformer_blocks_0/(attn1_5|norm1_5)'),
-      ('sd15', 'reference', '^conv_(norm_)?out', ''),
-      ('sd_vae', 'autoencoder', '', ''),
-    ),
-    (('animatediff', 'backbone', '', '^(?!.*motion_modules)'), ('wav2vec2', 'wav2vec2', '', '')),
-    (),
-  )[stage - 1]
+  c.foundations, c.load = common.FOUNDATIONS, common.LOAD[stage]  # section 3.3
   # What each stage brings in; anything else must be in `init_from`.
   c.init_new = (
     (),

@@ -91,67 +91,30 @@ def get_config(arg: str | None = None):
   c.sample_every = 10_000
   c.checkpoint_every = 5000
 
-  if size in ('tiny', 'small'):
+  if size != 'paper':
+    common.narrow(c, size, stage)
     c.fps = 25.0
-    c.latents.update(kind='fold', change=6.0)  # which gives the change a variance of about one
-    c.dtype, c.remat = 'float32', False
-    c.diffusion.update(
-      schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', prior=0.03, min_snr=0.0, noise_offset=0.0
-    )
-    c.model.modulated = True
-    c.audio.kind = 'mel'
-    c.augment.update(flip=0.0, hidden_mouth=1.0)
+    c.kps_canvas = 256
+    c.diffusion.noise_offset = 0.0
+    c.augment.flip = 0.0
     c.drop.all = 0.05
-    c.mouth_weight = 20.0
-    c.sampler.update(name='ddpm', steps=4)
-    c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
-    c.guidance = 1.0
-    c.ema = 0.995
+    if stage == 3:
+      c.optimizer.learning_rate /= 10  # as in the paper
   if size == 'small':
-    c.size = 128
-    c.kps_canvas = 256
-    c.model.update(
-      widths=(128, 256, 512),
-      attention=(False, True, True),
-      context=256,
-      audio_features=256,
-      audio_layers=2,
-      audio_heads=4,
-    )
-    c.data.update(corpus='clips', examples_per_record=1)
+    c.model.update(audio_features=256, audio_layers=2, audio_heads=4)
     c.windows.budget *= 4
-    c.batch_size = 64 if stage == 1 else 8
   if size == 'tiny':
-    c.size = 64
-    c.frames = 1 if stage == 1 else 8
-    c.kps_canvas = 256
     c.windows.update(frames=c.frames, overlap=0 if stage == 1 else 2, budget=64 if stage == 1 else 8)
     c.model.update(
-      widths=(64, 96),
-      attention=(False, True),
-      groups=8,
-      temporal_layers=1,
       temporal_heads=4,
       temporal_groups=8,
-      zero_contexts=False,
-      layers=1,
-      heads=4,
       guider=(16, 32, 64),
-      context=64,
-      audio_tokens=2,
       audio_features=64,
       audio_layers=1,
       audio_heads=4,
       audio_head_features=16,
       audio_expansion=2,
     )
-    c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
-    c.data.reference_within = 12
-    c.batch_size = 16 if stage == 1 else 4
-    c.optimizer.learning_rate = 1e-3
-    c.steps = {1: 1800, 2: 700, 3: 500}[stage]
-    c.sample_every = 200
-    c.checkpoint_every = 100
 
   # What trains (section 2.3): images, then sound and motion alone, then everything.
   frozen = ('^autoencoder/',) * (c.latents.kind == 'vae') + ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
@@ -161,17 +124,7 @@ def get_config(arg: str | None = None):
       ('^audio/|motion_modules|modulation|^backbone/.*transformer_blocks_0/(attn2|norm2)/', True),
       ('.*', False),
     )
-  # Where the first stages start from, where it is at hand. The prompt's attention is not used.
-  c.foundations = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
-  c.load = (
-    (
-      ('sd15', 'backbone', 'transformer_blocks_0/(attn2|norm2)', 'transformer_blocks_0/(attn1_5|norm1_5)'),
-      ('sd15', 'reference', '^conv_(norm_)?out', ''),
-      ('sd_vae', 'autoencoder', '', ''),
-    ),
-    (('animatediff', 'backbone', '', '^(?!.*motion_modules)'), ('wav2vec2', 'wav2vec2', '', '')),
-    (),
-  )[stage - 1]
+  c.foundations, c.load = common.FOUNDATIONS, common.LOAD[stage]
   # What each stage brings in; anything else must be in `init_from`.
   c.init_new = (
     (),
