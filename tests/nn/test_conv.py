@@ -28,11 +28,14 @@ def gradients(x, kernel, g):
   return dx[:, 1:-1, 1:-1], dkernel
 
 
-@pytest.fixture(params=[(5, 3), (3, 5), (4, 4)], ids=lambda p: f'{p[0]}to{p[1]}')
+SHAPES = [(6, 4, 5, 3), (6, 4, 3, 5), (6, 4, 4, 4), (2, 4, 3, 5), (2, 2, 5, 3), (1, 1, 4, 4)]  # some below the kernel's
+
+
+@pytest.fixture(params=SHAPES, ids=lambda p: '{}x{}_{}to{}'.format(*p))
 def case(request):
   r = np.random.default_rng(0)
-  i, o = request.param
-  return r.standard_normal((2, 6, 4, i)), r.standard_normal((3, 3, i, o)), r.standard_normal((2, 6, 4, o))
+  h, w, i, o = request.param
+  return r.standard_normal((2, h, w, i)), r.standard_normal((3, 3, i, o)), r.standard_normal((2, h, w, o))
 
 
 def near(a, b):
