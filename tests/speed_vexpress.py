@@ -9,7 +9,7 @@ made before; outputs are compared first. Ours is what generation runs, `Sampler.
 portrait and sound made once; theirs is their U-Net with their reference attention, eagerly, in both memory formats, and
 the ratio takes the faster (goal 1.0 times as fast or more).
 
-Needs `pip install .[parity] einops`. `--clock=cpu` counts processor time, which other programs on the machine disturb
+Needs `pip install .[parity]`. `--clock=cpu` counts processor time, which other programs on the machine disturb
 little: pin it to one core (taskset -c 0) for that.
 """
 
