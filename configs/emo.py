@@ -110,9 +110,9 @@ def get_config(arg: str | None = None):
   if stage == 3:
     c.train = (('motion_modules', True), ('^speed/', True), ('.*', False))
   if size != 'paper':
-    # What is learned stays, sound too: few clips a step, each of one level of noise, would blur it again.
+    # What is learned of pictures stays: few clips a step, each of one level of noise, would blur it again.
     if stage == 2:
-      c.train = (('motion_modules', True), ('.*', False))
+      c.train = (('motion_modules|attn2|modulation|^audio/', True), ('.*', False))
     if stage == 3:
       c.train = (('motion_modules.*/speed_', True), ('^speed/', True), ('.*', False))
   c.foundations, c.load = common.FOUNDATIONS, common.LOAD[stage]  # section 3.3

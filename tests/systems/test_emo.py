@@ -255,8 +255,8 @@ def test_three_stages_each_from_the_one_before(stages):
     for p, x in jax.tree_util.tree_leaves_with_path(checkpoint.load_params(stages[stage], item)[1])
   }
   images, video, speed = leaves(1, 'ema'), leaves(2, 'params'), leaves(3, 'params')
-  for name, value in images.items():
-    np.testing.assert_array_equal(video[name], value, name)
+  moved = {name for name, value in images.items() if not np.array_equal(value, video[name])}
+  assert moved and all(re.search('attn2|modulation|^audio/', name) for name in moved)
   new = video.keys() - images.keys()
   assert new and all('motion_modules' in name for name in new)
   assert all(np.any(video[name]) for name in new if 'proj_out/kernel' in name)  # they start as nothing
