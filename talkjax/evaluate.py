@@ -56,6 +56,11 @@ _SWEEP = cli.flag(
   None,
   'Also measure heads and mouths over a setting, as speed=8,14,20,26 or audio_weight=0.5,1,2; portrait systems.',
 )
+_GUIDANCE = cli.flag(flags.DEFINE_float, 'guidance', None, 'Scale of classifier-free guidance; 1 is none.')
+_REFERENCE_WEIGHT = cli.flag(
+  flags.DEFINE_float, 'reference_weight', None, 'How much the portrait counts (1 as trained).'
+)
+_AUDIO_WEIGHT = cli.flag(flags.DEFINE_float, 'audio_weight', None, 'How much the sound counts (1 as trained).')
 _MOTION = cli.flag(flags.DEFINE_bool, 'motion_frames', None, 'Whether clips go on from one another; portrait systems.')
 _VIDEOS = cli.flag(
   flags.DEFINE_string, 'videos', None, 'A folder for the videos: source, true, generated, other_speech.'
@@ -322,6 +327,9 @@ def main(_):
       checkpoint.read_config(_WORKDIR.value),
       sampler=_SAMPLER.value,
       steps=_STEPS.value,
+      guidance=_GUIDANCE.value,
+      reference_weight=_REFERENCE_WEIGHT.value,
+      audio_weight=_AUDIO_WEIGHT.value,
       motion_frames=_MOTION.value,
     )
     swept = cli.parse_sweep(_SWEEP.value)
@@ -347,6 +355,7 @@ def main(_):
       'split': _SPLIT.value,
       'other_speech': _OTHER.value,
       'sampler': config.sampler.to_dict(),
+      'settings': {k: config.to_dict()[k] for k in ('guidance', 'weights') if k in config},
     }
     if swept:
       measured = sweep(system, config, params, clips[: _BATCH.value], *swept, _SEED.value)
