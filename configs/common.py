@@ -103,6 +103,7 @@ def narrow(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   rate = 1e-3 if size == 'tiny' else 5e-4
   c.optimizer.update(learning_rate=rate / 2 if stage == 2 else rate, schedule='cosine', warmup=50)
   c.guidance = 1.0
+  c.weights.audio = 2.0  # lips follow better than with 1
   c.ema = 0.995
   if size == 'small':
     c.size = 128

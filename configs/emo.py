@@ -93,7 +93,6 @@ def get_config(arg: str | None = None):
     common.narrow(c, size, stage)
     c.augment.update(region_frames=75, motion_noise=0.6)
     c.drop.motion = 0.25
-    c.weights.audio = 2.0  # lips follow a little better than with 1
     if stage == 3:  # it learns how heads move
       c.mouth_weight, c.augment.hidden_mouth = 1.0, 0.0
   if size == 'small':
