@@ -231,8 +231,9 @@ def sweep(system, config, params, clips, setting: str, values: Sequence[float], 
     seed: of the noise.
 
   Returns:
-    By name (`head_speed`, degrees/s; `mouth_opening`): the clips' mean at each value, and the mean over clips of
-    Spearman's rank correlation with the values.
+    By name (`head_speed`, degrees/s; `mouth_opening` in the quarter of the frames whose true mouth is open widest; its
+    standard deviation over time, `mouth_motion`): the clips' mean at each value, and the mean over clips of Spearman's
+    rank correlation with the values.
 
   Raises:
     UsageError: the system has no such setting.
@@ -242,7 +243,8 @@ def sweep(system, config, params, clips, setting: str, values: Sequence[float], 
   if not hasattr(inputs, 'settings') or setting not in known:
     raise UsageError(f'--sweep={setting}: {config.system} has no such setting')
   seeds = np.arange(seed, seed + len(clips), dtype=np.uint32)
-  measured = {'head_speed': [], 'mouth_opening': []}
+  measured = {'head_speed': [], 'mouth_opening': [], 'mouth_motion': []}
+  true = [mouth_opening(t, p, config.data.mouth) for t, p in zip(inputs.truth, inputs.landmarks)]
   for value in values:
     changed = portraits.with_setting(inputs, setting, np.full(len(clips), value))
     made = list(system.generate(params, changed, seeds))
@@ -250,7 +252,8 @@ def sweep(system, config, params, clips, setting: str, values: Sequence[float], 
     tracks = [portrait.track(v) for v in videos]
     measured['head_speed'].append([landmarks.head_speed(t.pose, 25.0).mean() if t else np.nan for t in tracks])
     openings = [mouth_opening(v, p, config.data.mouth) for v, p in zip(videos, inputs.landmarks)]
-    measured['mouth_opening'].append([float(np.mean(o)) for o in openings])
+    measured['mouth_opening'].append([o[t >= np.quantile(t, 0.75)].mean() for o, t in zip(openings, true)])
+    measured['mouth_motion'].append([np.std(o) for o in openings])
   result = {}
   for name, rows in measured.items():
     table = np.array(rows)  # [values, clips]
