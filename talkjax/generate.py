@@ -105,11 +105,17 @@ def files(flag: str, value: str | None) -> tuple[str, ...] | None:
   return tuple(found) or None
 
 
-def compare(paths: list[str]) -> str:
-  """Writes frames of videos of one size under each other, as comparison.png in their folder; returns its path."""
+def compare(paths: list[str], setting: str) -> str:
+  """Writes frames of videos of one size under each other, as comparison.png in their folder; returns its path.
+
+  Each row has its video's name before it, of which only SETTING=VALUE where nothing else differs.
+  """
   rows = [list(video.read_frames(path)) for path in paths]
   path = str(pathlib.Path(paths[0]).parent / 'comparison.png')
-  picture.write(path, picture.strip(rows, labels=[pathlib.Path(p).stem for p in paths]))
+  names = [pathlib.Path(p).stem.rpartition(f'_{setting}=') for p in paths]
+  several = len({first for first, _, _ in names}) > 1
+  labels = [f'{first}_{setting}={value}' if several else f'{setting}={value}' for first, _, value in names]
+  picture.write(path, picture.strip(rows, labels=labels))
   return path
 
 
@@ -152,7 +158,7 @@ def main(_):
   for path, count in counts.items():
     print(f'{path}: {count} frames')
   if request.sweep:
-    print(compare(list(counts)))
+    print(compare(list(counts), request.sweep[0]))
 
 
 if __name__ == '__main__':
