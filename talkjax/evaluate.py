@@ -54,7 +54,7 @@ _SWEEP = cli.flag(
   flags.DEFINE_string,
   'sweep',
   None,
-  'Also measure heads and mouths over a setting, as speed=8,14,20,26 or audio_weight=0.5,1,2; portrait systems.',
+  'Also measure heads and mouths of the first batch over a setting, as speed=8,14,20 or audio_weight=0.5,1,2.',
 )
 _GUIDANCE = cli.flag(flags.DEFINE_float, 'guidance', None, 'Scale of classifier-free guidance; 1 is none.')
 _REFERENCE_WEIGHT = cli.flag(
@@ -239,9 +239,7 @@ def sweep(system, config, params, clips, setting: str, values: Sequence[float], 
     UsageError: the system has no such setting.
   """
   inputs = system.inputs(clips)
-  known = (*portraits.SETTINGS, 'speed') if hasattr(inputs, 'speed') else portraits.SETTINGS
-  if not hasattr(inputs, 'settings') or setting not in known:
-    raise UsageError(f'--sweep={setting}: {config.system} has no such setting')
+  _check_setting(inputs, setting, config)
   seeds = np.arange(seed, seed + len(clips), dtype=np.uint32)
   measured = {'head_speed': [], 'mouth_opening': [], 'mouth_motion': []}
   true = [mouth_opening(t, p, config.data.mouth) for t, p in zip(inputs.truth, inputs.landmarks)]
@@ -262,6 +260,12 @@ def sweep(system, config, params, clips, setting: str, values: Sequence[float], 
     ranks = [scipy.stats.spearmanr(values, column).statistic for column in table.T if np.ptp(column)]
     result[name] = (table.mean(1).tolist() if table.size else [], float(np.mean(ranks)) if ranks else None)
   return result
+
+
+def _check_setting(inputs, setting: str, config) -> None:
+  known = (*portraits.SETTINGS, 'speed') if hasattr(inputs, 'speed') else portraits.SETTINGS
+  if not hasattr(inputs, 'settings') or setting not in known:
+    raise UsageError(f'--sweep={setting}: {config.system} has no such setting')
 
 
 def _pictures(truth, frames, masks) -> dict[str, float]:
@@ -338,6 +342,8 @@ def main(_):
     swept = cli.parse_sweep(_SWEEP.value)
     clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
     system = systems.build(config)
+    if swept:  # before anything takes long
+      _check_setting(system.inputs(clips[:1], num_frames=1), swept[0], config)
     _, params, step = checkpoint.load_params(_WORKDIR.value, _WEIGHTS.value)
     rows, means, strip = score_workdir(
       system,

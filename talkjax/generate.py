@@ -10,13 +10,17 @@ python -m talkjax.generate --workdir=runs/vx_3 --image=a.jpg --audio=b.wav --swe
 import glob
 import json
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
+import numpy as np
 from absl import flags
 
 from talkjax import checkpoint, cli, sharding, systems
 from talkjax.cli import UsageError
 from talkjax.media import picture, video
+
+COLUMNS = 12  # of comparison.png
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _IMAGE = cli.flag(
@@ -105,17 +109,23 @@ def files(flag: str, value: str | None) -> tuple[str, ...] | None:
   return tuple(found) or None
 
 
-def compare(paths: list[str], setting: str) -> str:
+def compare(counts: Mapping[str, int], setting: str) -> str:
   """Writes frames of videos of one size under each other, as comparison.png in their folder; returns its path.
 
   Each row has its video's name before it, of which only SETTING=VALUE where nothing else differs.
+
+  Args:
+    counts: how many frames each video has, by its path.
+    setting: that was swept.
   """
-  rows = [list(video.read_frames(path)) for path in paths]
-  path = str(pathlib.Path(paths[0]).parent / 'comparison.png')
-  names = [pathlib.Path(p).stem.rpartition(f'_{setting}=') for p in paths]
+  last = min(counts.values()) - 1
+  shown = set(np.linspace(0, last, min(last + 1, COLUMNS)).round().astype(int))  # few are kept: videos may be long
+  rows = [[f for i, f in zip(range(last + 1), video.read_frames(path)) if i in shown] for path in counts]
+  path = str(pathlib.Path(next(iter(counts))).parent / 'comparison.png')
+  names = [pathlib.Path(p).stem.rpartition(f'_{setting}=') for p in counts]
   several = len({first for first, _, _ in names}) > 1
   labels = [f'{first}_{setting}={value}' if several else f'{setting}={value}' for first, _, value in names]
-  picture.write(path, picture.strip(rows, labels=labels))
+  picture.write(path, picture.strip(rows, COLUMNS, labels))
   return path
 
 
@@ -158,7 +168,7 @@ def main(_):
   for path, count in counts.items():
     print(f'{path}: {count} frames')
   if request.sweep:
-    print(compare(list(counts), request.sweep[0]))
+    print(compare(counts, request.sweep[0]))
 
 
 if __name__ == '__main__':

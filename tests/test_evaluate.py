@@ -98,3 +98,5 @@ def test_benchmark_figures(puppets, tmp_path):
 def test_options_that_a_system_lacks_are_refused(workdir):
   done = run('talkjax.evaluate', f'--workdir={workdir}', '--motion_frames=False', check=False)
   assert done.returncode == 2 and 'speech_edit has no such setting' in done.stderr
+  done = run('talkjax.evaluate', f'--workdir={workdir}', '--sweep=audio_weight=1,2', check=False)
+  assert done.returncode == 2 and '--sweep=audio_weight: speech_edit has no such setting' in done.stderr
