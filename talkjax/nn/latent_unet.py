@@ -135,6 +135,7 @@ class LatentUNet(nn.Module):
     speed: jax.Array | None = None,
     added: jax.Array | None = None,
     modulation: jax.Array | None = None,
+    silence: jax.Array | None = None,
     weights: Mapping[str, jax.Array] | None = None,
   ) -> tuple[jax.Array | None, dict[str, jax.Array]]:
     """Predicts from noisy latents.
@@ -150,8 +151,10 @@ class LatentUNet(nn.Module):
       speed: [b, m, d] tokens for the temporal layers.
       added: [b * frames or b', h, w, widths[0]] added to the first convolution (face regions, keypoints).
       modulation: [b * frames or b', d] scales and shifts the features of every residual block.
-      weights: by context, what its attention's output is multiplied with; 'modulation', of how much that changes. A
-        number each, or one for each picture [b * frames].
+      silence: like the modulation, what it would be of no sound; how far it goes from there counts as often as
+        weights['modulation'] says.
+      weights: by context, what its attention's output is multiplied with; 'modulation', see `silence`. A number each,
+        or one for each picture [b * frames].
 
     Returns:
       The prediction [b * frames, h, w, out_channels], float32, and features by path: 'PATH_attentions_I' [b * frames,
@@ -176,8 +179,11 @@ class LatentUNet(nn.Module):
     t = nn.silu(t)
 
     if modulation is not None:
-      modulation = nn.silu(nn.Dense(4 * self.widths[0], dtype=self.dtype, name='modulation_embedding')(modulation))
-      modulation = scaled(modulation, weights.get('modulation', 1.0))
+      embedding = nn.Dense(4 * self.widths[0], dtype=self.dtype, name='modulation_embedding')
+      modulation = nn.silu(embedding(modulation))
+      if silence is not None:
+        silence = nn.silu(embedding(silence))
+        modulation = silence + scaled(modulation - silence, weights.get('modulation', 1.0))
 
     def resnet(x, width, name):
       return resnet_block(width, self.groups, dtype=self.dtype, name=name)(x, t, modulation)

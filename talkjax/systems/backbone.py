@@ -72,6 +72,7 @@ class Condition:
     portrait: [b, h, w, c] latents (or [b, f, h, w, c]), which the backbone sees beside the noisy ones where it learns
       the change from them.
     weights: by context, how much it counts, [b] each; as trained (1) where absent.
+    silence: like `modulation`, of no sound: what its weight starts from; None where there are no weights.
   """
 
   contexts: Any
@@ -81,10 +82,11 @@ class Condition:
   speed: Any
   portrait: Any
   weights: Any = dataclasses.field(default_factory=dict)
+  silence: Any = None
 
 
 jax.tree_util.register_dataclass(
-  Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait', 'weights'], []
+  Condition, ['contexts', 'before', 'modulation', 'added', 'speed', 'portrait', 'weights', 'silence'], []
 )
 
 
@@ -121,6 +123,7 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, 
     speed=condition.speed,
     added=condition.added,
     modulation=condition.modulation,
+    silence=condition.silence,
     weights={k: jnp.repeat(v, f) for k, v in condition.weights.items()},
   )
   y = y.reshape(x.shape)

@@ -114,9 +114,19 @@ def speech_features(waveform: np.ndarray, count: int, fps: float, settings) -> n
   if hop != int(hop):
     raise UserError(f'config.audio.columns={columns}: 640 samples a frame do not divide by it')
   power = audio.mel_power(waveform, n_fft=1024, window=512, hop=int(hop), bands=settings.bands)
-  decibel = (np.log10(np.maximum(power, 1e-6)) + 3) / 2  # about [-1.5, 1.5] for speech
   centres = (np.arange(count)[:, None] * (25 / fps) * columns + np.arange(columns)).round().astype(int)
-  return decibel.T[np.clip(centres, 0, decibel.shape[1] - 1)].reshape(count, -1).astype(np.float32)
+  columns = _loudness(power).T
+  return columns[np.clip(centres, 0, len(columns) - 1)].reshape(count, -1).astype(np.float32)
+
+
+def silence(settings) -> float:
+  """What `speech_features` are where there is no sound at all."""
+  return _loudness(0.0) if settings.kind == 'mel' else 0.0
+
+
+def _loudness(power: np.ndarray) -> np.ndarray:
+  """Logarithms of mel power, about [-1.5, 1.5] for speech."""
+  return (np.log10(np.maximum(power, 1e-6)) + 3) / 2
 
 
 def padded(features: np.ndarray, index: np.ndarray, settings) -> np.ndarray:

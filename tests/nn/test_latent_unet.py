@@ -119,6 +119,21 @@ def test_weights_scale_what_attention_adds(reading):
   np.testing.assert_allclose(silent, run({}, deaf), atol=1e-4)
 
 
+def test_a_modulation_counts_from_silence(reading):
+  net, params, x, told = reading
+  silence = noise(7, *told['modulation'].shape)
+  run = lambda weight, **more: call(
+    net, params, x, jnp.ones(2), frames=3, **{**told, **more}, weights={'modulation': jnp.asarray(weight)}
+  )[0]
+  silent = run(1.0, modulation=silence)
+  np.testing.assert_allclose(run(1.0, silence=silence), run(5.0), atol=1e-4)  # as trained; nothing to count from
+  np.testing.assert_allclose(run(0.0, silence=silence), silent, atol=1e-4)
+  np.testing.assert_allclose(run(3.0, silence=silence, modulation=silence), silent, atol=1e-4)
+  mixed = run([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], silence=silence)
+  np.testing.assert_allclose(mixed, jnp.concatenate([silent[:3], run(1.0)[3:]]), atol=1e-4)
+  assert not jnp.allclose(run(2.0, silence=silence), run(1.0), atol=1e-3)
+
+
 def test_a_modulation_scales_and_shifts_the_second_norm():
   block = ResnetBlock(4, groups=2)
   x, told = noise(1, 4, 3, 3, 4), noise(2, 2, 5)

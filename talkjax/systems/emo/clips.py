@@ -24,7 +24,7 @@ from talkjax.systems.backbone import (
 )
 from talkjax.systems.emo import model
 from talkjax.systems.emo.data import Inputs
-from talkjax.systems.portraits import padded
+from talkjax.systems.portraits import padded, silence
 
 
 class Sampler:
@@ -54,6 +54,7 @@ class Sampler:
       _, before = reference_features(params, latents, motion, nets)
       before = scale_examples(before, jnp.full(latents.shape[:1], has_motion))
     tokens = model.sound_tokens(params, audio, nets)
+    none = model.sound_tokens(params, jnp.full_like(audio, silence(config.audio)), nets)
     sound = hoist(params['backbone'], tokens, nets.backbone.dtype)
     condition = Condition(
       {'reference': keys, **sound},
@@ -63,10 +64,11 @@ class Sampler:
       model.speed_tokens(params, speed, nets),
       latents,
       weights_of(config, settings, latents.shape[0]),
+      modulation(none, nets),
     )
     # Without its conditions: the same, with neither portrait nor sound (zero keys and values).
-    contexts, silence = jax.tree.map(jnp.zeros_like, (condition.contexts, condition.modulation))
-    null = dataclasses.replace(condition, contexts=contexts, modulation=silence)
+    parts = ('contexts', 'modulation', 'silence')
+    null = dataclasses.replace(condition, **{k: jax.tree.map(jnp.zeros_like, getattr(condition, k)) for k in parts})
     shape = (f, *latents.shape[1:])
 
     def noise(index):

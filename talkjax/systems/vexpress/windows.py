@@ -28,7 +28,7 @@ from talkjax.systems.backbone import (
   reference_features,
   weights_of,
 )
-from talkjax.systems.portraits import padded, speech_features
+from talkjax.systems.portraits import padded, silence, speech_features
 from talkjax.systems.vexpress import model
 from talkjax.systems.vexpress.data import Inputs
 
@@ -93,10 +93,11 @@ class Told:
 
   audio: Any  # keys and values by context and path
   modulation: Any
+  silence: Any
   added: Any
 
 
-jax.tree_util.register_dataclass(Told, ['audio', 'modulation', 'added'], [])
+jax.tree_util.register_dataclass(Told, ['audio', 'modulation', 'silence', 'added'], [])
 
 
 class Sampler:
@@ -122,9 +123,11 @@ class Sampler:
 
   def _tell(self, params, kps, heard) -> Told:
     """Of windows with V-Kps images [n, f, h, w, 3] uint8 and sound around each frame [n, f, d]."""
-    tokens = model.sound_tokens(params, heard.reshape(-1, heard.shape[-1]), self.nets)
+    heard = heard.reshape(-1, heard.shape[-1])
+    tokens = model.sound_tokens(params, heard, self.nets)
+    none = model.sound_tokens(params, jnp.full_like(heard, silence(self.config.audio)), self.nets)
     sound = hoist(params['backbone'], tokens, self.nets.backbone.dtype)
-    return Told(sound, modulation(tokens, self.nets), model.guide(params, kps, self.nets))
+    return Told(sound, modulation(tokens, self.nets), modulation(none, self.nets), model.guide(params, kps, self.nets))
 
   def _predict(self, params, prepared, told: Told, x, video, level, settings):
     """The guided prediction for windows x [n, f, h, w, c] of the videos [n], at one level; `settings`: see `Inputs`."""
@@ -139,6 +142,7 @@ class Sampler:
       None,
       portraits[video],
       weights_of(self.config, settings, x.shape[0]),
+      told.silence,
     )
     # Without conditions: zero features of portrait and keypoints, zero tokens of sound, as released.
     null = dataclasses.replace(jax.tree.map(jnp.zeros_like, condition), weights=condition.weights)
