@@ -49,7 +49,8 @@ def base() -> ml_collections.ConfigDict:
   c.foundations = ml_collections.ConfigDict()  # by name, the workdir that talkjax.convert made of it, or ''
   # (foundation, where it goes, regex of what of it is left out, regex of what it need not have): strict otherwise.
   c.load = ()
-  c.train = (('.*', True),)  # (regex, trains): the first that is found in a parameter's path decides
+  # (regex, whether it trains, or at what share of the learning rate): the first found in a parameter's path decides.
+  c.train = (('.*', True),)
   c.ema = 0.9999
   c.dtype = 'float32'  # of the arithmetic; parameters are float32
   c.remat = False
@@ -99,11 +100,8 @@ def narrow(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
   # as it is least sure of itself where little noise is left.
   c.sampler.update(name='ddpm', steps=3, spacing='trailing')
-  # In the second stage few clips a step, each of one level of noise, blur again what is known of sound: half the rate.
-  rate = 1e-3 if size == 'tiny' else 5e-4
-  c.optimizer.update(learning_rate=rate / 2 if stage == 2 else rate, schedule='cosine', warmup=50)
+  c.optimizer.update(learning_rate=1e-3 if size == 'tiny' else 5e-4, schedule='cosine', warmup=50)
   c.guidance = 1.0
-  c.weights.audio = 2.0  # lips follow better than with 1
   c.ema = 0.995
   if size == 'small':
     c.size = 128

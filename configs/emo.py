@@ -110,11 +110,12 @@ def get_config(arg: str | None = None):
   if stage == 3:
     c.train = (('motion_modules', True), ('^speed/', True), ('.*', False))
   if size != 'paper':
-    # What is learned of pictures stays: few clips a step, each of one level of noise, would blur it again.
+    # What is learned of pictures stays, and what comes beside is learned slowly: few clips a step, each of one level of
+    # noise, would blur it again.
     if stage == 2:
-      c.train = (('motion_modules|attn2|modulation|^audio/', True), ('.*', False))
+      c.train = (('motion_modules|attn2|modulation|^audio/', 0.5), ('.*', False))
     if stage == 3:
-      c.train = (('motion_modules.*/speed_', True), ('^speed/', True), ('.*', False))
+      c.train = (('motion_modules.*/speed_|^speed/', True), ('motion_modules', 0.1), ('.*', False))
   c.foundations, c.load = common.FOUNDATIONS, common.LOAD[stage]  # section 3.3
   # What each stage brings in; anything else must be in `init_from`.
   c.init_new = (

@@ -118,12 +118,14 @@ def get_config(arg: str | None = None):
 
   # What trains (section 2.3): images, then sound and motion alone, then everything.
   frozen = ('^autoencoder/',) * (c.latents.kind == 'vae') + ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
-  c.train = (*((name, False) for name in frozen), ('.*', True))
-  if stage == 2:
-    c.train = (
-      ('^audio/|motion_modules|modulation|^backbone/.*transformer_blocks_0/(attn2|norm2)/', True),
-      ('.*', False),
-    )
+  frozen = tuple((name, False) for name in frozen)
+  # Small sizes know sound from the first stage; few clips a step, each of one level of noise, would blur that again.
+  sound = ('^audio/|modulation|^backbone/.*transformer_blocks_0/(attn2|norm2)/', True if size == 'paper' else 0.1)
+  c.train = {
+    1: (*frozen, ('.*', True)),
+    2: (sound, ('motion_modules', True), ('.*', False)),
+    3: (*frozen, sound, ('.*', True)),
+  }[stage]
   c.foundations, c.load = common.FOUNDATIONS, common.LOAD[stage]
   # What each stage brings in; anything else must be in `init_from`.
   c.init_new = (

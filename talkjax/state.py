@@ -25,33 +25,40 @@ class State(flax.struct.PyTreeNode):
   opt_state: PyTree
 
 
-def trainable_mask(params: PyTree, patterns) -> PyTree:
-  """True for every leaf that a step may change.
+def learning_rates(params: PyTree, patterns) -> PyTree:
+  """What every leaf's learning rate is multiplied with: 0 freezes it.
 
   Args:
     params: the parameter tree.
-    patterns: sequence of (regex, trains): the first regex found in a leaf's path ('unet/in_conv/kernel') decides;
-      True trains it, None freezes it. A leaf that none names is frozen.
+    patterns: sequence of (regex, rate): the first regex found in a leaf's path ('unet/in_conv/kernel') decides; True is
+      1, False is 0, 0.1 learns at a tenth of the learning rate. A leaf that none names is frozen.
 
   Raises:
-    UserError: a regex names no leaf (with near names), or nothing trains at all.
+    UserError: a regex names no leaf (with near names), a rate is below 0, or nothing trains at all.
   """
   names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-  for regex, _ in patterns:
+  for regex, rate in patterns:
     if not any(re.search(regex, n) for n in names):
       parts = {'/'.join(n.split('/')[:depth]) for n in names for depth in (1, 2, 3)}
       near = difflib.get_close_matches(regex.strip('^$.*/'), sorted(parts), n=6, cutoff=0.5)
       near = near or sorted({'/'.join(n.split('/')[:2]) for n in names})[:12]
       raise UserError(f'config.train: {regex!r} names no parameter; near names are {", ".join(near)}')
+    if not (isinstance(rate, (bool, int, float)) and rate >= 0):
+      raise UserError(f'config.train: {regex!r} has {rate!r}: expected True, False, or a factor of the learning rate')
 
-  def trains(path, _):
+  def rate_of(path, _):
     name = path_name(path)
-    return next((bool(value) for regex, value in patterns if re.search(regex, name)), False)
+    return next((float(rate) for regex, rate in patterns if re.search(regex, name)), 0.0)
 
-  mask = jax.tree_util.tree_map_with_path(trains, params)
-  if not any(jax.tree.leaves(mask)):
+  rates = jax.tree_util.tree_map_with_path(rate_of, params)
+  if not any(jax.tree.leaves(rates)):
     raise UserError('config.train freezes every parameter: name at least one that trains')
-  return mask
+  return rates
+
+
+def trainable_mask(params: PyTree, patterns) -> PyTree:
+  """True for every leaf that a step may change, see `learning_rates`."""
+  return jax.tree.map(bool, learning_rates(params, patterns))
 
 
 def split(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
@@ -106,7 +113,7 @@ def make_step(
   Args:
     loss: a system's `loss(params, batch, rng, train) -> (loss, metrics)`.
     optimizer: from `make_optimizer`.
-    patterns: what trains, see `trainable_mask`.
+    patterns: what trains, and how fast, see `learning_rates`.
     ema: decay of the running average of the parameters. It is warmed up, min(ema, (1 + step) / (10 + step)), so that
       short runs are not averages of their start.
     accumulate: microbatches a step; gradients are averaged over them.
@@ -115,7 +122,8 @@ def make_step(
 
   def step(state: State, batch):
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
-    mask = trainable_mask(state.params, patterns)
+    rates = learning_rates(state.params, patterns)
+    mask = jax.tree.map(bool, rates)
     trainable, frozen = split(state.params, mask)
 
     def compute(trainable, batch, rng):
@@ -137,6 +145,7 @@ def make_step(
       (value, metrics), grads = jax.tree.map(lambda x: x / accumulate, total)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+    updates = jax.tree.map(lambda u, r: u * r if r != 1 else u, updates, split(rates, mask)[0])
     trainable = optax.apply_updates(trainable, updates)
     params = join(trainable, frozen)
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))

@@ -98,6 +98,16 @@ def test_patterns_that_name_nothing_fail_with_what_there_is():
     state.trainable_mask(params, (('.*', False),))
 
 
+def test_each_part_learns_at_its_own_rate(batch):
+  rates = (('a/kernel', 0.25), ('.*', True))
+  plain, slow = (run(batch, steps=1, patterns=p)[0].params for p in ((('.*', True),), rates))
+  start = init(None, None)
+  moved = lambda params: jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), params, start)
+  np.testing.assert_allclose(moved(slow)['a']['kernel'], 0.25 * moved(plain)['a']['kernel'], rtol=1e-5)
+  with pytest.raises(UserError, match="'a/kernel' has -1: expected True, False, or a factor"):
+    state.learning_rates(start, (('a/kernel', -1),))
+
+
 def test_learning_rate_warms_up_and_decays():
   settings = ml_collections.ConfigDict({'learning_rate': 1.0, 'warmup': 10, 'schedule': 'cosine'})
   rate = state.learning_rate(settings, 110)

@@ -277,8 +277,14 @@ def level_at(schedule: Schedule, index: jax.Array | np.ndarray | int) -> Level:
 
 
 def uniform_level(key: jax.Array, schedule: Schedule, batch: int) -> Level:
-  """A level [b] for each example, each timestep equally likely."""
-  return level_at(schedule, jax.random.randint(key, (batch,), 0, schedule.num_steps))
+  """A level [b] for each example, each timestep equally likely.
+
+  The batch is spread evenly over the timesteps from a random start (Variational Diffusion Models, arXiv 2107.00630,
+  appendix I.1), so that a step of few examples has high and low levels in it.
+  """
+  start = jax.random.uniform(key)
+  share = (start + jnp.arange(batch) / batch) % 1.0
+  return level_at(schedule, jnp.minimum((share * schedule.num_steps).astype(jnp.int32), schedule.num_steps - 1))
 
 
 def continuous_level(key: jax.Array, schedule: Schedule, batch: int) -> Level:
