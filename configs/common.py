@@ -130,6 +130,10 @@ def narrow(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.checkpoint_every = 100
 
 
+# `data.encoded` of systems around a portrait: a folder in the corpus' own, or a path, of what `talkjax.build` put there
+# with --latents and --speech ('encoded', if not told otherwise). Training then reads what that has, instead of running
+# the autoencoder and wav2vec 2.0 at every step; generation never does. '': they run.
+
 # What of Stable Diffusion and the like the stages of systems around a portrait start from, where it is at hand. The
 # prompt's attention is not used.
 FOUNDATIONS = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')

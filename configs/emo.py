@@ -81,6 +81,7 @@ def get_config(arg: str | None = None):
   c.data.corpus = 'hdtf'
   c.data.workers = 4
   c.data.mouth = 'landmarks'
+  c.data.encoded = ''  # see configs/common.py
   c.data.reference_within = 0  # frames from the clip, for the portrait of an example; 0: anywhere in the video
   c.batch_size = 48 if stage == 1 else 4
   c.steps = 200_000 if stage == 1 else 100_000

@@ -4,18 +4,24 @@ Takes any TFDS builder folder and the flags of the `tfds build` command (`--help
 Unlike the stock command it writes array_record files, into `datasets/` of the current folder, and builds the first
 config alone where no `--config` is given. An interrupted build goes on where it was when run again; a finished one is
 left alone unless `--overwrite` is given. `--max_examples_per_split=N` makes a small trial of a large corpus.
+
+  python -m talkjax.build data/hdtf --latents=runs/sd_vae --speech=runs/wav2vec2 --size=512
+
+encodes a corpus too, which training then reads instead of running frozen encoders at every step (talkjax/encoded.py).
 """
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import os
+import pathlib
 import sys
 
 from absl import flags, logging
 
-from talkjax import cli, corpus
+from talkjax import cli, corpus, records
 from talkjax.cli import UsageError, UserError
 
 DATA_DIR = 'datasets'
@@ -43,6 +49,12 @@ def build(argv: list[str]):
     raise UsageError('--num_processes would build configs side by side: use --workers=N for parallel clips')
   if args.automation.exclude_datasets:
     raise UsageError('--exclude_datasets would build every corpus that TFDS knows: name the folders to build instead')
+  if args.size < 1 or args.speech_layers not in ('all', 'last'):
+    raise UsageError(
+      f'--size={args.size} --speech_layers={args.speech_layers}: expected a number of pixels, and all or last'
+    )
+  if args.latents or args.speech:
+    _encoders(args.latents, args.size, args.speech, args.speech_layers)  # errors come before anything is built
   if args.beam and not _has_beam():
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"')
   for module in (args.generation.imports or '').split(','):
@@ -78,19 +90,25 @@ def _build_one(folder: str, args):
   else:
     cls, kwargs = load(folder), {}
   args = _with_config(cls, args)
-  if cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
+  if args.debug.overwrite:  # before TFDS removes what is there
     _check_manual_dir(cls, folder, args.paths.manual_dir)
   try:
     builders = list(tfds_build._make_builders(args, cls, kwargs))
   except (ValueError, TypeError) as error:  # configs that do not exist, JSON that does not fit
     raise UsageError(f'--config={args.generation.config}: {error}') from error
   for builder in builders:
+    built = builder.is_prepared() and not args.generation.update_metadata_only
+    if not built:
+      _check_manual_dir(cls, folder, args.paths.manual_dir)
     if args.generation.download_only:
       tfds_build._download(args, builder)
-    elif builder.is_prepared() and not args.generation.update_metadata_only:
+      continue
+    if built:
       print(f'{builder.info.full_name} is already built: {builder.data_dir} (--overwrite builds it anew)')
     else:
       _make(builder, args)
+    if args.latents or args.speech:
+      _encode(builder, args)
 
 
 def _make(builder, args):
@@ -112,6 +130,37 @@ def _make(builder, args):
   print(f'{builder.info.full_name}: {builder.data_dir}')
 
 
+def _encode(builder, args):
+  """Writes the sidecar that --latents and --speech ask for."""
+  import grain
+
+  from talkjax import encoded
+
+  folder = pathlib.Path(builder.data_dir) / args.encoded
+  splits = {
+    name: grain.MapDataset.source(builder.as_data_source(split=name)).map(records.from_example)
+    for name, info in builder.info.splits.items()
+    if info.num_examples
+  }
+  for kind, encoder in _encoders(args.latents, args.size, args.speech, args.speech_layers).items():
+    about = {'corpus': builder.info.full_name, **encoder.about}
+    made = encoded.write(folder, kind, about, splits, encoder.encode)
+    print(f'{builder.info.full_name}: {kind} {"in" if made else "are already in"} {folder}')
+
+
+@functools.cache
+def _encoders(latents: str | None, size: int, speech: str | None, layers: str) -> dict:
+  """By kind, what the flags name."""
+  from talkjax import encoders  # JAX is for those who ask for it: processes that make clips import this file too
+
+  made = {}
+  if latents:
+    made['latents'] = encoders.latents(latents, size)
+  if speech:
+    made['speech'] = encoders.speech(speech, layers)
+  return made
+
+
 def _with_config(cls, args):
   """The first config where none is named."""
   generation = args.generation
@@ -124,6 +173,8 @@ def _with_config(cls, args):
 
 
 def _check_manual_dir(cls, folder, manual_dir):
+  if not cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    return
   what = ' '.join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
   if manual_dir is None:
     raise UsageError(f'{folder} needs --manual_dir=DIR: {what}')
@@ -149,6 +200,11 @@ def _parse(argv: list[str]):
 
     workers: int | None = None  # Processes that make clips. None: one a core. 0: no other process.
     beam: bool = simple_parsing.flag(default=False)  # Run on Apache Beam; see --beam_pipeline_options.
+    latents: str | None = None  # Workdir whose autoencoder encodes the pictures (talkjax.convert --source=sd_vae).
+    size: int = 512  # Pixels of the squares that it encodes, as config.size.
+    speech: str | None = None  # Workdir whose wav2vec 2.0 encodes the sound (talkjax.convert --source=wav2vec2).
+    speech_layers: str = 'all'  # Of its states: all (emo), or last (vexpress needs no more).
+    encoded: str = 'encoded'  # Where they go, in the corpus' folder; config.data.encoded reads them from there.
 
   class Parser(cli_utils.ArgumentParser):
     def error(self, message):

@@ -65,6 +65,12 @@ def read_config(workdir) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
+def has_checkpoint(workdir) -> bool:
+  """Whether a run can go on from something in its workdir."""
+  path = epath.Path(workdir) / 'checkpoints'
+  return path.exists() and bool(ocp.utils.checkpoint_steps(path))
+
+
 class Checkpoints:
   """The checkpoints of one workdir, saved asynchronously and atomically."""
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from talkjax import records
+from talkjax import encoded, records
 from talkjax.cli import UserError
 
 EPOCHS = 2**32  # without end; grain's own "without end" overflows for batches of one clip
@@ -32,6 +32,20 @@ def open_corpus(data, split: str):
   Raises:
     UserError: the corpus is not built there, or has no such split.
   """
+  source = _builder(data, split).as_data_source(split=split)
+  if not len(source):
+    raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: name another split')
+  return grain.MapDataset.source(source).map(records.from_example)
+
+
+def open_sidecar(data) -> encoded.Sidecar | None:
+  """What `data.encoded` names, for `data.split`; None where it names nothing. Raises UserError as `encoded` does."""
+  if not data.get('encoded', ''):
+    return None
+  return encoded.open_sidecar(_builder(data, data.split), data.encoded, data.split.partition('[')[0])
+
+
+def _builder(data, split: str):
   root = pathlib.Path(data.dir).expanduser() / data.corpus
   found = {p.parent.parent: p.parent for p in sorted(root.glob('**/dataset_info.json'))}  # the newest version of each
   if not found:
@@ -47,10 +61,7 @@ def open_corpus(data, split: str):
   name = split.partition('[')[0]
   if name not in builder.info.splits or not builder.info.splits[name].num_examples:
     raise UserError(f'corpus {data.corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
-  source = builder.as_data_source(split=split)
-  if not len(source):
-    raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: name another split')
-  return grain.MapDataset.source(source).map(records.from_example)
+  return builder
 
 
 def training_iterator(data, read: Callable, batch_size: int, seed: int):
@@ -58,7 +69,7 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
 
   Args:
     data: the config's `data`: what `open_corpus` takes, and `split`, `workers` (processes; 0 reads in threads),
-      `examples_per_record`.
+      `examples_per_record`, and, where systems have it, `encoded` (see `talkjax.encoded`).
     read: `(record, generator) -> example`, a dict of numpy arrays with `examples_per_record` examples along axis 0.
     batch_size: of all processes together.
     seed: of the order and of `generator`.
@@ -76,6 +87,8 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
     )
   cv2.setNumThreads(1)  # pictures are small and reading is parallel already
   dataset = open_corpus(data, data.split)
+  if sidecar := open_sidecar(data):
+    dataset = dataset.map(sidecar)
   records_per_batch = batch_size // per_record // processes
   if len(dataset) < processes:
     raise UserError(

@@ -49,6 +49,11 @@ class Record:
   attributes: dict[str, str] = dataclasses.field(
     default_factory=dict
   )  # what only this corpus knows (emotion, level, ...)
+  # Of the sidecar (`talkjax.encoded`), float16; no part of the record on disk.
+  latents: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros((0, 0, 0, 0), np.float16)
+  )  # [f, h', w', 2 c]
+  speech: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.float16))  # [n, layers, d]
 
   def frame(self, index: int) -> np.ndarray:
     """Frame `index` as uint8 [h, w, 3] RGB."""
@@ -99,7 +104,7 @@ def features() -> tfds.features.FeaturesDict:
 
 def to_example(record: Record) -> dict:
   """A record as the dict that a TFDS builder yields."""
-  example = {f.name: getattr(record, f.name) for f in dataclasses.fields(Record)}
+  example = {f.name: getattr(record, f.name) for f in dataclasses.fields(Record) if f.name not in ('latents', 'speech')}
   example['frames'] = list(record.frames)
   example['audio'] = record.audio.astype('<i2').tobytes()
   example['size'] = np.asarray(record.size, np.int32)

@@ -72,6 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   batch_layout = sharding.batch_sharding(mesh)
 
   # Restore.
+  found = {} if checkpoint.has_checkpoint(workdir) else _weights(config, abstract.params)
   if jax.process_index() == 0:
     checkpoint.write_config(workdir, ml_collections.ConfigDict(config))
   checkpoints = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
@@ -80,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
     train_state = checkpoints.restore(abstract, iterator)
   else:
     train_state = jax.jit(create, out_shardings=layout)(jax.random.key(config.seed))
-    train_state = _initialise(train_state, config, layout)
+    train_state = _initialise(train_state, found, layout)
   first = int(train_state.step)
 
   # Step.
@@ -149,14 +150,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   return train_state
 
 
-def _initialise(train_state: state.State, config, layout) -> state.State:
-  """Parameters from an earlier stage's workdir (`config.init_from`) and from foundations (`config.load`), strictly."""
+def _weights(config, wanted) -> dict[str, np.ndarray]:
+  """Parameters by path that a run starts with, strictly: an earlier stage's (`config.init_from`) and foundations'."""
   found = {}
   if config.init_from:
-    found |= checkpoint.load_part(config.init_from, train_state.params, '', missing=config.init_new)
+    found |= checkpoint.load_part(config.init_from, wanted, '', missing=config.init_new)
   for name, into, ignored, missing in config.load:
     if workdir := config.foundations[name]:
-      found |= checkpoint.load_part(workdir, train_state.params, into, ignored, (missing,) if missing else ())
+      found |= checkpoint.load_part(workdir, wanted, into, ignored, (missing,) if missing else ())
+  if sidecar := input.open_sidecar(config.data):
+    sidecar.check_weights(found, tuple(wanted))
+  return found
+
+
+def _initialise(train_state: state.State, found: dict[str, np.ndarray], layout) -> state.State:
+  """The state with the parameters that were found."""
   if not found:
     return train_state
 

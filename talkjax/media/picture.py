@@ -73,6 +73,18 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Seque
   return np.concatenate([margin, result], axis=1)
 
 
+def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
+  """The middle square of a picture, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
+  height, width = frame.shape[:2]
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  square = frame[top : top + side, left : left + side]
+  if side == size:
+    return square
+  how = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
+  return cv2.resize(square, (size, size), interpolation=how)
+
+
 def to_float(picture: np.ndarray) -> np.ndarray:
   """uint8 of any shape -> float32 in [-1, 1], what networks see."""
   return picture * np.float32(1 / 127.5) - 1

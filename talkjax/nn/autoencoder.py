@@ -66,10 +66,13 @@ class Autoencoder(nn.Module):
       pictures: both sides multiples of 2 ** (levels - 1).
       rng: draws from the posterior; None gives its mean.
     """
-    latents, logvar = self.moments(pictures)
+    return self.draw(*self.moments(pictures), rng)
+
+  def draw(self, mean: jax.Array, logvar: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    """What `encode` makes of pictures with these moments."""
     if rng is not None:
-      latents += jnp.exp(0.5 * logvar) * jax.random.normal(rng, latents.shape, latents.dtype)
-    return latents * self.scaling
+      mean += jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape, mean.dtype)
+    return mean * self.scaling
 
   def decode(self, latents: jax.Array) -> jax.Array:
     """The inverse of `encode`; about [-1, 1], not clipped, float32."""

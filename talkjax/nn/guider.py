@@ -135,17 +135,17 @@ class SpeedTokens(nn.Module):
     return nn.Dense(self.features, dtype=self.dtype, name='dense_1')(x)
 
 
-def two_a_frame(features: jax.Array, frames: int) -> jax.Array:
+def two_a_frame(features, frames: int):
   """Features of a whole sound, [n, d], as two for each frame of its video, [frames, 2 d] (V-Express section 2.2).
 
-  Linear interpolation between the middles of what each stands for; the ends are held.
+  Linear interpolation between the middles of what each stands for; the ends are held. Arrays of NumPy stay such.
   """
   n = features.shape[0]
-  place = (jnp.arange(2 * frames) + 0.5) * (n / (2 * frames)) - 0.5
-  place = jnp.clip(place, 0, n - 1)
-  before = jnp.floor(place).astype(int)
+  place = (np.arange(2 * frames) + 0.5) * (n / (2 * frames)) - 0.5
+  place = np.clip(place, 0, n - 1)
+  before = np.floor(place).astype(int)
   share = (place - before)[:, None].astype(features.dtype)
-  after = features[jnp.minimum(before + 1, n - 1)]
+  after = features[np.minimum(before + 1, n - 1)]
   return (features[before] * (1 - share) + after * share).reshape(frames, -1)
 
 

@@ -1,10 +1,13 @@
 """The wav2vec 2.0 encoder (Baevski et al., 2020): a waveform to features 50 times a second, from every layer."""
 
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from talkjax.nn.attention import attention
 
@@ -104,6 +107,34 @@ class Wav2Vec2(nn.Module):
     for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
       samples = max(0, (samples - kernel) // stride + 1)
     return samples
+
+
+def in_pieces(net: Wav2Vec2, listen: Callable, sound: np.ndarray, seconds: int = 64) -> Iterator[np.ndarray]:
+  """What a sound of any length makes of the encoder, of which few lengths are compiled.
+
+  Args:
+    net: the encoder.
+    listen: (waveform [1, s], samples) -> [1, t, ...], see `Wav2Vec2`.
+    sound: normalised, [s].
+    seconds: that are heard at once; of more, pieces that 2 seconds further on both sides are heard with.
+
+  Yields:
+    [t, ...], `num_features(s)` rows in all.
+  """
+  rate, hop = 16_000, math.prod(net.conv_strides)
+  piece, beside = seconds * rate, 2 * rate
+  if len(sound) <= piece:
+    ends = [(0, len(sound), 0, None)]
+  else:
+    body = piece - 2 * beside
+    ends = [(max(0, i - beside), min(i + body + beside, len(sound)), min(i, beside), body)
+            for i in range(0, len(sound) - hop, body)]  # fmt: skip
+  for first, last, skipped, body in ends:
+    # Lengths of 2, 4, ... seconds.
+    filled = 2 ** math.ceil(math.log2(max(2, (last - first) / rate))) * rate
+    states = listen(np.pad(sound[None, first:last], ((0, 0), (0, filled - last + first))), last - first)
+    states = np.asarray(states)[0, skipped // hop : net.num_features(last - first)]
+    yield states if body is None else states[: body // hop]
 
 
 class Layer(nn.Module):

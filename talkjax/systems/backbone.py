@@ -19,11 +19,23 @@ from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.systems import named_table
 
 
+def init_latents(rng: jax.Array, nets) -> dict[str, Any]:
+  """Fresh parameters of the autoencoder, {'autoencoder': ...}; none where pictures are folded."""
+  if isinstance(nets.latents, Folding):
+    return {}
+  side = 2 ** (len(nets.latents.widths) - 1)
+  return {'autoencoder': nets.latents.init(rng, jnp.zeros((1, side, side, 3)))['params']}
+
+
 def encode(params, pictures: jax.Array, nets, rng: jax.Array | None = None) -> jax.Array:
-  """Latents of pictures [..., h, w, 3]; the autoencoder is never trained here."""
+  """Latents of pictures [..., h, w, 3], or of their moments [..., h', w', 2c] (mean and log variance of the
+  autoencoder, as `portraits.frames_of` reads them); the autoencoder is never trained here.
+  """
   flat = pictures.reshape(-1, *pictures.shape[-3:])
   if isinstance(nets.latents, Folding):
     latents = nets.latents.encode(flat)
+  elif flat.shape[-1] == 2 * nets.latents.latent_channels:
+    latents = nets.latents.draw(*jnp.split(flat.astype(jnp.float32), 2, axis=-1), rng)
   else:
     latents = nets.latents.apply({'params': params['autoencoder']}, flat, rng, method='encode')
     latents = jax.lax.stop_gradient(latents).astype(jnp.float32)

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from talkjax.cli import UsageError, UserError
@@ -31,19 +30,38 @@ class Job(NamedTuple):
 
 def picture(record: Record, index: int, size: int) -> np.ndarray:
   """A frame as uint8 [size, size, 3]; frames that are not square lose their longer sides' ends."""
-  return fit_square(record.frame(index), size)
+  return pictures.fit_square(record.frame(index), size)
 
 
-def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
-  """The middle square of a picture, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
-  height, width = frame.shape[:2]
-  side = min(height, width)
-  top, left = (height - side) // 2, (width - side) // 2
-  square = frame[top : top + side, left : left + side]
-  if side == size:
-    return square
-  how = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
-  return cv2.resize(square, (size, size), interpolation=how)
+def frames_of(record: Record, frames: Sequence[int], config) -> np.ndarray:
+  """Frames of a record as training sees them.
+
+  Returns:
+    float32 [f, size, size, 3] in [-1, 1]; where the record has its latents (`config.data.encoded`) their moments
+    instead, float16 [f, h', w', 2c], see `backbone.encode`.
+
+  Raises:
+    UserError: the latents are not of pictures as the config has them.
+  """
+  if not len(record.latents):
+    return pictures.to_float(np.stack([picture(record, i, config.size) for i in frames]))
+  where = f'config.data.encoded={config.data.encoded}'
+  if config.latents.kind != 'vae':
+    raise UserError(
+      f'{where} has latents of an autoencoder, and config.latents.kind is {config.latents.kind!r}: set that to vae, or '
+      'config.data.encoded to nothing'
+    )
+  if (size := record.latents.shape[1] * latent_factor(config.latents)) != config.size:
+    raise UserError(
+      f'{where} has latents of {size} x {size} pixels, and config.size is {config.size}: encode the corpus with '
+      f'--size={config.size} --encoded=ANOTHER_NAME'
+    )
+  return record.latents[list(frames)]
+
+
+def hears_states(record: Record, config) -> bool:
+  """Whether the record has wav2vec 2.0's states, so that training reads them instead of samples."""
+  return config.audio.kind == 'wav2vec2' and len(record.speech) > 0
 
 
 def to_square(points: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
@@ -197,7 +215,7 @@ def square_portrait(path: str, size: int) -> tuple[np.ndarray, np.ndarray, np.nd
     [int(np.clip((x0 + x1 - side) / 2, 0, width - side)), int(np.clip((y0 + y1 - side) / 2, 0, height - side))]
   )
   left, top = corner
-  square = fit_square(np.ascontiguousarray(shown[top : top + side, left : left + side]), size)
+  square = pictures.fit_square(np.ascontiguousarray(shown[top : top + side, left : left + side]), size)
   box = ((track.box[0].reshape(2, 2) - corner) * (size / side)).reshape(4)
   return square, box, (track.landmarks[0] - corner) * np.float32(size / side)
 

@@ -8,8 +8,18 @@ import numpy as np
 from talkjax.cli import UserError
 from talkjax.faces import landmarks
 from talkjax.media.picture import to_float
+from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.records import Record
-from talkjax.systems.portraits import face_region, mouth_weights, padded, picture, sound_features, to_square
+from talkjax.systems.portraits import (
+  face_region,
+  frames_of,
+  hears_states,
+  mouth_weights,
+  padded,
+  picture,
+  sound_features,
+  to_square,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +55,20 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     [k] float32, 0 where the clip begins before frame n (and motion is empty); reference [k, h, w, 3], another frame of
     the record, no further than `data.reference_within` from the clip; region [k, h, w, 1]; speed [k, f + 2m], with
     margins on both sides; audio [k, f + 2 (m + context), d], with the context that the encoder of sound wants; id [k].
-    Where `mouth_weight` is not 1 also weight of the loss, [k, f, h', w', 1] at the latents' size.
+    Where `mouth_weight` is not 1 also weight of the loss, [k, f, h', w', 1] at the latents' size. With
+    `data.encoded` pictures are moments of latents (see `portraits.frames_of`), and audio is what wav2vec 2.0 makes of
+    the whole clip, [k, f + 2m, layers, d] float16.
+
+  Raises:
+    UserError: the record is too short, silent where sound is to be learned, or encoded otherwise than the config says.
   """
   n, f, m = config.motion_frames if config.frames > 1 else 0, config.frames, config.margin
   reach = m + config.audio.context
   count = len(record.frames)
   if count < f:
     raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
-  sound, speeds = sound_features(record, config), landmarks.head_speed(record.pose, record.fps)
+  encoded, speeds = hears_states(record, config), landmarks.head_speed(record.pose, record.fps)
+  sound = None if encoded else sound_features(record, config)
   examples = []
   for _ in range(config.data.examples_per_record):
     start = int(generator.integers(0, count - f + 1))
@@ -60,16 +76,19 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
     has_motion = n > 0 and start >= n
     around = np.arange(start - m, start + f + m)
-    clip = np.stack([picture(record, i, config.size) for i in range(start, start + f)])
-    before = [picture(record, i, config.size) for i in range(start - n, start)] if has_motion else []
+    heard = np.arange(start - reach, start + f + reach)
+    clip = frames_of(record, range(start, start + f), config)
+    before = np.zeros((n, *clip.shape[1:]), clip.dtype)
+    if has_motion:
+      before = frames_of(record, range(start - n, start), config)
     examples.append(
       {
-        'target': to_float(clip),
-        'motion': to_float(np.stack(before)) if before else np.zeros((n, *clip.shape[1:]), np.float32),
+        'target': clip,
+        'motion': before,
         'has_motion': np.float32(has_motion),
-        'reference': to_float(picture(record, other, config.size)),
+        'reference': frames_of(record, [other], config)[0],
         'region': face_region(record, seen_span(start, start + f, count, generator, config), config.size),
-        'audio': padded(sound, np.arange(start - reach, start + f + reach), config.audio),
+        'audio': states_of(record, around, config) if encoded else padded(sound, heard, config.audio),
         'speed': speeds[np.clip(around, 0, count - 1)],
         'id': record.id,
       }
@@ -77,6 +96,20 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     if config.mouth_weight != 1:
       examples[-1]['weight'] = mouth_weights(record, range(start, start + f), config)
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+
+
+def states_of(record: Record, frames: np.ndarray, config) -> np.ndarray:
+  """What `model.hear` makes of a whole clip, float16 [f, layers, d]; outside it the first and last states stay."""
+  layers = config.audio.encoder.get('layers', Wav2Vec2.layers)
+  if record.speech.shape[1] != layers:
+    raise UserError(
+      f'config.data.encoded={config.data.encoded} has {record.speech.shape[1]} of the {layers} layers of wav2vec 2.0 '
+      'that emo hears: encode the corpus with --speech_layers=all --encoded=ANOTHER_NAME'
+    )
+  # Fifty a second, two in a frame's time.
+  index = np.round(frames * (50 / record.fps)).astype(int)[:, None] + np.arange(2)
+  states = record.speech[np.clip(index, 0, len(record.speech) - 1)]
+  return states.astype(np.float32).mean(1).astype(np.float16)
 
 
 def seen_span(start: int, end: int, count: int, generator: np.random.Generator, config) -> range:

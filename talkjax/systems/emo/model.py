@@ -16,6 +16,7 @@ from talkjax.systems.backbone import (
   beside,
   encode,
   hide_mouths,
+  init_latents,
   make_latents,
   modulation,
   predict,
@@ -24,7 +25,7 @@ from talkjax.systems.backbone import (
   to_change,
   unet_fields,
 )
-from talkjax.systems.portraits import latent_factor
+from talkjax.systems.portraits import SAMPLES, latent_factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
   """Fresh parameters."""
   keys = jax.random.split(rng, 7)
   example = jax.tree.map(lambda x: x[:1], batch)
-  params = {}
-  if isinstance(nets.latents, Autoencoder):
-    params['autoencoder'] = nets.latents.init(keys[0], example['reference'])['params']
+  params = init_latents(keys[0], nets)
   latent = jax.eval_shape(lambda p: encode(p, example['reference'], nets), params)
   zeros = jnp.zeros((1, *latent.shape[1:]))
   params['reference'] = nets.reference.init(keys[1], zeros, jnp.zeros(1), {'text': jnp.zeros((1, 1, nets.text))})[
@@ -63,7 +62,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
   params['locator'] = nets.locator.init(keys[2], example['region'])['params']
   told = {}
   if nets.encoder:
-    params['wav2vec2'] = nets.encoder.init(keys[6], example['audio'].reshape(1, -1))['params']
+    params['wav2vec2'] = nets.encoder.init(keys[6], jnp.zeros((1, 2 * SAMPLES)))['params']
   if nets.audio:
     heard = windows(hear(params, example['audio'], nets), nets.margin)[:, 0]
     params['audio'] = nets.audio.init(keys[3], heard)['params']
@@ -93,10 +92,13 @@ def locate(params, region: jax.Array, nets: Networks) -> jax.Array:
 def hear(params, audio: jax.Array, nets: Networks) -> jax.Array:
   """Features of each frame, [b, f + 2m, d], of what `portraits.speech_features` made with its context.
 
-  With wav2vec 2.0 those of all its layers (section 3.2, "the various blocks"), the mean of the two in a frame's time.
+  With wav2vec 2.0 those of all its layers (section 3.2, "the various blocks"), the mean of the two in a frame's time;
+  where `data.read` had them already, [b, f + 2m, layers, d], the encoder does not run.
   """
   if nets.encoder is None:
     return audio
+  if audio.ndim == 4:
+    return audio.reshape(*audio.shape[:2], -1).astype(jnp.float32)
   b, frames, _ = audio.shape
   states = nets.encoder.apply({'params': params['wav2vec2']}, audio.reshape(b, -1))[1:]
   x = jax.lax.stop_gradient(jnp.concatenate(states, -1))  # [b, 2 frames - 1, d]

@@ -8,8 +8,18 @@ import numpy as np
 from talkjax.cli import UserError
 from talkjax.faces import keypoints
 from talkjax.media.picture import to_float
+from talkjax.nn.guider import two_a_frame
 from talkjax.records import AUDIO_RATE, Record
-from talkjax.systems.portraits import face_region, mouth_weights, padded, picture, sound_features, to_square
+from talkjax.systems.portraits import (
+  face_region,
+  frames_of,
+  hears_states,
+  mouth_weights,
+  padded,
+  picture,
+  sound_features,
+  to_square,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +57,27 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     further than `data.reference_within` from it; kps [k, f, h, w, 3] uint8, the V-Kps images; audio
     [k, f + 2 (m + context), d], with a margin of m frames on both sides and the context that the encoder of sound
     wants; id [k]. Where `mouth_weight` is not 1 also weight of the loss, [k, f, h', w', 1] at the latents' size. Of the
-    examples a share of `augment.flip` is mirrored.
+    examples a share of `augment.flip` is mirrored. With `data.encoded` pictures are moments of latents (see
+    `portraits.frames_of`), and audio is what wav2vec 2.0 makes of the whole clip, [k, f + 2m, 2, d] float16.
 
   Raises:
-    UserError: the record is too short, or silent where sound is to be learned.
+    UserError: the record is too short, silent where sound is to be learned, or encoded otherwise than the config says.
   """
   f, reach = config.frames, config.margin + config.audio.context
   count = len(record.frames)
   if count < f:
     raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
-  sound = sound_features(record, config)
+  if len(record.latents) and config.augment.flip:
+    raise UserError(
+      f'config.augment.flip={config.augment.flip} mirrors pictures, and config.data.encoded={config.data.encoded} has '
+      'latents, which cannot be mirrored: set --config.augment.flip=0, or config.data.encoded to nothing'
+    )
+  encoded = hears_states(record, config)
+  if encoded:  # as `windows.listen` does
+    reach = config.margin
+    sound = two_a_frame(record.speech[:, -1].astype(np.float32), count)
+  else:
+    sound = sound_features(record, config)
   points = face_points(record, config.size)
   examples = []
   for _ in range(config.data.examples_per_record):
@@ -64,18 +85,19 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     within = config.data.reference_within or count
     other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
     flip = generator.random() < config.augment.flip
-    shown = points[start : start + f]
+    driven = points[start : start + f]
     example = {
-      'target': to_float(np.stack([picture(record, i, config.size) for i in range(start, start + f)])),
-      'reference': to_float(picture(record, other, config.size)),
+      'target': frames_of(record, range(start, start + f), config),
+      'reference': frames_of(record, [other], config)[0],
     }
     if config.mouth_weight != 1:
       example['weight'] = mouth_weights(record, range(start, start + f), config)
     if flip:
-      shown = keypoints.mirrored(shown, config.size)
+      driven = keypoints.mirrored(driven, config.size)
       example = {k: np.ascontiguousarray(v[..., ::-1, :]) for k, v in example.items()}
-    example['kps'] = keypoints.draw_all(shown, config.size, config.kps_canvas or config.size)
-    example['audio'] = padded(sound, np.arange(start - reach, start + f + reach), config.audio)
+    example['kps'] = keypoints.draw_all(driven, config.size, config.kps_canvas or config.size)
+    heard = padded(sound, np.arange(start - reach, start + f + reach), config.audio)
+    example['audio'] = heard.reshape(len(heard), 2, -1).astype(np.float16) if encoded else heard
     examples.append({**example, 'id': record.id})
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
 

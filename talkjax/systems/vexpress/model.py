@@ -16,6 +16,7 @@ from talkjax.systems.backbone import (
   beside,
   encode,
   hide_mouths,
+  init_latents,
   make_latents,
   modulation,
   predict,
@@ -24,7 +25,7 @@ from talkjax.systems.backbone import (
   to_change,
   unet_fields,
 )
-from talkjax.systems.portraits import latent_factor
+from talkjax.systems.portraits import SAMPLES, latent_factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
   """Fresh parameters."""
   keys = jax.random.split(rng, 6)
   example = jax.tree.map(lambda x: x[:1], batch)
-  params = {}
-  if isinstance(nets.latents, Autoencoder):
-    params['autoencoder'] = nets.latents.init(keys[0], example['reference'])['params']
+  params = init_latents(keys[0], nets)
   latent = jax.eval_shape(lambda p: encode(p, example['reference'], nets), params)
   zeros = jnp.zeros((1, *latent.shape[1:]))
   text = {'text': jnp.zeros((1, 1, nets.text))}
@@ -59,7 +58,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, nets: Networks) -> Any:
   params['guider'] = nets.guider.init(keys[2], example['kps'][:, 0].astype(jnp.float32))['params']
   told = {}
   if nets.encoder:
-    params['wav2vec2'] = nets.encoder.init(keys[3], example['audio'].reshape(1, -1))['params']
+    params['wav2vec2'] = nets.encoder.init(keys[3], jnp.zeros((1, 2 * SAMPLES)))['params']
   if nets.audio:
     heard = windows(hear(params, example['audio'], nets), nets.margin)[:, 0]
     params['audio'] = nets.audio.init(keys[4], tokens_of(heard, nets))['params']
@@ -88,9 +87,14 @@ def encode_sound(params, waveform: jax.Array, nets: Networks, samples: jax.Array
 
 
 def hear(params, audio: jax.Array, nets: Networks) -> jax.Array:
-  """Two features a frame, [b, f + 2m, 2 d], of what `data.read` made with its context."""
+  """Two features a frame, [b, f + 2m, 2 d], of what `data.read` made with its context.
+
+  Where that had them already, [b, f + 2m, 2, d], the encoder does not run.
+  """
   if nets.encoder is None:
     return audio
+  if audio.ndim == 4:
+    return audio.reshape(*audio.shape[:2], -1).astype(jnp.float32)
   b, frames, _ = audio.shape
   states = encode_sound(params, audio.reshape(b, -1), nets)
   return jax.vmap(lambda x: two_a_frame(x, frames))(states)[:, nets.context : frames - nets.context]

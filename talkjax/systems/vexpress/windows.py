@@ -1,6 +1,7 @@
 """How vexpress makes videos of any length: overlapping windows of frames, averaged after every denoising step."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from talkjax.media import audio
 from talkjax.media.picture import to_uint8
 from talkjax.nn.guider import two_a_frame
 from talkjax.nn.latent_unet import hoist
+from talkjax.nn.wav2vec2 import in_pieces
 from talkjax.records import AUDIO_RATE
 from talkjax.systems.backbone import (
   Condition,
@@ -33,8 +35,7 @@ from talkjax.systems.vexpress import model
 from talkjax.systems.vexpress.data import Inputs
 
 DECODED = 8  # frames that are decoded at once on a device
-HEARD = 64  # seconds of sound that are encoded at once; of more, pieces that
-AROUND = 2  # seconds further on both sides are heard with
+HEARD = 64  # seconds of sound that are encoded at once
 
 
 def plan(count: int, size: int, overlap: int, compat: str = 'paper') -> np.ndarray:
@@ -340,23 +341,8 @@ def listen(params, waveform: np.ndarray, count: int, fps: float, sampler: Sample
   if config.audio.kind != 'wav2vec2':
     return speech_features(waveform, count, fps, config.audio)
   sound = audio.normalised(np.pad(waveform, (0, max(0, AUDIO_RATE // 10 - len(waveform)))))
-  hop = math.prod(sampler.nets.encoder.conv_strides)
-  piece, beside = HEARD * AUDIO_RATE, AROUND * AUDIO_RATE
-  if len(sound) <= piece:
-    ends = [(0, len(sound), 0, None)]
-  else:
-    body = piece - 2 * beside
-    ends = [(max(0, i - beside), min(i + body + beside, len(sound)), min(i, beside), body)
-            for i in range(0, len(sound) - hop, body)]  # fmt: skip
-  features = []
-  for first, last, skipped, body in ends:
-    # Lengths of 2, 4, ... seconds, so that few are compiled.
-    filled = 2 ** math.ceil(math.log2(max(2, (last - first) / AUDIO_RATE))) * AUDIO_RATE
-    states = sampler.listen(params, np.pad(sound[None, first:last], ((0, 0), (0, filled - last + first))), last - first)
-    known = sampler.nets.encoder.num_features(last - first)
-    states = np.asarray(states[0, :known])[skipped // hop :]
-    features.append(states if body is None else states[: body // hop])
-  return np.asarray(two_a_frame(jnp.asarray(np.concatenate(features)), count))
+  pieces = in_pieces(sampler.nets.encoder, functools.partial(sampler.listen, params), sound, HEARD)
+  return two_a_frame(np.concatenate(list(pieces)), count)
 
 
 def around(features: np.ndarray, size: int, config) -> np.ndarray:
