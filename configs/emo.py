@@ -94,8 +94,8 @@ def get_config(arg: str | None = None):
     common.narrow(c, size, stage)
     c.augment.update(region_frames=75, motion_noise=0.6)
     c.drop.motion = 0.25
-    if stage == 3:  # it learns how heads move
-      c.mouth_weight, c.augment.hidden_mouth = 1.0, 0.0
+    if stage == 3:  # it learns how heads move, and must not forget mouths
+      c.mouth_weight = 3.0
   if size == 'small':
     c.model.update(audio_tokens=8, speed_features=128)
     c.steps = 100_000
