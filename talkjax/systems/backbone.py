@@ -2,8 +2,8 @@
 
 Networks (`nets`) are a system's own dataclass. Here it has `backbone`, `reference` (LatentUNets), `latents`
 (Autoencoder or Folding), `text` (channels of the ReferenceNet's one empty token) and, for small sizes: `change` (where
-not 0, the backbone sees the portrait and learns the change from its latents, times this), `modulated` (residual blocks
-hear sound too) and `prior` (see `predict`).
+not 0, the backbone sees the portrait and learns the change from its latents, times this; see `outputs`), `modulated`
+(residual blocks hear sound too) and `prior` (see `predict`).
 """
 
 import dataclasses
@@ -138,17 +138,33 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, 
     silence=condition.silence,
     weights={k: jnp.repeat(v, f) for k, v in condition.weights.items()},
   )
-  y = y.reshape(x.shape)
+  y = y.reshape(*x.shape[:-1], -1)
+  if nets.change:
+    y, share = jnp.split(y, 2, axis=-1)
+    y += share * per_frame(condition.portrait, x.ndim)
   if nets.prior:
     s, n = level.signal_scale, level.noise_scale
     y += x * jnp.reshape(s * nets.prior / (s**2 * nets.prior + n**2), (-1, 1, 1, 1, 1))
   return y
 
 
+def outputs(channels: int, change: float) -> int:
+  """Channels that the backbone says of latents with `channels`.
+
+  Twice as many where it learns the change from a portrait: what is added, and how much of the portrait's own is. The
+  inside of a mouth is of one colour, so that from pale skin more has to be taken away than from dark.
+  """
+  return 2 * channels if change else channels
+
+
 def beside(x: jax.Array, portrait: jax.Array) -> jax.Array:
   """Latents [b, f, h, w, c] with the portrait's, [b, h, w, c] (or for each frame, like x), behind their channels."""
-  portrait = portrait if portrait.ndim == x.ndim else portrait[:, None]
-  return jnp.concatenate([x, jnp.broadcast_to(portrait, x.shape)], axis=-1)
+  return jnp.concatenate([x, jnp.broadcast_to(per_frame(portrait, x.ndim), x.shape)], axis=-1)
+
+
+def per_frame(portrait: jax.Array, ndim: int) -> jax.Array:
+  """A portrait's latents [b, h, w, c], or those of every frame, with as many dimensions as theirs."""
+  return portrait if portrait.ndim == ndim else portrait[:, None]
 
 
 def to_change(latents: jax.Array, portrait: jax.Array, nets) -> jax.Array:

@@ -22,43 +22,15 @@ from talkjax.nn.latent_unet import LatentUNet
 from talkjax.systems import backbone, portraits
 from talkjax.systems.emo import animate, data, model
 from tests.corpora import run
-
-MICRO = {
-  'size': 32,
-  'frames': 4,
-  'batch_size': 2,
-  'model.widths': (32,),
-  'model.attention': (True,),
-  'model.locator': (8, 8, 8),
-  'model.audio_hidden': 16,
-  'sampler.steps': 2,
-  'data.corpus': 'puppets/tiny',
-  'data.examples_per_record': 1,
-}
-
-
-def micro(stage, puppets=None, **changes):
-  config = config_file.get_config(f'tiny,stage={stage}')
-  values = {**MICRO, **changes}
-  if stage == 1:
-    values['frames'] = 1
-  config.update_from_flattened_dict(values)
-  if puppets:
-    config.data.dir = str(puppets)
-  return config
+from tests.micro import emo_config as micro
+from tests.micro import opened
 
 
 @pytest.fixture(scope='module')
 def last(puppets):
   """Stage 3 with parameters that are none of them zero, and a batch."""
   config = micro(3, puppets)
-  system = systems.build(config)
-  iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
-  batch, _ = input.split_names(next(iterator))
-  params = jax.jit(system.init)(jax.random.key(0), batch)
-  leaves, tree = jax.tree.flatten(params)
-  params = tree.unflatten([p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)])
-  return config, system, params, batch
+  return config, *opened(config)
 
 
 def test_an_example_is_a_clip_with_what_came_before(puppets):

@@ -23,44 +23,15 @@ from talkjax.nn.latent_unet import hoist
 from talkjax.systems import portraits
 from talkjax.systems.vexpress import animate, data, model, windows
 from tests.corpora import ROOT, run
-
-MICRO = {
-  'size': 32,
-  'frames': 4,
-  'windows.frames': 4,
-  'windows.overlap': 1,
-  'batch_size': 2,
-  'model.widths': (32,),
-  'model.attention': (True,),
-  'model.guider': (8, 8, 8),
-  'sampler.steps': 2,
-  'data.corpus': 'puppets/tiny',
-  'data.examples_per_record': 1,
-}
-
-
-def micro(stage, puppets=None, **changes):
-  config = config_file.get_config(f'tiny,stage={stage}')
-  values = {**MICRO, **changes}
-  if stage == 1:
-    values |= {'frames': 1, 'windows.frames': 1, 'windows.overlap': 0}
-  config.update_from_flattened_dict(values)
-  if puppets:
-    config.data.dir = str(puppets)
-  return config
+from tests.micro import opened
+from tests.micro import vexpress_config as micro
 
 
 @pytest.fixture(scope='module')
 def last(puppets):
   """Stage 3 with parameters that are none of them zero, and a batch."""
   config = micro(3, puppets)
-  system = systems.build(config)
-  iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
-  batch, _ = input.split_names(next(iterator))
-  params = jax.jit(system.init)(jax.random.key(0), batch)
-  leaves, tree = jax.tree.flatten(params)
-  params = tree.unflatten([p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)])
-  return config, system, params, batch
+  return config, *opened(config)
 
 
 @pytest.fixture(scope='module')

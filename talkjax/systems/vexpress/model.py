@@ -19,6 +19,7 @@ from talkjax.systems.backbone import (
   init_latents,
   make_latents,
   modulation,
+  outputs,
   predict,
   reference_features,
   scale_examples,
@@ -204,7 +205,7 @@ def make_networks(config) -> Networks:
     )
   return Networks(
     backbone=LatentUNet(
-      channels,
+      outputs(channels, config.latents.change),
       contexts=('reference', 'audio') if talks else ('reference',),
       zero_contexts=m.zero_contexts,
       temporal=temporal,
