@@ -1,5 +1,6 @@
 """How a command ends: exit codes, one sentence on stderr, a traceback only when asked for."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -121,7 +122,10 @@ def test_help_leaves_well(command):
 
 
 def test_an_interrupt_is_130_without_a_traceback(command):
-  process = command('--fail=wait', start=subprocess.Popen, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  # A shell has what it starts in the background ignore interrupts, and that is inherited.
+  heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+  process = command('--fail=wait', start=subprocess.Popen, preexec_fn=heeds, **pipes)
   try:
     assert process.stdout.readline() == 'waiting\n'
     time.sleep(0.1)
