@@ -101,7 +101,7 @@ def get_config(arg: str | None = None):
     c.steps = 100_000
   if size == 'tiny':
     c.motion_frames = 2
-    c.weights.audio = 1.5
+    c.weights.audio = 1.5  # mouths open too little otherwise
     c.model.update(locator=(16, 32, 64), audio_hidden=256, speed_features=64)
     # Puppets turn by 5 to 30 degrees/s.
     c.speed.update(centres=(5.0, 10.0, 15.0, 20.0, 25.0, 30.0), radii=(5.0,) * 6)

@@ -48,8 +48,5 @@ def opened(made: ml_collections.ConfigDict):
   iterator = input.training_iterator(made.data, system.read, made.batch_size, 0)
   batch, _ = input.split_names(next(iterator))
   leaves, tree = jax.tree.flatten(jax.jit(system.init)(jax.random.key(0), batch))
-  return (
-    system,
-    tree.unflatten([p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)]),
-    batch,
-  )
+  params = [p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)]
+  return system, tree.unflatten(params), batch

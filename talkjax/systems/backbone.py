@@ -120,6 +120,7 @@ def modulation(contexts: dict[str, jax.Array], nets) -> jax.Array | None:
 def predict(params, x: jax.Array, level: schedules.Level, condition: Condition, *, nets) -> jax.Array:
   """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or one for all.
 
+  With `nets.change` the backbone says two numbers of each: what is added, and the share of the portrait's own latents.
   With `nets.prior` it is x0: the backbone adds to the mean of x0 given x, were x0 Gaussian with that variance, so that
   a narrow network need not pass all of x through.
   """
