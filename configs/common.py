@@ -55,7 +55,7 @@ def base() -> ml_collections.ConfigDict:
   c.dtype = 'float32'  # of the arithmetic; parameters are float32
   c.remat = False
   c.mesh = ml_collections.ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
-  c.rules = (('kernel', 'fsdp'),)  # (regex, spec), see talkjax.sharding.tree_shardings
+  c.rules = (('kernel', 'fsdp'),)  # (regex, spec), see talkjax.training.sharding.tree_shardings
   c.optimizer = ml_collections.ConfigDict(
     {
       'learning_rate': 1e-4,

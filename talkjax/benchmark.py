@@ -21,8 +21,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from talkjax import cli, input, memory, sharding, state, systems
-from talkjax.cli import UsageError
+from talkjax import cli, systems
+from talkjax.errors import UsageError
+from talkjax.training import input_pipeline, memory, sharding, state
 
 _CONFIG = cli.flag(config_flags.DEFINE_config_file, 'config', None, 'File of the config, with its arguments.')
 _OUTPUT = cli.flag(flags.DEFINE_string, 'output', None, 'A JSON file for the figures.')
@@ -84,7 +85,9 @@ def compile_only(config: ml_collections.ConfigDict) -> dict:
   data = config.data.copy_and_resolve_references()
   data.update({'examples_per_record': 1, 'workers': 0})
   system = systems.build(config)
-  example, _ = input.split_names(next(input.training_iterator(data, system.read, jax.process_count(), config.seed)))
+  example, _ = input_pipeline.split_names(
+    next(input_pipeline.training_iterator(data, system.read, jax.process_count(), config.seed))
+  )
   shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in example.items()}
   program = compile_step(config, system, sharding.make_mesh(config.mesh), shapes)
   memory = program.step.memory_analysis()
@@ -105,7 +108,7 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
   """The figures, by name; times in seconds, memory in bytes."""
   mesh = sharding.make_mesh(config.mesh)
   system = systems.build(config)
-  iterator = input.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
   figures = {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'batch_size': config.batch_size,
@@ -114,8 +117,8 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
   figures.update(_input(iterator, config.batch_size, repeats))
 
   # The training step.
-  host, _ = input.split_names(next(iterator))
-  batch = input.to_device(host, sharding.batch_sharding(mesh))
+  host, _ = input_pipeline.split_names(next(iterator))
+  batch = input_pipeline.to_device(host, sharding.batch_sharding(mesh))
   shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
   program = compile_step(config, system, mesh, shapes)
   compiled, holder = program.step, [program.create(jax.random.key(0))]
@@ -167,7 +170,7 @@ def _input(iterator, batch_size: int, repeats: int) -> dict:
 
 def _sampler(config, params, repeats: int, videos: int) -> dict:
   """One frame (or clip) made with all steps of the sampler, beside the same program with one step."""
-  clip = next(input.eval_records(config.data, config.data.split, 1))
+  clip = next(input_pipeline.eval_records(config.data, config.data.split, 1))
   functions, steps, seeds = {}, config.sampler.steps, np.zeros(videos, np.uint32)
   frames = config.get('frames', 1)  # that are made at once
   for name, count in (('all', steps), ('one', 1)):

@@ -7,7 +7,8 @@ left alone unless `--overwrite` is given. `--max_examples_per_split=N` makes a s
 
   python -m talkjax.build data/hdtf --latents=runs/sd_vae --speech=runs/wav2vec2 --size=512
 
-encodes a corpus too, which training then reads instead of running frozen encoders at every step (talkjax/encoded.py).
+precomputes the features of frozen encoders, which training then reads instead of running them at every step
+(talkjax/corpora/feature_cache.py).
 """
 
 import contextlib
@@ -21,8 +22,9 @@ import sys
 
 from absl import flags, logging
 
-from talkjax import cli, corpus, records
-from talkjax.cli import UsageError, UserError
+from talkjax import cli
+from talkjax.corpora import building, records
+from talkjax.errors import UsageError, UserError
 
 DATA_DIR = 'datasets'
 
@@ -114,11 +116,11 @@ def _build_one(folder: str, args):
 def _make(builder, args):
   from tensorflow_datasets.scripts.cli import build as tfds_build
 
-  with corpus.options(workers=args.workers, limit=args.debug.max_examples_per_split, beam=args.beam):
+  with building.options(workers=args.workers, limit=args.debug.max_examples_per_split, beam=args.beam):
     # TFDS prints the whole of its info, which says less than our table.
     with contextlib.redirect_stdout(io.StringIO()):
       tfds_build._download_and_prepare(args, builder)
-    report = corpus.finish(builder)
+    report = building.finish(builder)
   for folder in ('downloads/extracted', 'downloads'):  # TFDS makes them, needed or not
     path = builder.data_dir_root / folder
     if path.is_dir() and not any(path.iterdir()):
@@ -134,7 +136,7 @@ def _encode(builder, args):
   """Writes the sidecar that --latents and --speech ask for."""
   import grain
 
-  from talkjax import encoded
+  from talkjax.corpora import feature_cache
 
   folder = pathlib.Path(builder.data_dir) / args.encoded
   splits = {
@@ -144,7 +146,7 @@ def _encode(builder, args):
   }
   for kind, encoder in _encoders(args.latents, args.size, args.speech, args.speech_layers).items():
     about = {'corpus': builder.info.full_name, **encoder.about}
-    made = encoded.write(folder, kind, about, splits, encoder.encode)
+    made = feature_cache.write(folder, kind, about, splits, encoder.encode)
     print(f'{builder.info.full_name}: {kind} {"in" if made else "are already in"} {folder}')
 
 

@@ -14,6 +14,9 @@ import traceback
 import ml_collections
 from absl import app, flags, logging
 
+from talkjax.errors import UsageError, UserError
+from talkjax.training.workdir import flatten
+
 flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
 
 
@@ -25,14 +28,6 @@ def flag(define, name: str, *args, **kwargs) -> flags.FlagHolder:
   if name not in _holders:
     _holders[name] = define(name, *args, **kwargs)
   return _holders[name]
-
-
-class UserError(Exception):
-  """What a user can mend: one sentence that names the thing, what was expected and the mend."""
-
-
-class UsageError(UserError):
-  """The command line itself is wrong (exit code 2)."""
 
 
 def run(main, argv=None):
@@ -112,14 +107,6 @@ def parse_sweep(text: str | None) -> tuple[str, tuple[float, ...]] | None:
   if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
     raise UsageError(f'--sweep={text}: expected a setting and two numbers or more, such as audio_weight=0.5,1,2,3')
   return setting, numbers
-
-
-def flatten(tree: dict, prefix: str = '') -> dict:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
-  flat = {}
-  for key, value in tree.items():
-    flat.update(flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value})
-  return flat
 
 
 def _report(error, debug, prefix='', hint=''):

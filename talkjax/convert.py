@@ -17,11 +17,12 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from talkjax import checkpoint, cli, foundations, systems
-from talkjax.cli import UsageError, UserError
+from talkjax import cli, foundations, systems
+from talkjax.errors import UsageError, UserError
 from talkjax.systems.speech_edit import published as speech_edit
 from talkjax.systems.vexpress import moore
 from talkjax.systems.vexpress import published as vexpress
+from talkjax.training import checkpoint
 
 SOURCES = {module.NAME: module for module in (speech_edit, vexpress, moore)}
 

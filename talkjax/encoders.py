@@ -1,4 +1,4 @@
-"""The frozen encoders whose work `talkjax.build` does once, on the accelerator: records to rows (`talkjax.encoded`).
+"""The frozen encoders that `talkjax.build` runs once, on the accelerator: records to rows (`corpora.feature_cache`).
 
 They compute in float32. Shapes are few, whatever the records: pictures go in batches of one size, sound as
 `talkjax.nn.wav2vec2.in_pieces` cuts it.
@@ -14,19 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from talkjax import checkpoint, encoded, sharding
-from talkjax.cli import UsageError, UserError
+from talkjax.corpora import feature_cache
+from talkjax.corpora.records import Record
+from talkjax.errors import UsageError, UserError
 from talkjax.media import audio, picture
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.wav2vec2 import Wav2Vec2, in_pieces
-from talkjax.records import AUDIO_RATE, Record
+from talkjax.training import checkpoint, sharding
 
 BATCH = 8  # pictures at once on a device
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """What makes rows of records, and what `talkjax.encoded` writes down of it."""
+  """What makes rows of records, and what `talkjax.corpora.feature_cache` writes down of it."""
 
   about: dict[str, Any]
   encode: Callable[[Record], Iterator[np.ndarray]]
@@ -100,7 +102,7 @@ def speech(workdir: str, layers: str) -> Encoder:
 
 def _load(workdir: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
   """The network of a kind, its parameters, and what identifies them."""
-  foundation, branch = encoded.KINDS[kind]
+  foundation, branch = feature_cache.KINDS[kind]
   config, params, _ = checkpoint.load_params(workdir)
   if config.get('foundation') == foundation:
     fields = {}
@@ -117,5 +119,5 @@ def _load(workdir: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
   wanted = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(example))['params']
   checkpoint.check_fit(params, wanted, workdir)
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  weights = encoded.fingerprint({sharding.path_name(p): np.asarray(x) for p, x in leaves})
+  weights = feature_cache.fingerprint({sharding.path_name(p): np.asarray(x) for p, x in leaves})
   return net, params, {'weights': weights, 'workdir': workdir}

@@ -26,13 +26,16 @@ import scipy.stats
 import tqdm
 from absl import flags
 
-from talkjax import checkpoint, cli, input, systems
-from talkjax.cli import UsageError
+from talkjax import cli, systems
+from talkjax.corpora.records import Record
+from talkjax.errors import UsageError
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.metrics import cpbd, folders, image, lips, portrait
-from talkjax.records import AUDIO_RATE, Record
 from talkjax.systems import portraits
+from talkjax.training import checkpoint, input_pipeline
+from talkjax.training.workdir import read_config
 
 _WORKDIR = cli.flag(flags.DEFINE_string, 'workdir', None, 'A workdir that talkjax.train or talkjax.convert made.')
 _SPLIT = cli.flag(flags.DEFINE_string, 'split', 'test', "The split of the workdir's corpus to score on.")
@@ -191,7 +194,7 @@ def _describe(frames) -> tuple | None:
 def _people(system, config, clips) -> dict[str, tuple]:
   """What portraits of PEOPLE people look like, by name: those of the clips, and others of the training split."""
   people = {}
-  for record in (*clips, *input.eval_records(config.data, config.data.split)):
+  for record in (*clips, *input_pipeline.eval_records(config.data, config.data.split)):
     if record.speaker not in people:
       people[record.speaker] = _describe(system.inputs([record], num_frames=1).truth[0][:1])
     if len(people) >= PEOPLE and record.speaker not in {c.speaker for c in clips}:
@@ -331,7 +334,7 @@ def main(_):
     about = {'generated': _GENERATED.value, 'reference': _REFERENCE.value}
   else:
     config = systems.with_options(
-      checkpoint.read_config(_WORKDIR.value),
+      read_config(_WORKDIR.value),
       sampler=_SAMPLER.value,
       steps=_STEPS.value,
       guidance=_GUIDANCE.value,
@@ -340,7 +343,7 @@ def main(_):
       motion_frames=_MOTION.value,
     )
     swept = cli.parse_sweep(_SWEEP.value)
-    clips = list(input.eval_records(config.data, _SPLIT.value, _LIMIT.value))
+    clips = list(input_pipeline.eval_records(config.data, _SPLIT.value, _LIMIT.value))
     system = systems.build(config)
     if swept:  # before anything takes long
       _check_setting(system.inputs(clips[:1], num_frames=1), swept[0], config)

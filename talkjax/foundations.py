@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from talkjax import weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2

@@ -16,9 +16,11 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from talkjax import checkpoint, cli, sharding, systems
-from talkjax.cli import UsageError
+from talkjax import cli, systems
+from talkjax.errors import UsageError
 from talkjax.media import picture, video
+from talkjax.training import checkpoint, sharding
+from talkjax.training.workdir import read_config
 
 COLUMNS = 12  # of comparison.png
 
@@ -135,7 +137,7 @@ def main(_):
       '--workdir is missing: python -m talkjax.generate --workdir=DIR --video=V --audio=A --output=out.mp4'
     )
   config = systems.with_options(
-    checkpoint.read_config(_WORKDIR.value),
+    read_config(_WORKDIR.value),
     sampler=_SAMPLER.value,
     steps=_STEPS.value,
     guidance=_GUIDANCE.value,

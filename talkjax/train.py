@@ -20,9 +20,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from talkjax import checkpoint, cli, input, memory, sharding, state, systems
-from talkjax.cli import UserError
+from talkjax import cli, systems
+from talkjax.errors import UsageError, UserError
 from talkjax.media.picture import strip
+from talkjax.training import checkpoint, input_pipeline, memory, metrics_log, sharding, state
+from talkjax.training.workdir import read_config, write_config
 
 _CONFIG = cli.flag(
   config_flags.DEFINE_config_file,
@@ -50,16 +52,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
   # Data.
   system = systems.build(config)
-  iterator = input.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
   workdir = epath.Path(workdir)
   for earlier in (config.init_from, *config.foundations.values()):
     if earlier:
-      checkpoint.read_config(earlier)  # what is missing is said before anything is written
+      read_config(earlier)  # what is missing is said before anything is written
 
   # State.
   optimizer = state.make_optimizer(config.optimizer, config.steps)
   start = iterator.get_state()
-  example, _ = input.split_names(next(iterator))
+  example, _ = input_pipeline.split_names(next(iterator))
   iterator.set_state(start)
   shapes = {k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype) for k, v in example.items()}
 
@@ -74,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   # Restore.
   found = {} if checkpoint.has_checkpoint(workdir) else _weights(config, abstract.params)
   if jax.process_index() == 0:
-    checkpoint.write_config(workdir, ml_collections.ConfigDict(config))
+    write_config(workdir, ml_collections.ConfigDict(config))
   checkpoints = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
   if checkpoints.latest is not None:
     abstract = jax.tree.map(lambda s, l: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=l), abstract, layout)
@@ -91,7 +93,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
     out_shardings=(layout, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-  log = checkpoint.MetricsLog(workdir, first)
+  log = metrics_log.MetricsLog(workdir, first)
   stop = _StopRequest()
   previous = None  # metrics of the step before: fetched after the next one is dispatched, so that no device waits
   clock, clock_step = time.perf_counter(), first
@@ -123,8 +125,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
   try:
     for step in range(first + 1, config.steps + 1):
-      batch, names = input.split_names(next(iterator))
-      train_state, metrics = step_fn(train_state, input.to_device(batch, batch_layout))
+      batch, names = input_pipeline.split_names(next(iterator))
+      train_state, metrics = step_fn(train_state, input_pipeline.to_device(batch, batch_layout))
       if previous:
         settle(previous)
       previous = (step, metrics, names)
@@ -158,7 +160,7 @@ def _weights(config, wanted) -> dict[str, np.ndarray]:
   for name, into, ignored, missing in config.load:
     if workdir := config.foundations[name]:
       found |= checkpoint.load_part(workdir, wanted, into, ignored, (missing,) if missing else ())
-  if sidecar := input.open_sidecar(config.data):
+  if sidecar := input_pipeline.open_sidecar(config.data):
     sidecar.check_weights(found, tuple(wanted))
   return found
 
@@ -180,7 +182,7 @@ def _initialise(train_state: state.State, found: dict[str, np.ndarray], layout) 
 
 def _sample(system, params, config) -> np.ndarray:
   """A strip of a held-out clip: truth above, generated below."""
-  records = list(input.eval_records(config.data, config.data.eval_split, 1))
+  records = list(input_pipeline.eval_records(config.data, config.data.eval_split, 1))
   inputs = system.inputs(records, num_frames=config.sample_frames)
   frames = [np.asarray(f[0]) for f in system.generate(params, inputs, np.zeros(1, np.uint32))]
   return strip([inputs.truth[0], frames])
@@ -211,7 +213,7 @@ class _StopRequest:
 def main(_):
   for name, value in (('config', _CONFIG.value), ('workdir', _WORKDIR.value)):
     if value is None:
-      raise cli.UsageError(
+      raise UsageError(
         f'--{name} is missing: python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny'
       )
   memory.keep_freed()

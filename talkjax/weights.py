@@ -21,7 +21,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 # PyTorch's storage classes and dtypes, and how numpy calls what is in them.
 _STORAGES = {

@@ -17,7 +17,7 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_opti
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import configs and data, which are not installed
 
-from tests import corpora  # noqa: E402
+from tests import commands  # noqa: E402
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS(['pytest'])  # grain's workers read absl flags
@@ -39,7 +39,7 @@ def samples() -> pathlib.Path:
 @pytest.fixture(scope='session')
 def puppets(tmp_path_factory) -> pathlib.Path:
   """A data_dir with the tiny puppets corpus."""
-  return corpora.build_puppets(tmp_path_factory.mktemp('datasets'))
+  return commands.build_puppets(tmp_path_factory.mktemp('datasets'))
 
 
 @pytest.fixture(scope='session')

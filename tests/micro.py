@@ -6,7 +6,8 @@ import jax
 import ml_collections
 
 from configs import emo, vexpress
-from talkjax import input, systems
+from talkjax import systems
+from talkjax.training import input_pipeline
 
 BOTH = {
   'size': 32,
@@ -45,8 +46,8 @@ vexpress_config = functools.partial(config, vexpress)
 def opened(made: ml_collections.ConfigDict):
   """System, parameters that are none of them zero, and a batch."""
   system = systems.build(made)
-  iterator = input.training_iterator(made.data, system.read, made.batch_size, 0)
-  batch, _ = input.split_names(next(iterator))
+  iterator = input_pipeline.training_iterator(made.data, system.read, made.batch_size, 0)
+  batch, _ = input_pipeline.split_names(next(iterator))
   leaves, tree = jax.tree.flatten(jax.jit(system.init)(jax.random.key(0), batch))
   params = [p + 0.05 * jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(leaves)]
   return system, tree.unflatten(params), batch

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from talkjax import build, corpus
-from talkjax.cli import UsageError, UserError
+from talkjax import build
+from talkjax.corpora import building
+from talkjax.errors import UsageError, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -15,7 +16,7 @@ BUILDER = """
 import dataclasses, os, pathlib
 import numpy as np
 import tensorflow_datasets as tfds
-from talkjax import corpus, records
+from talkjax.corpora import building, records
 
 @dataclasses.dataclass
 class Config(tfds.core.BuilderConfig):
@@ -27,7 +28,7 @@ def make_record(item):
   if text == 'die':
     os._exit(7)
   if text != 'fine':
-    raise corpus.Skip('not fine')
+    raise building.Skip('not fine')
   frame = records.encode_picture(np.full((8, 8, 3), shade, np.uint8))
   return records.Record(
     id=os.path.basename(name), speaker='', gender='', caption='', transcript='', fps=25.0, frames=(frame,), size=(8, 8),
@@ -43,7 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     paths = sorted(dl_manager.manual_dir.iterdir())
     items = {p.name: (str(p), self.builder_config.shade) for p in paths}
-    return corpus.generate(self, {'train': items}, make_record)
+    return building.generate(self, {'train': items}, make_record)
   def _generate_examples(self):
     raise NotImplementedError
 """
@@ -82,7 +83,7 @@ def test_the_command_builds_reports_and_leaves_a_finished_dataset_alone(folder, 
   assert row.split()[:4] == ['train', '5', '3', '2']
   assert '1 x not fine' in first.stdout and 'exit code 7' in first.stdout and str(data.name) in table[-1]
   assert 'light' in first.stdout  # the config that was not built is named
-  report = json.loads((data / corpus.REPORT).read_text())
+  report = json.loads((data / building.REPORT).read_text())
   assert report['splits']['train']['kept_clips'] == ['a', 'c', 'e']
   assert [p.name for p in data.parent.iterdir()] == ['1.0.0']  # nothing else stays behind
   assert [p.name for p in (tmp_path / 'datasets').iterdir()] == ['notes']
@@ -96,7 +97,7 @@ def test_the_command_builds_reports_and_leaves_a_finished_dataset_alone(folder, 
 
   (notes / 'd').write_text('fine')
   build.build([*command[2:], f'--data_dir={tmp_path / "datasets"}', '--overwrite'])
-  assert json.loads((data / corpus.REPORT).read_text())['splits']['train']['kept'] == 4
+  assert json.loads((data / building.REPORT).read_text())['splits']['train']['kept'] == 4
 
 
 def run(*arguments):
@@ -109,7 +110,7 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
   assert (tmp_path / 'one/notes/light/1.0.0').is_dir()
   run(folder, f'--manual_dir={notes}', '--data_dir', f'{tmp_path}/two', '--workers=0', '--config_idx=1',
       '--max_examples_per_split=1', '--file_format=array_record')  # fmt: skip
-  report = json.loads((tmp_path / 'two/notes/light/1.0.0' / corpus.REPORT).read_text())
+  report = json.loads((tmp_path / 'two/notes/light/1.0.0' / building.REPORT).read_text())
   assert report['limit'] == 1 and report['splits']['train']['kept_clips'] == ['a']
   run(
     folder, f'--manual_dir={notes}', f'--data_dir={tmp_path}/three', '--workers=0', '--config={"name": "x", "shade": 9}'
@@ -171,7 +172,7 @@ def test_a_beam_pipeline_makes_the_same_dataset(folder, notes, tmp_path):
   run(folder, f'--manual_dir={notes}', f'--data_dir={tmp_path}/pool', '--workers=0')
   run(folder, f'--manual_dir={notes}', f'--data_dir={tmp_path}/beam', '--beam',
       '--beam_pipeline_options=runner=DirectRunner')  # fmt: skip
-  reports = [json.loads((tmp_path / n / 'notes/dark/1.0.0' / corpus.REPORT).read_text()) for n in ('pool', 'beam')]
+  reports = [json.loads((tmp_path / n / 'notes/dark/1.0.0' / building.REPORT).read_text()) for n in ('pool', 'beam')]
   assert reports[0]['splits'] == reports[1]['splits']
   cls = build.load(folder)
   ids = [[e['id'] for e in cls(data_dir=tmp_path / n, config='dark').as_data_source('train')] for n in ('pool', 'beam')]

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from talkjax import cli
+from talkjax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -18,14 +19,15 @@ COMMAND = """
 import os, sys, time
 from absl import flags
 from talkjax import cli
+from talkjax.errors import UsageError, UserError
 flags.DEFINE_string('fail', '', '')
 flags.DEFINE_integer('number', 1, '')
 FLAGS = flags.FLAGS
 def main(argv):
   if FLAGS.fail == 'user':
-    raise cli.UserError('no face in clip.mp4:\\n  expected one')
+    raise UserError('no face in clip.mp4:\\n  expected one')
   if FLAGS.fail == 'usage':
-    raise cli.UsageError('--video or --image is needed')
+    raise UsageError('--video or --image is needed')
   if FLAGS.fail == 'bug':
     raise KeyError('surprise')
   if FLAGS.fail == 'exit':
@@ -58,7 +60,7 @@ def test_a_sweep_is_a_setting_and_numbers():
   assert cli.parse_sweep(None) is None
   assert cli.parse_sweep('audio_weight=0.5,1,1.0,2') == ('audio_weight', (0.5, 1.0, 2.0))
   for text in ('audio_weight', 'audio_weight=', 'guidance=1', 'guidance=1,x', 'guidance=1,nan'):
-    with pytest.raises(cli.UsageError, match='expected a setting and two numbers'):
+    with pytest.raises(UsageError, match='expected a setting and two numbers'):
       cli.parse_sweep(text)
 
 

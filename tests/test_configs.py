@@ -6,8 +6,8 @@ import pytest
 
 from configs import common, emo, speech_edit, vexpress
 from talkjax import train
-from talkjax.cli import UsageError
-from talkjax.state import trainable_mask
+from talkjax.errors import UsageError
+from talkjax.training.state import trainable_mask
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}

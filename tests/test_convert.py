@@ -7,10 +7,11 @@ import torch_file
 from absl import flags
 
 from configs import speech_edit
-from talkjax import checkpoint, convert
-from talkjax.cli import UsageError, UserError
+from talkjax import convert
+from talkjax.errors import UsageError, UserError
 from talkjax.nn.unet import UNet
 from talkjax.systems.speech_edit import published
+from talkjax.training import checkpoint
 
 FIELDS = {
   'width': 32,

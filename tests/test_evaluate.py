@@ -5,7 +5,7 @@ import json
 import pytest
 
 from talkjax.media import picture, video
-from tests.corpora import MICRO, run
+from tests.commands import MICRO, run
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from talkjax import convert, foundations, weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 SHAPES = {
   'blocks_0_resnets_1': {'conv1': {'kernel': (3, 3, 2, 4), 'bias': (4,)}, 'conv_shortcut': {'kernel': (2, 4)}},

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from talkjax import checkpoint, input, systems
-from talkjax.cli import UsageError, UserError
+from talkjax import systems
+from talkjax.errors import UsageError, UserError
 from talkjax.media import audio, video
-from tests.corpora import MICRO, run
+from talkjax.training import checkpoint, input_pipeline
+from talkjax.training.workdir import read_config
+from tests.commands import MICRO, run
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +43,8 @@ def render(workdir):
 
 @pytest.fixture(scope='module')
 def clip(workdir):
-  config = checkpoint.read_config(workdir)
-  return next(input.eval_records(config.data, 'test', 1))
+  config = read_config(workdir)
+  return next(input_pipeline.eval_records(config.data, 'test', 1))
 
 
 @pytest.fixture(scope='module')

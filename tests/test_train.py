@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from talkjax import checkpoint
-from tests.corpora import MICRO, ROOT, run
+from talkjax.training import checkpoint
+from tests.commands import MICRO, ROOT, run
 
 
 def losses(workdir) -> dict[int, float]:

@@ -14,7 +14,7 @@ import pytest
 import torch_file
 
 from talkjax import weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 LEGACY = pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
 

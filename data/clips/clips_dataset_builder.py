@@ -9,8 +9,8 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from talkjax import corpus, footage, records
-from talkjax.cli import UserError
+from talkjax.corpora import building, footage, records
+from talkjax.errors import UserError
 
 VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.flv', '.wmv', '.ts', '.3gp')
 TEXTS = ('speaker', 'gender', 'caption', 'transcript')
@@ -46,10 +46,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     splits = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.max_seconds, config.silent_ok)
-    return corpus.generate(self, splits, footage.talking_record)
+    return building.generate(self, splits, footage.talking_record)
 
   def _generate_examples(self):
-    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+    raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def find_clips(

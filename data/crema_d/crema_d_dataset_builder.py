@@ -13,8 +13,8 @@ import re
 
 import tensorflow_datasets as tfds
 
-from talkjax import corpus, footage, records
-from talkjax.cli import UserError
+from talkjax.corpora import building, footage, records
+from talkjax.errors import UserError
 
 HELD_OUT = tuple(str(1000 + n) for n in (15, 20, 21, 30, 33, 52, 62, 81, 82, 89))
 VIDEOS = ('.flv', '.mp4')  # as shipped, or converted; a converted one is preferred
@@ -64,10 +64,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     splits = {'train': {}, 'test': {}}
     for clip in clips:
       splits['test' if clip.speaker in HELD_OUT else 'train'][clip.id] = clip
-    return corpus.generate(self, splits, footage.talking_record)
+    return building.generate(self, splits, footage.talking_record)
 
   def _generate_examples(self):
-    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+    raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def find_clips(folder: pathlib.Path, size: int = 128) -> list[footage.Clip]:

@@ -9,8 +9,9 @@ import re
 
 import tensorflow_datasets as tfds
 
-from talkjax import corpus, footage, records
-from talkjax.cli import UserError
+from talkjax.corpora import building, footage, records
+from talkjax.errors import UserError
+from talkjax.media import segments
 
 # The corpus does not state it in a file: 16 of the 34 talkers are women.
 FEMALE = (4, 7, 11, 15, 16, 18, 20, 21, 22, 23, 24, 25, 29, 31, 33, 34)
@@ -65,10 +66,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     items = find_items(pathlib.Path(dl_manager.manual_dir), config.size)
-    return corpus.generate(self, split_items(items, config.split), make_record)
+    return building.generate(self, split_items(items, config.split), make_record)
 
   def _generate_examples(self):
-    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+    raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def split_items(items: dict[str, Item], split: str) -> dict[str, dict[str, Item]]:
@@ -132,15 +133,15 @@ def make_record(item: Item) -> records.Record:
   transcript = ' '.join(word.text for word in words)
   record = footage.talking_record(dataclasses.replace(item.clip, words=words, transcript=transcript))
   if words and words[-1].end > len(record.frames) / record.fps + SLACK:
-    raise corpus.Skip('its alignment is longer than the video')
+    raise building.Skip('its alignment is longer than the video')
   return record
 
 
-def read_alignment(path: pathlib.Path) -> tuple[records.Segment, ...]:
+def read_alignment(path: pathlib.Path) -> tuple[segments.Segment, ...]:
   """The words of an .align file: a line each of start, end (1/25000 s) and word; silences left out.
 
   Raises:
-    corpus.Skip: it is not one.
+    building.Skip: it is not one.
   """
   words, before = [], 0
   for line in path.read_text(errors='replace').splitlines():
@@ -148,13 +149,13 @@ def read_alignment(path: pathlib.Path) -> tuple[records.Segment, ...]:
     if not parts:
       continue
     if len(parts) != 3 or not (parts[0].isdigit() and parts[1].isdigit()):
-      raise corpus.Skip('its alignment is not lines of start, end and word')
+      raise building.Skip('its alignment is not lines of start, end and word')
     start, end = int(parts[0]), int(parts[1])
     if not before <= start <= end:
-      raise corpus.Skip('its alignment does not run forward in time')
+      raise building.Skip('its alignment does not run forward in time')
     before = end
     if parts[2] not in SILENCE:
-      words.append(records.Segment(parts[2], start / TICKS, end / TICKS))
+      words.append(segments.Segment(parts[2], start / TICKS, end / TICKS))
   return tuple(words)
 
 

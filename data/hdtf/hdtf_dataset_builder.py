@@ -12,8 +12,8 @@ import re
 
 import tensorflow_datasets as tfds
 
-from talkjax import corpus, cuts, footage, records
-from talkjax.cli import UserError
+from talkjax.corpora import building, footage, records, shots
+from talkjax.errors import UserError
 
 TIMES = '_annotion_time.txt'  # as the authors spell it
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
@@ -50,11 +50,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     clips = find_clips(pathlib.Path(dl_manager.manual_dir), config.size)
-    splits = cuts.split(self, split_clips(clips), config.max_seconds)
-    return corpus.generate(self, splits, footage.talking_record)
+    splits = shots.split(self, split_clips(clips), config.max_seconds)
+    return building.generate(self, splits, footage.talking_record)
 
   def _generate_examples(self):
-    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+    raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:

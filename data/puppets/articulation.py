@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from talkjax.records import Segment
+from talkjax.media.segments import Segment
 
 from .geometry import CHANNELS, Pose
 

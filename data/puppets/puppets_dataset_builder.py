@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from talkjax import corpus, records
+from talkjax.corpora import building, records
+from talkjax.corpora.records import Record
 from talkjax.media import speech
-from talkjax.records import AUDIO_RATE, Record, Segment
+from talkjax.media.segments import AUDIO_RATE, Segment
 
 from . import articulation, drawing, geometry, identities, sentences
 
@@ -60,10 +61,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(features=records.features(), license='Apache-2.0')
 
   def _split_generators(self, dl_manager):
-    return corpus.generate(self, items(self.builder_config), make_record)
+    return building.generate(self, items(self.builder_config), make_record)
 
   def _generate_examples(self):
-    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+    raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def items(config: PuppetsConfig) -> dict[str, dict[str, Item]]:

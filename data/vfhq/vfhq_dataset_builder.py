@@ -11,8 +11,8 @@ import re
 
 import tensorflow_datasets as tfds
 
-from talkjax import corpus, cuts, footage, records
-from talkjax.cli import UserError
+from talkjax.corpora import building, footage, records, shots
+from talkjax.errors import UserError
 
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
 # YouTube id, person, clip of that person, frames of the YouTube video (which some tools leave out).
@@ -49,10 +49,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     clips = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.fps)
-    return corpus.generate(self, cuts.split(self, split_clips(clips)), footage.talking_record)
+    return building.generate(self, shots.split(self, split_clips(clips)), footage.talking_record)
 
   def _generate_examples(self):
-    raise NotImplementedError  # abstract in TFDS; corpus.generate makes the examples
+    raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:

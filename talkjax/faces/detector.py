@@ -9,7 +9,7 @@ import weakref
 import cv2
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import mediapipe_tasks
 
 MAX_FACES = 4

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from talkjax import weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])  # of the left eye, the right eye, the nose
 STRATEGIES = ('fix_face', 'none', 'offset', 'naive')

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import detector
 
 # Which of the 468 points of MediaPipe's mesh stand for the 68: the published table of Speech Driven Video Editing.

@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 FOLDER = pathlib.Path(sys.prefix) / 'share' / 'talkjax'
 DETECTOR, MESH = 'face_detection_short_range.tflite', 'face_landmark_with_attention.tflite'

@@ -12,7 +12,7 @@ import scipy.fft
 import scipy.sparse
 import soxr
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.media import video
 
 RATE = 16_000  # Hz

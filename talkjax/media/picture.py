@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 GAP = 2  # white pixels between the pictures of a strip
 

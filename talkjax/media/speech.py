@@ -18,8 +18,8 @@ import espeakng_loader
 import numpy as np
 import soxr
 
-from talkjax.cli import UserError
-from talkjax.records import AUDIO_RATE, Segment
+from talkjax.errors import UserError
+from talkjax.media.segments import AUDIO_RATE, Segment
 
 
 @dataclasses.dataclass(frozen=True)

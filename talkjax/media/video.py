@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 from absl import logging
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 # What the AAC encoder takes; other rates are resampled to 48 kHz.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)

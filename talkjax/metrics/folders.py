@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import landmarks as face_landmarks
 from talkjax.media import video
 from talkjax.metrics import cpbd, image, lips

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 PSNR_CAP = 100.0  # dB; above anything 8 bits can show short of equality on pictures up to 200 pixels wide
 SSIM_WINDOW = 11  # pixels

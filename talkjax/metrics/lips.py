@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import landmarks as face_landmarks
 from talkjax.metrics.puppet_mouth import puppet_opening, puppet_openings
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import align, keypoints, landmarks
 from talkjax.metrics.puppet_mouth import puppet_openings
 

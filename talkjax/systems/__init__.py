@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from talkjax.cli import UsageError, UserError
+from talkjax.errors import UsageError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Request:
     kps: keypoints that drive the portrait: a video, or an array in a file.
     retarget: how they are fitted to it.
     sweep: a setting and its values: a video for each, of every portrait with every voice.
-    spread: see `talkjax.sharding.spread`.
+    spread: see `talkjax.training.sharding.spread`.
     metadata: of the written files.
   """
 

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from talkjax.cli import UserError
 from talkjax.diffusion import samplers, schedules
+from talkjax.errors import UserError
 from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.systems import named_table
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from talkjax.cli import UsageError, UserError
+from talkjax.corpora.records import Record
+from talkjax.errors import UsageError, UserError
 from talkjax.faces import landmarks
 from talkjax.media import audio, video
 from talkjax.media import picture as pictures
-from talkjax.records import AUDIO_RATE, Record
+from talkjax.media.segments import AUDIO_RATE
 
 SAMPLES = AUDIO_RATE // 25  # of a frame
 SETTINGS = ('guidance', 'reference_weight', 'audio_weight')  # that each video of a batch can have its own of

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from talkjax import build, cli, corpus, footage
+from talkjax import build
+from talkjax.corpora import building, footage
+from talkjax.errors import UserError
 from talkjax.media import video
 
 Builder = build.load(pathlib.Path(__file__).parents[2] / 'data/clips')
@@ -76,15 +78,15 @@ def test_speakers_stay_on_one_side_of_the_split_and_the_table_decides_where_it_s
 def test_a_table_that_makes_no_sense_is_an_error_with_its_line(tmp_path, table, match):
   touch(tmp_path, 'x.mp4')
   (tmp_path / 'about.csv').write_text(table)
-  with pytest.raises(cli.UserError, match=match):
+  with pytest.raises(UserError, match=match):
     clips.find_clips(tmp_path)
 
 
 def test_two_tables_or_no_video_are_errors(tmp_path):
-  with pytest.raises(cli.UserError, match='no video'):
+  with pytest.raises(UserError, match='no video'):
     clips.find_clips(tmp_path)
   touch(tmp_path, 'x.mp4', 'a.csv', 'b.csv')
-  with pytest.raises(cli.UserError, match='a.csv, b.csv'):
+  with pytest.raises(UserError, match='a.csv, b.csv'):
     clips.find_clips(tmp_path)
 
 
@@ -131,7 +133,7 @@ def test_any_frame_rate_becomes_25_and_sound_stays_as_long_as_the_frames(samples
 
 def test_a_clip_without_sound_is_skipped_unless_that_is_allowed(samples):
   clip = footage.Clip(id='clip', video=str(samples / 'clips/silent_w009_happy.mp4'), size=64, end=1.0)
-  with pytest.raises(corpus.Skip, match='no sound'):
+  with pytest.raises(building.Skip, match='no sound'):
     footage.talking_record(clip)
   record = footage.talking_record(dataclasses.replace(clip, silent_ok=True))
   assert len(record.frames) == 25 and len(record.audio) == 0
@@ -143,7 +145,7 @@ def test_reasons_name_no_file_so_that_they_can_be_counted(samples, tmp_path):
   empty = tmp_path / 'empty.mp4'
   empty.touch()
   for path in (broken, empty, samples / 'hard/wav_named_mov.mov', tmp_path / 'absent.mp4'):
-    with pytest.raises(corpus.Skip) as skip:
+    with pytest.raises(building.Skip) as skip:
       footage.talking_record(footage.Clip(id='x', video=str(path)))
     assert str(path) not in str(skip.value) and path.name not in str(skip.value)
 
@@ -154,7 +156,7 @@ def test_a_video_without_a_face_is_skipped(tmp_path):
   with video.VideoWriter(path, 25, (96, 96), rng.uniform(-0.5, 0.5, 16000).astype(np.float32), 16000) as writer:
     for _ in range(25):
       writer.write(rng.integers(0, 256, (96, 96, 3), np.uint8))
-  with pytest.raises(corpus.Skip, match='face'):
+  with pytest.raises(building.Skip, match='face'):
     footage.talking_record(footage.Clip(id='x', video=str(path)))
 
 

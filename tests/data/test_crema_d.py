@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from talkjax import build, cli, footage
+from talkjax import build
+from talkjax.corpora import footage
+from talkjax.errors import UserError
 from talkjax.media import audio as sound
 from talkjax.media import video
 
@@ -60,14 +62,14 @@ def test_a_converted_video_is_preferred_to_the_shipped_one(folder):
 
 
 def test_what_is_missing_from_the_folder_is_named(folder):
-  with pytest.raises(cli.UserError, match='VideoFlash'):
+  with pytest.raises(UserError, match='VideoFlash'):
     crema_d.find_clips(folder)
   add(folder, 'VideoFlash/1001_DFA_ANG_XX.flv')
   (folder / 'VideoDemographics.csv').write_text('name,age\n')
-  with pytest.raises(cli.UserError, match='ActorID'):
+  with pytest.raises(UserError, match='ActorID'):
     crema_d.find_clips(folder)
   (folder / 'VideoDemographics.csv').unlink()
-  with pytest.raises(cli.UserError, match='VideoDemographics.csv'):
+  with pytest.raises(UserError, match='VideoDemographics.csv'):
     crema_d.find_clips(folder)
 
 

@@ -4,7 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from talkjax import build, cli, corpus
+from talkjax import build
+from talkjax.corpora import building
+from talkjax.errors import UserError
 
 Builder = build.load(pathlib.Path(__file__).parents[2] / 'data/grid')
 grid = sys.modules[Builder.__module__]
@@ -40,7 +42,7 @@ def test_every_layout_of_the_corpus_is_found(tmp_path):
   assert items['s2_pwij3p'].alignment == '' and items['s2_pwij3p'].clip.transcript == 'place white in j three please'
   assert [i.clip.gender for i in items.values()] == ['male', 'male', 'female', 'male']
   assert items['s7_sgac1a'].clip.caption == 'A woman is talking'
-  with pytest.raises(cli.UserError, match='no GRID video'):
+  with pytest.raises(UserError, match='no GRID video'):
     grid.find_items(tmp_path / 'notes')
 
 
@@ -66,7 +68,7 @@ def test_the_speaker_split_shares_no_speaker(tmp_path):
 
 def test_no_clip_of_speaker_1_is_an_error_that_says_so(tmp_path):
   items = grid.find_items(touch(tmp_path, 's3/bbaf2n.mpg'))
-  with pytest.raises(cli.UserError, match='speaker s1'):
+  with pytest.raises(UserError, match='speaker s1'):
     grid.split_items(items, 's1')
 
 
@@ -81,7 +83,7 @@ def test_alignment_times_are_seconds_and_silences_are_left_out(tmp_path):
 def test_a_broken_alignment_skips_its_clip(tmp_path, text):
   path = tmp_path / 'a.align'
   path.write_text(text)
-  with pytest.raises(corpus.Skip, match='alignment'):
+  with pytest.raises(building.Skip, match='alignment'):
     grid.read_alignment(path)
 
 
@@ -118,5 +120,5 @@ def test_an_alignment_longer_than_its_video_skips_the_clip(samples, tmp_path):
   item = grid.find_items(samples / 'grid')['s1_bbas2p']
   path = tmp_path / 'bbas2p.align'
   path.write_text('0 70000 bin\n70000 90000 blue\n')
-  with pytest.raises(corpus.Skip, match='longer than the video'):
+  with pytest.raises(building.Skip, match='longer than the video'):
     grid.make_record(grid.Item(item.clip, str(path)))

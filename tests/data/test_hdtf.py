@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from talkjax import build, cli, corpus, footage, records
+from talkjax import build
+from talkjax.corpora import building, footage, records
+from talkjax.errors import UserError
 from talkjax.media import audio as sound
 from talkjax.media import video
 
@@ -91,20 +93,20 @@ def test_a_line_that_makes_no_sense_is_an_error_with_its_number(folder, what, li
   path = folder / f'HDTF_dataset/WDA_{what}.txt'
   lines = path.read_text().splitlines()
   path.write_text('\n'.join([lines[0], line, *lines[2:]]))
-  with pytest.raises(cli.UserError, match=f'{re.escape(str(path))}, {match}'):
+  with pytest.raises(UserError, match=f'{re.escape(str(path))}, {match}'):
     hdtf.find_clips(folder)
 
 
 def test_a_list_that_is_missing_or_there_twice_is_named(folder, tmp_path):
   shutil.copytree(folder / 'HDTF_dataset', folder / 'copy')
-  with pytest.raises(cli.UserError, match='WDA_AdamSchiff_0 a second time'):
+  with pytest.raises(UserError, match='WDA_AdamSchiff_0 a second time'):
     hdtf.find_clips(folder)
   shutil.rmtree(folder / 'copy')
   (folder / 'HDTF_dataset/WDA_crop_wh.txt').unlink()
-  with pytest.raises(cli.UserError, match='WDA_crop_wh.txt is missing'):
+  with pytest.raises(UserError, match='WDA_crop_wh.txt is missing'):
     hdtf.find_clips(folder)
   (folder / 'HDTF_dataset/WDA_annotion_time.txt').unlink()
-  with pytest.raises(cli.UserError, match='no list of HDTF: expected RD_annotion_time.txt'):
+  with pytest.raises(UserError, match='no list of HDTF: expected RD_annotion_time.txt'):
     hdtf.find_clips(folder)
 
 
@@ -137,7 +139,7 @@ def test_the_published_crop_to_scale_becomes_the_record(samples):
 )
 def test_a_crop_or_a_time_outside_the_video_skips_the_clip(samples, window, start, why):
   source = str(samples / 'clips/talk_524_25fps.mp4')
-  with pytest.raises(corpus.Skip, match=why):
+  with pytest.raises(building.Skip, match=why):
     footage.talking_record(footage.Clip('x', source, size=64, window=window, start=start, end=start + 1))
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from data.puppets import articulation, canvas, drawing, geometry, identities, sentences
 from data.puppets import puppets_dataset_builder as puppets
-from talkjax import build, corpus, records
+from talkjax import build
+from talkjax.corpora import building, records
 from talkjax.faces.puppets import MOUTH_INSIDE, mouth_inside
-from talkjax.records import AUDIO_RATE, Segment
+from talkjax.media.segments import AUDIO_RATE, Segment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FULL, TINY = (puppets.Builder.builder_configs[name] for name in ('full', 'tiny'))
@@ -141,9 +142,9 @@ def test_tiny_builds_and_reads_back(tmp_path, monkeypatch):
   module = sys.modules[builder_class.__module__]
   small = module.PuppetsConfig(name='two', train=2, validation=1, test=1, brief=True)
   made = builder_class(data_dir=tmp_path, config=small, file_format='array_record')
-  with corpus.options(workers=0):
+  with building.options(workers=0):
     made.download_and_prepare()
-  assert str(corpus.finish(made)).count('\n') == 3
+  assert str(building.finish(made)).count('\n') == 3
   back = records.from_example(made.as_data_source(split='test')[0])
   truth = puppets.make_record(puppets.items(small)['test'][back.id])
   assert back.frames == truth.frames and (back.audio == truth.audio).all()

@@ -5,7 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from talkjax import build, cli, corpus, footage, records
+from talkjax import build
+from talkjax.corpora import building, footage, records
+from talkjax.errors import UserError
 from talkjax.media import picture, video
 
 Builder = build.load(pathlib.Path(__file__).parents[2] / 'data/vfhq')
@@ -65,10 +67,10 @@ def test_other_names_and_second_copies_are_reported_not_built(tmp_path):
 
 
 def test_a_folder_without_a_clip_is_an_error(tmp_path):
-  with pytest.raises(cli.UserError, match=r'no clip of VFHQ: .*Clip\+ID'):
+  with pytest.raises(UserError, match=r'no clip of VFHQ: .*Clip\+ID'):
     vfhq.find_clips(tmp_path)
   touch(tmp_path, 'holiday.mp4')
-  with pytest.raises(cli.UserError, match='no clip of VFHQ'):
+  with pytest.raises(UserError, match='no clip of VFHQ'):
     vfhq.find_clips(tmp_path)
 
 
@@ -81,7 +83,7 @@ def test_the_meta_file_says_the_frame_rate(tmp_path):
   assert rates == {NAME: 29.97, 'Clip+xyz+P0+C0+F1-9': 24.0}
   for text in ('', 'FPS: fast', 'FPS: 0', 'FPS'):
     meta.write_text(text)
-    with pytest.raises(cli.UserError, match='expected a line of FPS and a number'):
+    with pytest.raises(UserError, match='expected a line of FPS and a number'):
       vfhq.find_clips(tmp_path)
 
 
@@ -135,7 +137,7 @@ def test_a_bad_picture_skips_the_clip(samples, tmp_path, bad, why):
   else:
     spoiled.write_bytes(b'not a picture')
   (clip,) = vfhq.find_clips(tmp_path, size=64)
-  with pytest.raises(corpus.Skip, match=why) as skip:
+  with pytest.raises(building.Skip, match=why) as skip:
     footage.talking_record(clip)
   assert NAME not in str(skip.value) and '00000005' not in str(skip.value)
 

@@ -9,7 +9,7 @@ import pytest
 import torch_file
 
 from talkjax import weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import keypoints
 
 FACE = np.array([[180, 200], [330, 210], [260, 300]], np.float32)

@@ -10,8 +10,8 @@ from configs import vexpress as config_file
 from golden_cases.latent import activations, unet_fields
 from golden_cases.unet import nchw, nhwc
 from talkjax import weights
-from talkjax.cli import UserError
 from talkjax.diffusion import samplers, schedules
+from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.nn.autoencoder import Folding
 from talkjax.nn.conv import Conv3x3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.media import audio, video
 
 

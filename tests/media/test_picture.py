@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.media import picture
 
 

@@ -3,9 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.media import speech
-from talkjax.records import AUDIO_RATE
+from talkjax.media.segments import AUDIO_RATE
 
 TEXT = 'Bin blue at F two, now. The moon is up!'
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.media import audio, video
 
 

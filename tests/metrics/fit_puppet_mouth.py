@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT))
 
 from data.puppets import articulation, drawing, geometry, identities  # noqa: E402
 from talkjax.faces import landmarks as face_landmarks  # noqa: E402
+from talkjax.media.segments import Segment  # noqa: E402
 from talkjax.metrics import puppet_mouth  # noqa: E402
-from talkjax.records import Segment  # noqa: E402
 
 SEEDS = range(1, 11)
 FRAMES = 10  # of each person

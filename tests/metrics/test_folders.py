@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.media import video
 from talkjax.metrics import folders, image
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.metrics import lips
 
 

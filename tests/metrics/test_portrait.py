@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip('data.puppets')
 from data.puppets import identities  # noqa: E402
-from talkjax.cli import UserError  # noqa: E402
+from talkjax.errors import UserError  # noqa: E402
 from talkjax.metrics import portrait  # noqa: E402
 from tests.metrics import fit_puppet_mouth as drawn  # noqa: E402
 

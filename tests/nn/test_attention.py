@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from talkjax import sharding
 from talkjax.nn import attention as module
 from talkjax.nn.attention import attention
+from talkjax.training import sharding
 
 
 def made(*shapes):

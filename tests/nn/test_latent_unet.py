@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from talkjax import foundations, state
+from talkjax import foundations
 from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.nn.latent_unet import LatentUNet, ResnetBlock, Temporal, hoist
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.training import state
 
 SMALL = dict(out_channels=4, widths=(32, 64), attention=(True, False), layers=1, heads=4, groups=8)
 KEY = jax.random.key(0)

@@ -12,16 +12,17 @@ import pytest
 import soundfile
 
 from configs import emo as config_file
-from talkjax import checkpoint, evaluate, input, sharding, state, systems, train
-from talkjax.cli import UsageError, UserError
+from talkjax import evaluate, systems, train
 from talkjax.diffusion import schedules
+from talkjax.errors import UsageError, UserError
 from talkjax.faces import landmarks
 from talkjax.media import picture, video
 from talkjax.media.picture import to_float
 from talkjax.nn.latent_unet import LatentUNet
 from talkjax.systems import backbone, portraits
 from talkjax.systems.emo import animate, data, model
-from tests.corpora import run
+from talkjax.training import checkpoint, input_pipeline, sharding, state
+from tests.commands import run
 from tests.micro import emo_config as micro
 from tests.micro import opened
 
@@ -35,7 +36,7 @@ def last(puppets):
 
 def test_an_example_is_a_clip_with_what_came_before(puppets):
   config = micro(2, puppets)
-  record = next(input.eval_records(config.data, 'train', 1))
+  record = next(input_pipeline.eval_records(config.data, 'train', 1))
   found = []
   for seed in range(20):
     example = data.read(record, np.random.default_rng(seed), config=config)
@@ -91,7 +92,7 @@ def test_what_trains_in_each_stage(last):
 
 def test_exactly_as_many_frames_as_the_sound_and_no_frame_knows_its_batch(last):
   config, system, params, _ = last
-  records = list(input.eval_records(config.data, 'test', 2))
+  records = list(input_pipeline.eval_records(config.data, 'test', 2))
   for count in (3, 4, 9):
     inputs = system.inputs(records, num_frames=count)
     made = list(system.generate(params, inputs, np.array([5, 6], np.uint32)))
@@ -103,7 +104,7 @@ def test_exactly_as_many_frames_as_the_sound_and_no_frame_knows_its_batch(last):
 
 def test_a_clip_goes_on_from_the_one_before(last):
   config, system, params, _ = last
-  records = list(input.eval_records(config.data, 'test', 1))
+  records = list(input_pipeline.eval_records(config.data, 'test', 1))
   inputs = system.inputs(records, num_frames=8)
   made = np.stack(list(system.generate(params, inputs, np.array([5], np.uint32))))
   louder = inputs.audio.copy()
@@ -117,10 +118,10 @@ def test_guidance_changes_what_is_made(puppets):
   for scale in (1.0, 2.0):
     config = micro(2, puppets, guidance=scale)
     system = systems.build(config)
-    iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
-    batch, _ = input.split_names(next(iterator))
+    iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, 0)
+    batch, _ = input_pipeline.split_names(next(iterator))
     params = jax.tree.map(lambda p: p + 0.02, jax.jit(system.init)(jax.random.key(0), batch))
-    record = list(input.eval_records(config.data, 'test', 1))
+    record = list(input_pipeline.eval_records(config.data, 'test', 1))
     videos.append(np.stack(list(system.generate(params, system.inputs(record, num_frames=4), np.zeros(1, np.uint32)))))
   assert not np.array_equal(*videos)
 
@@ -128,7 +129,7 @@ def test_guidance_changes_what_is_made(puppets):
 def test_every_portrait_with_every_voice(last, tmp_path):
   config, system, params, _ = last
   images, voices, lengths = [], [], {}
-  for i, record in enumerate(input.eval_records(config.data, 'test', 2)):
+  for i, record in enumerate(input_pipeline.eval_records(config.data, 'test', 2)):
     images.append(str(tmp_path / f'portrait{i}.png'))
     picture.write(images[-1], record.frame(0))
     voices.append(str(tmp_path / f'voice{i}.wav'))
@@ -156,7 +157,7 @@ def test_every_portrait_with_every_voice(last, tmp_path):
 def test_each_video_of_a_batch_has_its_own_settings(last):
   """One after the other is doubled, then all: the videos differ, and the last is what a config with all gives."""
   config, system, params, _ = last
-  (record,) = input.eval_records(config.data, 'test', 1)
+  (record,) = input_pipeline.eval_records(config.data, 'test', 1)
   settings = (*portraits.SETTINGS, 'speed')
   values = 1.0 + np.eye(len(settings) + 1, dtype=np.float32)[: len(settings)]
   values[:, -1] = 2.0
@@ -175,7 +176,7 @@ def test_each_video_of_a_batch_has_its_own_settings(last):
 
 def test_a_sweep_measures_heads_and_mouths_at_every_value(last):
   config, system, params, _ = last
-  records = list(input.eval_records(config.data, 'test', 1))
+  records = list(input_pipeline.eval_records(config.data, 'test', 1))
   still = dataclasses.replace(system, generate=lambda params, inputs, seeds: iter(np.stack(inputs.truth, 1)))
   measured = evaluate.sweep(still, config, params, records, 'audio_weight', (1.0, 2.0), 0)
   # What is made does not depend on the value here, so its ranks are not defined.
@@ -205,7 +206,7 @@ def stages(puppets, tmp_path_factory):
 
 
 def test_the_same_videos_on_one_device_and_on_eight(stages, last, tmp_path):
-  records = list(input.eval_records(last[0].data, 'test', 2))
+  records = list(input_pipeline.eval_records(last[0].data, 'test', 2))
   for i, record in enumerate(records):
     picture.write(tmp_path / f'face{i}.png', record.frame(0))
   soundfile.write(tmp_path / 'voice.wav', records[0].audio[: 6 * 640], 16_000)
@@ -292,7 +293,7 @@ def test_wav2vec2_is_heard_frame_by_frame_and_never_trained():
 
 def test_the_portrait_may_be_held_near_the_clip_and_the_region_roomy(puppets):
   config = micro(2, puppets, **{'data.reference_within': 2, 'augment.region_frames': 0})
-  record = next(input.eval_records(config.data, 'train', 1))
+  record = next(input_pipeline.eval_records(config.data, 'train', 1))
   frames = np.stack([to_float(portraits.picture(record, i, 32)) for i in range(len(record.frames))])
   index = lambda shown: next(i for i, f in enumerate(frames) if np.array_equal(f, shown))
   apart, small, large = [], 0, 0

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from configs import speech_edit as configs
-from talkjax import input, systems
-from talkjax.cli import UserError
+from talkjax import systems
 from talkjax.diffusion import schedules
+from talkjax.errors import UserError
 from talkjax.media import audio, picture
 from talkjax.systems.speech_edit import data, model
+from talkjax.training import input_pipeline
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +27,7 @@ def config(puppets):
 
 @pytest.fixture(scope='module')
 def clips(config):
-  return list(input.eval_records(config.data, 'test', 2))
+  return list(input_pipeline.eval_records(config.data, 'test', 2))
 
 
 @pytest.fixture(scope='module')

@@ -14,15 +14,16 @@ import pytest
 import soundfile
 
 from configs import vexpress as config_file
-from talkjax import checkpoint, input, sharding, state, systems, train
-from talkjax.cli import UsageError, UserError
+from talkjax import systems, train
 from talkjax.diffusion import losses
+from talkjax.errors import UsageError, UserError
 from talkjax.faces import keypoints
 from talkjax.media import picture, video
 from talkjax.nn.latent_unet import hoist
 from talkjax.systems import portraits
 from talkjax.systems.vexpress import animate, data, model, windows
-from tests.corpora import ROOT, run
+from talkjax.training import checkpoint, input_pipeline, sharding, state
+from tests.commands import ROOT, run
 from tests.micro import opened
 from tests.micro import vexpress_config as micro
 
@@ -36,7 +37,7 @@ def last(puppets):
 
 @pytest.fixture(scope='module')
 def records(puppets):
-  return list(input.eval_records(micro(3, puppets).data, 'test', 2))
+  return list(input_pipeline.eval_records(micro(3, puppets).data, 'test', 2))
 
 
 # What is read.
@@ -201,12 +202,14 @@ def test_each_video_of_a_batch_has_its_own_settings(last, records):
 DEVICES = """
 import sys
 import jax, numpy as np
-from talkjax import checkpoint, input, sharding, systems
-config = checkpoint.read_config(sys.argv[1])
+from talkjax import systems
+from talkjax.training import checkpoint, input_pipeline, sharding
+from talkjax.training.workdir import read_config
+config = read_config(sys.argv[1])
 config.sampler.name, config.guidance = 'ddim', 2.0
 system = systems.build(config)
 params = checkpoint.load_params(sys.argv[1])[1]
-records = list(input.eval_records(config.data, 'test', 1))
+records = list(input_pipeline.eval_records(config.data, 'test', 1))
 inputs = system.inputs(records, num_frames=30)
 sampler = system.generate.keywords['sampler']
 made = []

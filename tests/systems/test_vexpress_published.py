@@ -8,11 +8,12 @@ import pytest
 import torch_file
 
 from configs import vexpress as config_file
-from talkjax import checkpoint, convert, systems
-from talkjax.cli import UserError
+from talkjax import convert, systems
+from talkjax.errors import UserError
 from talkjax.media import video
 from talkjax.systems.vexpress import data, model, moore, published
-from tests.corpora import run
+from talkjax.training import checkpoint
+from tests.commands import run
 
 ENCODER = {'width': 16, 'layers': 1, 'heads': 2, 'hidden': 16, 'conv_widths': (16,) * 7, 'position_groups': 4}
 TINY = {

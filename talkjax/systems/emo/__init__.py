@@ -12,7 +12,7 @@ with Stable Diffusion, is given one empty token.
 
 import functools
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.systems import System, backbone
 from talkjax.systems.emo import animate, clips, data, model
 

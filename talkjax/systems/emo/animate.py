@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
-from talkjax.cli import UsageError
+from talkjax.errors import UsageError
 from talkjax.media import audio
 from talkjax.media.picture import to_float
 from talkjax.systems.emo import data

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
 from talkjax.faces import landmarks
 from talkjax.media.picture import to_float
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.records import Record
 from talkjax.systems.portraits import (
   face_region,
   frames_of,

@@ -11,7 +11,7 @@ import functools
 
 import jax.numpy as jnp
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.nn.unet import UNet
 from talkjax.systems import System
 from talkjax.systems.speech_edit import data, model, revoice

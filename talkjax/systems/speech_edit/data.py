@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
 from talkjax.faces import align, mask
 from talkjax.media import audio
 from talkjax.media.picture import to_float
-from talkjax.records import AUDIO_RATE, Record
+from talkjax.media.segments import AUDIO_RATE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from talkjax.cli import UserError
 from talkjax.diffusion import losses, samplers, schedules, targets
+from talkjax.errors import UserError
 from talkjax.media.picture import to_uint8
 from talkjax.nn.unet import UNet
 from talkjax.systems import named_table

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from talkjax import weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 NAME = 'diffusion_video_editing'  # of convert --source
 CONFIG = 'configs/speech_edit.py'  # whose numbers hold where the checkpoint does not say

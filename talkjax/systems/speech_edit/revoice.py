@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import align, landmarks, mask
 from talkjax.media import audio, picture, video
 from talkjax.systems.speech_edit import data

@@ -10,7 +10,7 @@ Where the paper leaves something open this follows the released code, whose slip
 
 import functools
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.systems import System, backbone
 from talkjax.systems.vexpress import animate, data, model, windows

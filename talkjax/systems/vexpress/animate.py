@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import tqdm
 
-from talkjax.cli import UsageError
+from talkjax.errors import UsageError
 from talkjax.faces import keypoints, landmarks
 from talkjax.media import audio, video
 from talkjax.media.picture import to_float

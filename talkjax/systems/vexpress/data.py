@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from talkjax.cli import UserError
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.media.picture import to_float
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.nn.guider import two_a_frame
-from talkjax.records import AUDIO_RATE, Record
 from talkjax.systems.portraits import (
   face_region,
   frames_of,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from talkjax import weights
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 from talkjax.systems.vexpress import model, published
 
 NAME = 'moore'

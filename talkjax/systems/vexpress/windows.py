@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from talkjax.cli import UserError
 from talkjax.diffusion import guidance, samplers
+from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.media import audio
 from talkjax.media.picture import to_uint8
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.nn.guider import two_a_frame
 from talkjax.nn.latent_unet import hoist
 from talkjax.nn.wav2vec2 import in_pieces
-from talkjax.records import AUDIO_RATE
 from talkjax.systems.backbone import (
   Condition,
   decode,
@@ -190,7 +190,7 @@ def generate(
     inputs: see `Inputs`.
     seeds: [b] uint32, one per video.
     sampler: compiled once per shape of windows, never per length.
-    spread: how windows lie over devices, see `talkjax.sharding.spread`.
+    spread: how windows lie over devices, see `talkjax.training.sharding.spread`.
     progress: called after every call of the backbone.
   """
   config, lengths = sampler.config, [len(k) for k in inputs.keypoints]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from talkjax.cli import UserError
-from talkjax.records import Record
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
 
 # By kind: what `talkjax.convert` calls its encoder, and the branch of a system's parameters that is it.
 KINDS = {'latents': ('sd_vae', 'autoencoder'), 'speech': ('wav2vec2', 'wav2vec2')}

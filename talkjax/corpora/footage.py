@@ -16,15 +16,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from talkjax import records
-from talkjax.cli import UserError
-from talkjax.corpus import Skip
+from talkjax.corpora import records
+from talkjax.corpora.building import Skip
+from talkjax.errors import UserError
 from talkjax.faces import align, landmarks
 from talkjax.media import audio as sound
-from talkjax.media import picture, video
+from talkjax.media import picture, segments, video
 
 FPS = 25.0
-SAMPLES_PER_FRAME = round(records.AUDIO_RATE / FPS)
+SAMPLES_PER_FRAME = round(segments.AUDIO_RATE / FPS)
 SMOOTH = 7  # frames
 MIN_FOUND = 0.8  # share of frames in which the face has to be seen
 MAX_GAP = 12  # frames in a row in which it may be missing: half a second
@@ -61,7 +61,7 @@ class Clip:
   gender: str = ''
   caption: str = ''
   transcript: str = ''
-  words: tuple[records.Segment, ...] = ()
+  words: tuple[segments.Segment, ...] = ()
   attributes: tuple[tuple[str, str], ...] = ()
   silent_ok: bool = False  # keep the clip although it has no sound
   problem: str = ''  # why the clip can't be used, where its corpus knows without opening it
@@ -266,11 +266,11 @@ def _waveform(clip: Clip) -> np.ndarray:
   waveform = np.zeros(0, np.float32)
   info = None if os.path.isdir(clip.video) else video.probe(clip.video)
   if info and clip.audio and not (clip.start or clip.end):
-    alone = sound.read_audio(clip.audio, records.AUDIO_RATE)
-    if abs(len(alone) / records.AUDIO_RATE - info.duration) <= AGREE:
+    alone = sound.read_audio(clip.audio, segments.AUDIO_RATE)
+    if abs(len(alone) / segments.AUDIO_RATE - info.duration) <= AGREE:
       waveform = alone
   if not len(waveform) and info and info.has_audio:
-    waveform = sound.read_audio(clip.video, records.AUDIO_RATE)
+    waveform = sound.read_audio(clip.video, segments.AUDIO_RATE)
   if not clip.silent_ok:
     if not len(waveform):
       raise Skip('no sound')

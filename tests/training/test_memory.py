@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import numpy as np
-from talkjax import memory
+from talkjax.training import memory
 if sys.argv[1] == 'keep' and not memory.keep_freed():
   raise SystemExit(77)
 faults = []

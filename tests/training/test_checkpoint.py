@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from talkjax import checkpoint
-from talkjax.cli import UserError
+from talkjax.errors import UserError
+from talkjax.training import checkpoint, metrics_log
+from talkjax.training.workdir import read_config, write_config
 
 
 def config(**values):
@@ -16,24 +17,24 @@ def config(**values):
 
 def test_config_comes_back_and_free_keys_may_change(tmp_path):
   workdir = epath.Path(tmp_path / 'run')
-  checkpoint.write_config(workdir, config())
-  checkpoint.write_config(workdir, config(steps=20))
-  back = checkpoint.read_config(workdir)
+  write_config(workdir, config())
+  write_config(workdir, config(steps=20))
+  back = read_config(workdir)
   assert back.model.width == 8 and back.steps == 20
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path):
   workdir = epath.Path(tmp_path)
-  checkpoint.write_config(workdir, config())
+  write_config(workdir, config())
   with pytest.raises(UserError, match=r'model\.width \(8 there, 16 here\)'):
-    checkpoint.write_config(workdir, config(model={'width': 16}))
-  assert checkpoint.read_config(workdir).model.width == 8
+    write_config(workdir, config(model={'width': 16}))
+  assert read_config(workdir).model.width == 8
 
 
 def test_not_a_workdir(tmp_path):
   with pytest.raises(UserError, match=r'no config\.json'):
     checkpoint.load_params(tmp_path)
-  checkpoint.write_config(epath.Path(tmp_path), config())
+  write_config(epath.Path(tmp_path), config())
   with pytest.raises(UserError, match='no checkpoint yet'):
     checkpoint.load_params(tmp_path)
 
@@ -61,7 +62,7 @@ def test_check_fit_names_what_differs():
 
 def test_log_drops_the_lines_that_a_resumed_run_repeats(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
-  log = checkpoint.MetricsLog(tmp_path, 1)
+  log = metrics_log.MetricsLog(tmp_path, 1)
   log.scalars(2, {'loss': 2.5})
   log.close()
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]

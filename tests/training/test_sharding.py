@@ -2,8 +2,8 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
-from talkjax import sharding
-from talkjax.cli import UserError
+from talkjax.errors import UserError
+from talkjax.training import sharding
 
 
 def test_mesh_takes_what_is_left():

@@ -11,17 +11,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-AUDIO_RATE = 16_000  # Hz, mono, of every record
+from talkjax.media.segments import Segment
+
 LANDMARKS = 68  # iBUG 68-point layout, of every record
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-  """A word or phoneme: `text` is spoken from `start` to `end`, in seconds from the clip's first frame."""
-
-  text: str
-  start: float
-  end: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Record:
   attributes: dict[str, str] = dataclasses.field(
     default_factory=dict
   )  # what only this corpus knows (emotion, level, ...)
-  # Of the sidecar (`talkjax.encoded`), float16; no part of the record on disk.
+  # Of the sidecar (`talkjax.corpora.feature_cache`), float16; no part of the record on disk.
   latents: np.ndarray = dataclasses.field(
     default_factory=lambda: np.zeros((0, 0, 0, 0), np.float16)
   )  # [f, h', w', 2 c]

@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from talkjax import records
+from talkjax.corpora import records
+from talkjax.media import segments
 
 
 def full_record(frames=5, name='clip-ä', size=(24, 16)):
@@ -29,8 +30,8 @@ def full_record(frames=5, name='clip-ä', size=(24, 16)):
     pose=rng.normal(size=(frames, 3)).astype(np.float32),
     num_faces=3,
     coefficients=rng.normal(size=(frames, 7)).astype(np.float32),
-    words=(records.Segment('bin', 0.0, 0.25), records.Segment('blue', 0.25, 0.5)),
-    phonemes=(records.Segment('b', 0.0, 0.125),),
+    words=(segments.Segment('bin', 0.0, 0.25), segments.Segment('blue', 0.25, 0.5)),
+    phonemes=(segments.Segment('b', 0.0, 0.125),),
     attributes={'emotion': 'anger', 'level': 'high'},
   )
 

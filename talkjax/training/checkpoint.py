@@ -1,12 +1,11 @@
-"""Workdirs: the resolved config, checkpoints and metrics of a run, written so that a kill at any moment loses nothing.
+"""The checkpoints of a run, written so that a kill at any moment loses nothing.
 
-A workdir holds `config.json`, `metrics.jsonl`, `checkpoints/`, `samples/` and TensorBoard's files. A checkpoint has the
-items `params`, `ema`, `training` (optimiser and step), `iterator` (where the data were) and `run` (what must match on
-resumption); a converted one has the first two only, which is all that generating and scoring read.
+A checkpoint has the items `params`, `ema`, `training` (optimiser and step), `iterator` (position in the data) and
+`run` (what must match on resumption); a converted one has the first two only, which is all that generation and
+evaluation read.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,51 +17,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from talkjax.cli import UserError, flatten
-from talkjax.sharding import path_name
-from talkjax.state import State
+from talkjax.errors import UserError
+from talkjax.training.sharding import path_name
+from talkjax.training.state import State
+from talkjax.training.workdir import read_config, write_config
 
 PyTree = Any
-# What a resumed run may change: how long it trains and how often it reports.
-FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_checkpoints')
-
-
-def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Writes config.json, or checks that the one already there says the same.
-
-  Raises:
-    UserError: the workdir belongs to another config; the sentence names the keys that differ.
-  """
-  path = workdir / 'config.json'
-  new = json.loads(config.to_json())
-  if path.exists():
-    old, now = flatten(json.loads(path.read_text())), flatten(new)
-    keys = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k) and k not in FREE_KEYS)
-    if keys:
-      shown = ', '.join(f'{k} ({old.get(k, "absent")} there, {now.get(k, "absent")} here)' for k in keys[:6])
-      more = f' and {len(keys) - 6} more' if len(keys) > 6 else ''
-      raise UserError(
-        f'workdir {workdir} belongs to another config, these keys differ: {shown}{more}; '
-        'choose another --workdir or set the keys back'
-      )
-  workdir.mkdir(parents=True, exist_ok=True)
-  temporary = workdir / 'config.json.tmp'
-  temporary.write_text(json.dumps(new, indent=2, sort_keys=True) + '\n')
-  temporary.replace(path)
-
-
-def read_config(workdir) -> ml_collections.ConfigDict:
-  """The resolved config of a workdir.
-
-  Raises:
-    UserError: there is no workdir, or it has no config.
-  """
-  path = epath.Path(workdir) / 'config.json'
-  if not path.exists():
-    raise UserError(
-      f'{workdir} is not a workdir (it has no config.json): give the --workdir of a training or a conversion'
-    )
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
 
 
 def has_checkpoint(workdir) -> bool:
@@ -265,51 +225,3 @@ def check_fit(saved: PyTree, wanted: PyTree, source: str, new: Sequence[str] = (
     raise UserError(
       f'{source} has parameters the config does not make, {", ".join(extra[:3])}: set config.model as it was'
     )
-
-
-class MetricsLog:
-  """metrics.jsonl and TensorBoard: one JSON object a line; a resumed run drops the lines it is about to repeat."""
-
-  def __init__(self, workdir, resumed_step: int):
-    self.active = jax.process_index() == 0
-    if not self.active:
-      return
-    from tensorboardX import SummaryWriter
-
-    self.workdir = epath.Path(workdir)
-    self._path = self.workdir / 'metrics.jsonl'
-    lines = []
-    if self._path.exists():
-      for line in self._path.read_text().splitlines():
-        try:  # the last line of a killed run may be cut off
-          if json.loads(line)['step'] <= resumed_step:
-            lines.append(line)
-        except ValueError:
-          continue
-    self._path.write_text(''.join(line + '\n' for line in lines))
-    self._file = self._path.open('a')
-    self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
-
-  def scalars(self, step: int, values: dict[str, float]) -> None:
-    if self.active:
-      self._file.write(json.dumps({'step': step, **values}) + '\n')
-      self._file.flush()
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
-
-  def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
-    """Shows uint8 [h, w, 3] in TensorBoard and keeps it as samples/NAME_STEP.png."""
-    if self.active:
-      import cv2
-
-      self._board.add_image(name, rgb, step, dataformats='HWC')
-      folder = self.workdir / 'samples'
-      folder.mkdir(parents=True, exist_ok=True)
-      ok, data = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-      assert ok
-      (folder / f'{name}_{step:07}.png').write_bytes(data.tobytes())
-
-  def close(self) -> None:
-    if self.active:
-      self._file.close()
-      self._board.close()

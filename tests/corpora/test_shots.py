@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from talkjax import corpus, cuts, footage
+from talkjax.corpora import building, footage, shots
 from talkjax.media import video
 
 
@@ -37,19 +37,19 @@ def brighter(frames, gains):
 @pytest.mark.parametrize('speed', [0.0, 3.0])
 def test_a_cut_is_found_at_its_frame(speed):
   frames = shot(1, 30, speed) + shot(2, 12, speed) + shot(3, 20, speed)
-  assert cuts.find_cuts(frames) == (62, [30, 42])
+  assert shots.find_cuts(frames) == (62, [30, 42])
 
 
 def test_a_cut_through_a_blended_frame_is_one_cut():
   first, second = shot(1, 20), shot(2, 20)
   between = cv2.addWeighted(first[-1], 0.5, second[0], 0.5, 0)
-  count, found = cuts.find_cuts([*first, between, *second])
+  count, found = shots.find_cuts([*first, between, *second])
   assert count == 41 and found in ([20], [21])
 
 
 def test_back_and_forth_between_two_cameras_is_every_time_a_cut():
   a, b = shot(1, 40), shot(2, 40)
-  assert cuts.find_cuts(a[:15] + b[:15] + a[15:30] + b[15:30]) == (60, [15, 30, 45])
+  assert shots.find_cuts(a[:15] + b[:15] + a[15:30] + b[15:30]) == (60, [15, 30, 45])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_back_and_forth_between_two_cameras_is_every_time_a_cut():
   ids=['still', 'pan', 'start', 'ramp', 'light', 'flash', 'dissolve', 'black', 'fade in', 'noise', 'short', 'empty'],
 )
 def test_what_is_no_cut(frames):
-  assert cuts.find_cuts(frames) == (len(frames), [])
+  assert shots.find_cuts(frames) == (len(frames), [])
 
 
 def test_real_clips_are_divided_where_they_were_joined_and_only_there(samples):
@@ -79,7 +79,7 @@ def test_real_clips_are_divided_where_they_were_joined_and_only_there(samples):
   window = footage.Window()
   clips = [footage.Clip(name, str(samples / 'clips' / name), size=128, window=window, end=2.0) for name in names]
   shots = [list(footage.read_frames(clip)) for clip in clips]
-  assert cuts.find_cuts(itertools.chain(*shots)) == (200, [50, 100, 150])
+  assert shots.find_cuts(itertools.chain(*shots)) == (200, [50, 100, 150])
 
 
 def test_a_clip_becomes_the_clips_between_its_cuts_none_too_long(tmp_path):
@@ -96,8 +96,8 @@ def test_a_clip_becomes_the_clips_between_its_cuts_none_too_long(tmp_path):
   builder = types.SimpleNamespace(
     data_dir_root=epath.Path(tmp_path / 'datasets'), info=types.SimpleNamespace(full_name='toy/full/2.0.0')
   )
-  with corpus.options(workers=0):
-    found = cuts.split(builder, {'train': clips, 'test': {}}, max_seconds=1.0)
+  with building.options(workers=0):
+    found = shots.split(builder, {'train': clips, 'test': {}}, max_seconds=1.0)
   assert list(found['train']) == ['whole', 'cut#1', 'cut#2', 'cut#3', 'absent', 'known'] and found['test'] == {}
   assert [found['train'][n] for n in ('whole', 'absent', 'known')] == [clips[n] for n in ('whole', 'absent', 'known')]
   parts = [found['train'][f'cut#{i}'] for i in (1, 2, 3)]
@@ -109,11 +109,11 @@ def test_a_clip_becomes_the_clips_between_its_cuts_none_too_long(tmp_path):
   ]
   assert {p.transcript for p in parts} == {''}
   # What was found is kept for a build that goes on: nothing is read again.
-  waiting = list((corpus.partial_folder(builder) / 'cuts').iterdir())
+  waiting = list((building.partial_folder(builder) / 'cuts').iterdir())
   assert len(waiting) == 2 and all(note.suffix == '.json' for note in waiting)
   for note in waiting:
     note.write_text('[1000, []]')
-  with corpus.options(workers=0):
-    assert len(cuts.split(builder, {'train': clips}, max_seconds=10.0)['train']) == 4 + 4 + 2
-  with corpus.options(workers=0, limit=1):
-    assert list(cuts.split(builder, {'train': clips})['train']) == ['whole']
+  with building.options(workers=0):
+    assert len(shots.split(builder, {'train': clips}, max_seconds=10.0)['train']) == 4 + 4 + 2
+  with building.options(workers=0, limit=1):
+    assert list(shots.split(builder, {'train': clips})['train']) == ['whole']

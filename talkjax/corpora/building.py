@@ -31,8 +31,8 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from talkjax import pool, records
-from talkjax.cli import UserError
+from talkjax.corpora import pool, records
+from talkjax.errors import UserError
 
 REPORT = 'build_report.json'
 

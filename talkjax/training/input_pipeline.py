@@ -1,7 +1,7 @@
 """The input pipeline: array_record shards -> records -> training examples -> sharded batches, resumable to the example.
 
 Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three
-belong to a run and are checked when it is resumed (see `talkjax.checkpoint`).
+belong to a run and are checked when it is resumed (see `talkjax.training.checkpoint`).
 """
 
 import pathlib
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from talkjax import encoded, records
-from talkjax.cli import UserError
+from talkjax.corpora import feature_cache, records
+from talkjax.errors import UserError
 
 EPOCHS = 2**32  # without end; grain's own "without end" overflows for batches of one clip
 
@@ -38,11 +38,11 @@ def open_corpus(data, split: str):
   return grain.MapDataset.source(source).map(records.from_example)
 
 
-def open_sidecar(data) -> encoded.Sidecar | None:
+def open_sidecar(data) -> feature_cache.Sidecar | None:
   """What `data.encoded` names, for `data.split`; None where it names nothing. Raises UserError as `encoded` does."""
   if not data.get('encoded', ''):
     return None
-  return encoded.open_sidecar(_builder(data, data.split), data.encoded, data.split.partition('[')[0])
+  return feature_cache.open_sidecar(_builder(data, data.split), data.encoded, data.split.partition('[')[0])
 
 
 def _builder(data, split: str):
@@ -69,7 +69,7 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
 
   Args:
     data: the config's `data`: what `open_corpus` takes, and `split`, `workers` (processes; 0 reads in threads),
-      `examples_per_record`, and, where systems have it, `encoded` (see `talkjax.encoded`).
+      `examples_per_record`, and, where systems have it, `encoded` (see `talkjax.corpora.feature_cache`).
     read: `(record, generator) -> example`, a dict of numpy arrays with `examples_per_record` examples along axis 0.
     batch_size: of all processes together.
     seed: of the order and of `generator`.

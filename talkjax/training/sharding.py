@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from talkjax.cli import UserError
+from talkjax.errors import UserError
 
 AXES = ('data', 'fsdp', 'tensor')
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from talkjax.cli import UserError
-from talkjax.sharding import path_name
+from talkjax.errors import UserError
+from talkjax.training.sharding import path_name
 
 PyTree = Any
 

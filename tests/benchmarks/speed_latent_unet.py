@@ -1,6 +1,7 @@
 """Speed of the latent U-Net and of what stands around it, as ratios measured in turn on one machine.
 
-  python tests/speed_latent_unet.py [--what=unet,attention,hoist,guidance,compile] [--repeats=5] [--output=F.json]
+  python -m tests.benchmarks.speed_latent_unet [--what=unet,attention,hoist,guidance,compile] [--repeats=5]
+      [--output=F.json]
 
 unet       Stable Diffusion 1.5's U-Net, narrowed, against diffusers' (eagerly, in both memory formats; the ratio takes
            the faster), same weights by the import's names, outputs compared first: forward (goal 1.0 times as fast or
@@ -25,17 +26,13 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-
-from talkjax import memory  # noqa: E402
+from talkjax.training import memory  # noqa: E402
 
 memory.keep_freed()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import timing  # noqa: E402
 
 from configs import emo as emo_config  # noqa: E402
 from talkjax import foundations, weights  # noqa: E402
@@ -44,6 +41,7 @@ from talkjax.nn.latent_unet import LatentUNet, hoist  # noqa: E402
 from talkjax.systems import backbone  # noqa: E402
 from talkjax.systems.emo import clips as emo_clips  # noqa: E402
 from talkjax.systems.emo import model as emo  # noqa: E402
+from tests.benchmarks import timing  # noqa: E402
 
 WIDTHS, HEADS, CONTEXT = (64, 128, 256, 256), 8, 768
 TOLERANCE = 1e-4

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from configs import emo, vexpress
-from talkjax import build, checkpoint, encoded, input, systems, train
-from talkjax.cli import UsageError, UserError
+from talkjax import build, systems, train
+from talkjax.corpora import feature_cache
+from talkjax.errors import UsageError, UserError
 from talkjax.media import audio
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.systems.vexpress import windows
-from tests.corpora import ROOT
+from talkjax.training import checkpoint, input_pipeline
+from tests.commands import ROOT
 
 ENCODER = {'width': 16, 'layers': 2, 'heads': 2, 'hidden': 16, 'conv_widths': (16,) * 7, 'position_groups': 4}
 WIDTHS = (32, 32)
@@ -66,10 +68,10 @@ def folder(puppets, nets, tmp_path_factory):
   """A data_dir with a corpus and what was encoded of it; workdirs of the encoders beside."""
   folder = tmp_path_factory.mktemp('encoded')
   shutil.copytree(puppets / 'puppets', folder / 'puppets')
-  params = {encoded.KINDS[kind][1]: params for kind, (_, params) in nets.items()}
+  params = {feature_cache.KINDS[kind][1]: params for kind, (_, params) in nets.items()}
   checkpoint.save_params(folder / 'system', micro(emo, folder), params, 0)
   for kind, (_, params) in nets.items():
-    name = encoded.KINDS[kind][0]
+    name = feature_cache.KINDS[kind][0]
     checkpoint.save_params(folder / name, ml_collections.ConfigDict({'foundation': name}), params, 0)
   encode(folder, '--encoded=both', f'--latents={folder}/system', f'--speech={folder}/system')
   return folder
@@ -88,8 +90,8 @@ def beside(folder, name):
 
 def batch_of(config):
   system = systems.build(config)
-  iterator = input.training_iterator(config.data, system.read, config.batch_size, 0)
-  return system, input.split_names(next(iterator))[0]
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, 0)
+  return system, input_pipeline.split_names(next(iterator))[0]
 
 
 @pytest.mark.parametrize('file', [emo, vexpress])
@@ -107,8 +109,8 @@ def test_the_loss_is_that_from_pixels(file, folder, nets):
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_sound_is_heard_as_the_whole_clip_is(file, folder, nets):
   config = micro(file, folder)
-  record = next(iter(input.open_corpus(config.data, 'train')))
-  sidecar = pickle.loads(pickle.dumps(input.open_sidecar(config.data)))  # as reading processes get it
+  record = next(iter(input_pipeline.open_corpus(config.data, 'train')))
+  sidecar = pickle.loads(pickle.dumps(input_pipeline.open_sidecar(config.data)))  # as reading processes get it
   system = systems.build(config)
   net, params = nets['speech']
   waveform = record.audio.astype(np.float32) / 32768
@@ -140,7 +142,7 @@ def test_training_keeps_what_generation_needs(folder, nets, tmp_path):
   found = {f'foundations.{name}': str(folder / name) for name in ('sd_vae', 'wav2vec2')}
   state = train.train(micro(emo, folder, **found), str(tmp_path / 'run'))
   for kind, (_, params) in nets.items():
-    trained = state.params[encoded.KINDS[kind][1]]
+    trained = state.params[feature_cache.KINDS[kind][1]]
     assert jax.tree.all(jax.tree.map(np.array_equal, trained, params))
 
 
@@ -204,9 +206,9 @@ def test_bad_requests_write_nothing(folder, arguments, error, sentence):
 
 
 def test_an_interrupted_run_goes_on_and_is_never_taken_for_whole(folder, monkeypatch, capsys):
-  monkeypatch.setattr(encoded, 'CLIPS', 3)
+  monkeypatch.setattr(feature_cache, 'CLIPS', 3)
   config = micro(emo, folder, 'mel', **{'data.encoded': 'half'})
-  clips = list(input.open_corpus(config.data, 'train'))[:8]
+  clips = list(input_pipeline.open_corpus(config.data, 'train'))[:8]
   place, about, asked = beside(folder, 'half'), {'corpus': 'c', 'weights': 'w', 'workdir': 'a', 'shape': [2]}, []
 
   def rows(record, stop=None):
@@ -217,24 +219,24 @@ def test_an_interrupted_run_goes_on_and_is_never_taken_for_whole(folder, monkeyp
         raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    encoded.write(place, 'latents', about, {'train': clips}, lambda r: rows(r, clips[4].id))
+    feature_cache.write(place, 'latents', about, {'train': clips}, lambda r: rows(r, clips[4].id))
   with pytest.raises(UserError, match='half is not finished, run the command that makes it again'):
     train.train(config, str(folder / 'run'))
   asked.clear()
-  assert encoded.write(place, 'latents', {**about, 'workdir': 'b'}, {'train': clips}, rows)
+  assert feature_cache.write(place, 'latents', {**about, 'workdir': 'b'}, {'train': clips}, rows)
   assert asked == [c.id for c in clips[3:]]  # files of three: the first was whole
   made = json.loads((place / 'latents.json').read_text())
   assert made['splits']['train']['rows'] == [len(c.frames) for c in clips]
   assert not list(place.glob('*.partial')) and len(list(place.glob('*.f16'))) == 3
-  assert not encoded.write(place, 'latents', about, {'train': clips}, rows)
+  assert not feature_cache.write(place, 'latents', about, {'train': clips}, rows)
   # Another encoder's leftovers are not gone on from.
   shutil.rmtree(place)
   with pytest.raises(KeyboardInterrupt):
-    encoded.write(place, 'latents', about, {'train': clips}, lambda r: rows(r, clips[4].id))
+    feature_cache.write(place, 'latents', about, {'train': clips}, lambda r: rows(r, clips[4].id))
   asked.clear()
-  encoded.write(place, 'latents', {**about, 'weights': 'x'}, {'train': clips}, rows)
+  feature_cache.write(place, 'latents', {**about, 'weights': 'x'}, {'train': clips}, rows)
   assert asked == [c.id for c in clips]
   encode(folder, '--encoded=both', f'--latents={folder}/system')
   assert 'latents are already in' in capsys.readouterr().out
   with pytest.raises(UserError, match='too large for float16'):
-    encoded.write(place, 'speech', about, {'train': clips}, lambda r: iter([np.full((1, 2), np.inf)]))
+    feature_cache.write(place, 'speech', about, {'train': clips}, lambda r: iter([np.full((1, 2), np.inf)]))

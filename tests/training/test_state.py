@@ -4,8 +4,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from talkjax import state
-from talkjax.cli import UserError
+from talkjax.errors import UserError
+from talkjax.training import state
 
 ADAM = ml_collections.ConfigDict(
   {

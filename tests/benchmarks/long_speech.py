@@ -1,6 +1,6 @@
 """Whether lips still follow the sound, and pictures stay what they were, at the end of a long video.
 
-  python tests/long_speech.py --workdir=runs/emo_tiny_2 [--seconds=60] [--portraits=4] [--output=F.json]
+  python -m tests.benchmarks.long_speech --workdir=runs/emo_tiny_2 [--seconds=60] [--portraits=4] [--output=F.json]
 
 The sounds of held-out clips are joined to one of that length, whose true mouth openings are known frame by frame. Every
 portrait speaks it. What is printed, of the first and of the last ten seconds: the lip score, and the mean difference
@@ -11,16 +11,14 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from talkjax import checkpoint, evaluate, input, systems  # noqa: E402
+from talkjax import evaluate, systems  # noqa: E402
+from talkjax.media.segments import AUDIO_RATE  # noqa: E402
 from talkjax.metrics import lips  # noqa: E402
-from talkjax.records import AUDIO_RATE  # noqa: E402
+from talkjax.training import checkpoint, input_pipeline  # noqa: E402
+from talkjax.training.workdir import read_config
 
 END = 10  # seconds that are scored at both ends
 
@@ -49,8 +47,8 @@ def main():
   parser.add_argument('--portraits', type=int, default=4)
   parser.add_argument('--output')
   args = parser.parse_args()
-  config = checkpoint.read_config(args.workdir)
-  clips = list(input.eval_records(config.data, 'test'))
+  config = read_config(args.workdir)
+  clips = list(input_pipeline.eval_records(config.data, 'test'))
   people = list({c.speaker: c for c in clips}.values())[: args.portraits]
   speech, opening = joined(clips, args.seconds)
   system = systems.build(config)

@@ -1,6 +1,7 @@
 """Speed of a denoising step of V-Express against the released code, as a ratio measured in turn on one machine.
 
-  python tests/speed_vexpress.py --published=DIR [--frames=12] [--size=32] [--widths=64,128,256,256] [--repeats=5]
+  python -m tests.benchmarks.speed_vexpress --published=DIR [--frames=12] [--size=32] [--widths=64,128,256,256]
+      [--repeats=5]
 
 DIR is a clone of github.com/tencent-ailab/V-Express. A step is the guided prediction for one window of frames: the
 denoising U-Net on the frames with their conditions and on the same without, and the two combined. Both sides have the
@@ -19,24 +20,21 @@ import os
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-
-from talkjax import memory  # noqa: E402
+from talkjax.training import memory  # noqa: E402
 
 memory.keep_freed()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-import timing  # noqa: E402
 import torch  # noqa: E402
-from speed_latent_unet import must_agree, normal  # noqa: E402
 
 from configs import vexpress as config_file  # noqa: E402
 from talkjax import weights  # noqa: E402
 from talkjax.nn.latent_unet import hoist  # noqa: E402
 from talkjax.systems import backbone  # noqa: E402
 from talkjax.systems.vexpress import model, published, windows  # noqa: E402
+from tests.benchmarks import timing  # noqa: E402
+from tests.benchmarks.speed_latent_unet import must_agree, normal  # noqa: E402
 
 
 def make_config(args):

@@ -1,7 +1,7 @@
 """Hard cuts: where one picture gives way to quite another from one frame to the next, and the clips between them.
 
 A model that learns how faces move must not learn that they jump. A corpus of cut footage hands its clips to `split`
-before it hands them to `corpus.generate`.
+before it hands them to `building.generate`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from talkjax import corpus, footage, pool
+from talkjax.corpora import building, footage, pool
 
 THUMB = 24  # pixels of the side to which pictures are reduced
 FAINT = 12.0  # grey levels of contrast that count little: noise, and pictures that come out of the dark
@@ -76,13 +76,13 @@ def split(
 
   Args:
     builder: the TFDS builder that asks.
-    splits: as `corpus.generate` takes them.
+    splits: as `building.generate` takes them.
     max_seconds: None leaves long clips as they are.
   """
-  limit, workers = corpus._options.limit, corpus._options.workers
+  limit, workers = building._options.limit, building._options.workers
   # Each clip is at least one: of a trial no more have to be looked at.
   splits = {name: dict(itertools.islice(clips.items(), limit)) for name, clips in splits.items()}
-  scan = functools.partial(_scan, os.fspath(corpus.partial_folder(builder) / 'cuts'))
+  scan = functools.partial(_scan, os.fspath(building.partial_folder(builder) / 'cuts'))
   clips = [clip for part in splits.values() for clip in part.values() if not clip.problem]
   workers = min(os.cpu_count() if workers is None else workers, len(clips))
   found = {}

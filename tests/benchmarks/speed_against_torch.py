@@ -1,34 +1,32 @@
 """Speed of the U-Net against the published PyTorch one: same weights, same batch, in turn, medians.
 
-  python tests/speed_against_torch.py [--case=dve_unet_multi] [--batch=2] [--size=64] [--repeats=9] [--output=F.json]
+  python -m tests.benchmarks.speed_against_torch [--case=dve_unet_multi] [--batch=2] [--size=64] [--repeats=9]
+      [--output=F.json]
 
 needs PyTorch beside talkjax's own dependencies (`pip install .[parity]`) and a golden case (TALKJAX_GOLDENS), whose
 output both must give before they are timed. PyTorch runs eagerly in both memory formats; the ratio takes the faster of
-the two. All run in one process and keep their freed memory (talkjax.memory). `--clock=cpu` counts processor time, which
-other programs on the machine disturb little: pin it to one core (taskset -c 0) for that.
+the two. All run in one process and keep their freed memory (talkjax.training.memory). `--clock=cpu` counts processor
+time, which other programs on the machine disturb little: pin it to one core (taskset -c 0) for that.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-
-from talkjax import memory  # noqa: E402
+from talkjax.training import memory  # noqa: E402
 
 memory.keep_freed()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-import timing  # noqa: E402
 import torch  # noqa: E402
-from golden_cases import Case  # noqa: E402
-from golden_cases import unet as golden  # noqa: E402
-from torch_unet import UNet  # noqa: E402
+
+from tests.benchmarks import timing  # noqa: E402
+from tests.golden_cases import Case  # noqa: E402
+from tests.golden_cases import unet as golden  # noqa: E402
+from tests.torch_unet import UNet  # noqa: E402
 
 
 def torch_functions(case, batch, channels_last):
@@ -73,7 +71,7 @@ def main():
   args = parser.parse_args()
   clock = timing.CLOCKS[args.clock]
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  case = Case(args.case, pathlib.Path(os.environ.get('TALKJAX_GOLDENS', ROOT.parent / 'shared' / 'goldens')))
+  case = Case(args.case, pathlib.Path(os.environ.get('TALKJAX_GOLDENS', '../shared/goldens')))
 
   # Both give the golden output.
   inputs = case.inputs

@@ -8,16 +8,17 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
-from talkjax import cli, corpus, pool, records
+from talkjax.corpora import building, pool, records
+from talkjax.errors import UserError
 
 
 def toy_record(item, shade=0):
   """Item (name, what to do) -> a record of three 8 x 8 frames; or a failure of the kind asked for."""
   name, what = item
   if what == 'skip':
-    raise corpus.Skip('no sound')
+    raise building.Skip('no sound')
   if what == 'user':
-    raise cli.UserError('the file is\nnot a video')
+    raise UserError('the file is\nnot a video')
   if what == 'bug':
     raise ZeroDivisionError('by zero')
   if what == 'die':
@@ -45,7 +46,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
     return self.dataset_info_from_configs(features=records.features())
 
   def _split_generators(self, dl_manager):
-    return corpus.generate(self, self.splits, self.process)
+    return building.generate(self, self.splits, self.process)
 
   def _generate_examples(self):
     raise NotImplementedError
@@ -58,9 +59,9 @@ def items(**what):
 def build(tmp_path, splits, process=toy_record, **options):
   builder = Toy(data_dir=tmp_path, file_format='array_record')
   builder.splits, builder.process = splits, process
-  with corpus.options(**{'workers': 0, **options}):
+  with building.options(**{'workers': 0, **options}):
     builder.download_and_prepare()
-    return builder, corpus.finish(builder)
+    return builder, building.finish(builder)
 
 
 def read(builder, split):
@@ -85,7 +86,7 @@ def test_every_kind_of_bad_clip_is_skipped_with_its_reason_and_the_others_go_on(
   assert table[0].split() == ['split', 'clips', 'kept', 'skipped', 'why']
   assert table[1].split()[:5] == ['train', '9', '2', '7', '2'] and table[1].endswith('2 x no sound')
   assert table[-1].split() == ['test', '1', '1', '0']
-  saved = json.loads((tmp_path / 'toy/1.0.0' / corpus.REPORT).read_text())
+  saved = json.loads((tmp_path / 'toy/1.0.0' / building.REPORT).read_text())
   assert saved['splits']['train']['kept_clips'] == ['a', 'h']
   assert saved['splits']['train']['reasons']['no sound'] == 2
   assert saved['splits']['train']['skipped_clips']['d'] == why['d']
@@ -97,23 +98,23 @@ def test_an_interrupted_build_makes_nothing_twice_and_tries_the_skipped_again(tm
   splits = {'train': items(a='fine', b='fine', c='later', d='fine')}
   builder = Toy(data_dir=tmp_path / 'data', file_format='array_record')
   builder.splits, builder.process = splits, functools.partial(stopping_record, flaky)
-  with pytest.raises(KeyboardInterrupt), corpus.options(workers=0):
+  with pytest.raises(KeyboardInterrupt), building.options(workers=0):
     builder.download_and_prepare()
   assert not builder.is_prepared()
   assert log.read_text().split() == ['a', 'b']
 
-  done = {p.name for p in corpus.partial_folder(builder).iterdir()}
+  done = {p.name for p in building.partial_folder(builder).iterdir()}
   assert len(done) == 2 and not any(name.endswith('.tmp') for name in done)
   (tmp_path / 'data/toy/incomplete.KILLED_1.0.0').mkdir()  # as TFDS leaves it when it has no time to clean up
   # The same work under the same name; only the stop is gone.
   builder.process = functools.partial(stopping_record, flaky)
-  with corpus.options(workers=0):
+  with building.options(workers=0):
     os.environ['TOY_GO_ON'] = '1'
     try:
       builder.download_and_prepare()
     finally:
       del os.environ['TOY_GO_ON']
-    corpus.finish(builder)
+    building.finish(builder)
   assert log.read_text().split() == ['a', 'b', 'c', 'd']
   assert sorted(r.id for r in read(builder, 'train')) == ['a', 'b', 'c', 'd']
   assert [p.name for p in (tmp_path / 'data/toy').iterdir()] == ['1.0.0']
@@ -143,17 +144,17 @@ def test_records_do_not_depend_on_the_number_of_workers(tmp_path):
 
 
 def test_other_settings_are_other_records(tmp_path):
-  job = corpus._Job(toy_record, str(tmp_path))
-  darker = corpus._Job(functools.partial(toy_record, shade=9), str(tmp_path))
+  job = building._Job(toy_record, str(tmp_path))
+  darker = building._Job(functools.partial(toy_record, shade=9), str(tmp_path))
   assert job.path('a', ('a', 'fine')) != job.path('a', ('a', 'other'))
   assert job.path('a', ('a', 'fine')) != darker.path('a', ('a', 'fine'))
 
 
 def test_nothing_kept_is_an_error_that_says_the_commonest_reason(tmp_path):
-  with pytest.raises(cli.UserError, match='none of 3 clips could be used; 2 of them: no sound'):
+  with pytest.raises(UserError, match='none of 3 clips could be used; 2 of them: no sound'):
     build(tmp_path, {'train': items(a='skip', b='bug'), 'test': items(c='skip')})
   assert not Toy(data_dir=tmp_path).is_prepared()
-  with pytest.raises(cli.UserError, match='not one clip'):
+  with pytest.raises(UserError, match='not one clip'):
     build(tmp_path, {'train': {}})
 
 

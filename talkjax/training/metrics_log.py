@@ -1,0 +1,55 @@
+"""The metrics of a run: metrics.jsonl, TensorBoard and sample pictures."""
+
+import json
+
+import jax
+import numpy as np
+from etils import epath
+
+
+class MetricsLog:
+  """metrics.jsonl and TensorBoard: one JSON object a line; a resumed run drops the lines it is about to repeat."""
+
+  def __init__(self, workdir, resumed_step: int):
+    self.active = jax.process_index() == 0
+    if not self.active:
+      return
+    from tensorboardX import SummaryWriter
+
+    self.workdir = epath.Path(workdir)
+    self._path = self.workdir / 'metrics.jsonl'
+    lines = []
+    if self._path.exists():
+      for line in self._path.read_text().splitlines():
+        try:  # the last line of a killed run may be cut off
+          if json.loads(line)['step'] <= resumed_step:
+            lines.append(line)
+        except ValueError:
+          continue
+    self._path.write_text(''.join(line + '\n' for line in lines))
+    self._file = self._path.open('a')
+    self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    if self.active:
+      self._file.write(json.dumps({'step': step, **values}) + '\n')
+      self._file.flush()
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
+
+  def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
+    """Shows uint8 [h, w, 3] in TensorBoard and keeps it as samples/NAME_STEP.png."""
+    if self.active:
+      import cv2
+
+      self._board.add_image(name, rgb, step, dataformats='HWC')
+      folder = self.workdir / 'samples'
+      folder.mkdir(parents=True, exist_ok=True)
+      ok, data = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+      assert ok
+      (folder / f'{name}_{step:07}.png').write_bytes(data.tobytes())
+
+  def close(self) -> None:
+    if self.active:
+      self._file.close()
+      self._board.close()
