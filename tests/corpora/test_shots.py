@@ -78,8 +78,8 @@ def test_real_clips_are_divided_where_they_were_joined_and_only_there(samples):
   names = ('emotion_m024_surprised.mp4', 'talk_524_25fps.mp4', 'talk_844_25fps.mp4', 'talk_700_30fps.mp4')
   window = footage.Window()
   clips = [footage.Clip(name, str(samples / 'clips' / name), size=128, window=window, end=2.0) for name in names]
-  shots = [list(footage.read_frames(clip)) for clip in clips]
-  assert shots.find_cuts(itertools.chain(*shots)) == (200, [50, 100, 150])
+  frames = [footage.read_frames(clip) for clip in clips]
+  assert shots.find_cuts(itertools.chain(*frames)) == (200, [50, 100, 150])
 
 
 def test_a_clip_becomes_the_clips_between_its_cuts_none_too_long(tmp_path):
