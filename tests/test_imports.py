@@ -18,6 +18,7 @@ ROOMS = {
   'media': GROUND,
   'faces': GROUND | {'media'},
   'metrics': GROUND | {'faces', 'media'},
+  'weights': {'cli'},
   'systems': GROUND | {'nn', 'diffusion', 'faces', 'media'},
 }
 # Arithmetic and parameters: no files, no configs, no pictures.

@@ -8,8 +8,8 @@ import pathlib
 import cv2
 import numpy as np
 
-from talkjax import weights
 from talkjax.cli import UserError
+from talkjax.weights.read import read_pickle
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])  # of the left eye, the right eye, the nose
 STRATEGIES = ('fix_face', 'none', 'offset', 'naive')
@@ -177,7 +177,7 @@ def read(path: str | pathlib.Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
       raise UserError(f'keypoints {path}: not a readable .npy file ({error}): save it with numpy.save') from error
   else:
-    found = weights.read_pickle(path)
+    found = read_pickle(path)
   try:
     points = np.asarray(found, np.float32)
   except (TypeError, ValueError):
