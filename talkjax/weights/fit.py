@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from talkjax.cli import UserError
+from talkjax.weights.errors import printable
 
 
 def fit(state: Mapping[str, np.ndarray], wanted: Any, what: str, ignored: str = '') -> dict:
@@ -44,7 +45,9 @@ def fit(state: Mapping[str, np.ndarray], wanted: Any, what: str, ignored: str = 
     if array.squeeze().shape == tuple(n for n in shape if n != 1):
       array = array.reshape(shape)  # a 1x1 convolution may be a matrix here
     if array.shape != shape:
-      raise UserError(f'{what}: {name} is {list(value.shape)}, which does not fit {"/".join(path)} {list(shape)}')
+      raise UserError(
+        f'{what}: {printable(name)} is {list(value.shape)}, which does not fit {"/".join(path)} {list(shape)}'
+      )
     found[path] = array
   lost = [p for p in flat if p not in found]
   if lost or unknown:
@@ -69,5 +72,5 @@ def _as_flax(value: np.ndarray) -> np.ndarray:
 
 
 def _some(names) -> str:
-  names = sorted(names)
+  names = sorted(map(printable, names))
   return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '')

@@ -90,12 +90,12 @@ def test_nothing_is_run(path, legacy, thing, tmp_path, monkeypatch):
   ('pickled', 'sentence'),
   [
     (b'ctorch._utils\n_rebuild_tensor_v2\n}X\x08\x00\x00\x00__code__K\x01sb.', 'sets attributes'),
-    (b'ctorch\nFloatStorage\n(K\x01o.', 'makes objects|damaged'),
-    (b'(itorch\nFloatStorage\n.', 'makes objects'),
-    (b'\x80\x02ctorch\nFloatStorage\n)\x81.', 'makes objects'),
-    (b'\x82\x01.', 'makes objects'),
+    (b'ctorch\nFloatStorage\n(K\x01o.', 'makes something other'),
+    (b'(itorch\nFloatStorage\n.', 'makes something other'),
+    (b'\x80\x02ctorch\nFloatStorage\n)\x81.', 'makes something other'),
+    (b'\x82\x01.', 'makes something other'),
     (b'ctorch\nload\n.', 'asks for torch.load'),
-    (b'ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00)tR.', 'damaged'),
+    (b'ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00)tR.', 'tensor that cannot be'),
   ],
 )
 def test_pickles_that_reach_further_are_refused(path, pickled, sentence):
