@@ -20,7 +20,8 @@ from talkjax.weights.torch_values import Storage, as_numbers
 _MAX_DIRECTORY = 1 << 23  # bytes, some 60,000 storages; zipfile takes 15 times as much memory
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first of the pickles that PyTorch wrote before its zip format
 _LEGACY_PROTOCOL = 1001
-_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, struct.error)
+# What zipfile raises of a damaged archive; OSError where an offset is negative.
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, OverflowError, struct.error)
 
 
 class _Capped(io.BufferedReader):

@@ -122,6 +122,16 @@ def test_pieces_make_what_they_say(path):
   assert [a.shape for a in got] == [(6,), (6,)] and not any(a.flags.writeable for a in got)
 
 
+def test_what_older_writers_made(path):
+  """Python 2's names are byte strings; protocol 2 writes an empty array's numbers as a call of `bytes`."""
+  zipped(path, b'}U\x01a' + WHOLE + b's')
+  assert read_weights(path).keys() == {'a'}
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('archive/data.pkl', pickle.dumps([np.zeros((0, 3, 2)), np.float32(2)], protocol=2))
+  empty, number = read_pickle(path)
+  assert empty.shape == (0, 3, 2) and number == 2
+
+
 def nested(open_: bytes, close: bytes, depth: int) -> bytes:
   return open_ * depth + close * depth
 

@@ -193,3 +193,12 @@ def test_against_torch(path, new):
   path.write_bytes(stream.getvalue())
   with pytest.raises(UserError, match='torch.nn.modules.container.Sequential'):
     read_weights(path)
+
+
+def test_published_samples(samples):
+  """Files of the released V-Express: a tensor in a storage, and numpy arrays inside the pickle."""
+  folder = samples / 'vexpress'
+  (speech,) = read_weights(folder / 'clip_wav2vec2_base_960h.pt').values()
+  assert speech.shape == (102, 1, 768) and speech.dtype == np.float32 and np.isfinite(speech).all()
+  assert np.shape(read_pickle(folder / 'triple_kps.pth')) == (137, 3, 2)
+  assert len(read_pickle(folder / 'clip_face_info.pt')) > 50
