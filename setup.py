@@ -38,7 +38,7 @@ setup(
   packages=find_packages(include=['talkjax', 'talkjax.*']),
   install_requires=CORE,
   extras_require={
-    'test': ['librosa==0.11.0', 'pytest>=8', 'pytest-xdist', 'ruff>=0.12'],
+    'test': ['hypothesis', 'librosa==0.11.0', 'pytest>=8', 'pytest-xdist', 'ruff>=0.12'],
     'parity': ['diffusers>=0.40', 'einops', 'torch>=2.6', 'transformers>=5'],
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],

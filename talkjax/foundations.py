@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from talkjax import weights
 from talkjax.errors import UserError
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.weights.fit import fit
+from talkjax.weights.read import read_weights
 
 _DIFFUSERS = ('diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.bin')
 # Where the weights lie in the folder that is published, the first that is there is taken.
@@ -57,12 +58,12 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
   file = path if path.is_file() else next((path / name for name in FILES[source] if (path / name).is_file()), None)
   if file is None:
     raise UserError(f'--path={path} holds no weights of {source}: expected a file, or a folder with {FILES[source][0]}')
-  return _CONVERT[source](weights.read_weights(file), str(file), *net), file
+  return _CONVERT[source](read_weights(file), str(file), *net), file
 
 
 def sd15(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   """The U-Net of Stable Diffusion 1.5: LatentUNet()."""
-  return weights.fit(state, unet_shapes(LatentUNet()), name)
+  return fit(state, unet_shapes(LatentUNet()), name)
 
 
 def unet_shapes(net: LatentUNet, context: int = 768) -> dict[str, Any]:
@@ -74,13 +75,13 @@ def unet_shapes(net: LatentUNet, context: int = 768) -> dict[str, Any]:
 def sd_vae(state: Mapping[str, np.ndarray], name: str, net: Autoencoder | None = None) -> dict[str, Any]:
   """The autoencoder of Stable Diffusion: Autoencoder()."""
   wanted = jax.eval_shape((net or Autoencoder()).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
-  return weights.fit(autoencoder_state(state), wanted, name)
+  return fit(autoencoder_state(state), wanted, name)
 
 
 def wav2vec2(state: Mapping[str, np.ndarray], name: str, net: Wav2Vec2 | None = None) -> dict[str, Any]:
   """The encoder of wav2vec2-base: Wav2Vec2()."""
   wanted = jax.eval_shape((net or Wav2Vec2()).init, jax.random.key(0), jnp.zeros((1, 800)))['params']
-  return weights.fit(wav2vec2_state(state), wanted, name)
+  return fit(wav2vec2_state(state), wanted, name)
 
 
 def animatediff(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def animatediff(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   middle = any(k.startswith('mid_block.') for k in state)
   wanted = unet_shapes(LatentUNet(temporal=Temporal(middle)))
   wanted = {k: v for k, v in wanted.items() if 'motion_modules' in k}
-  return weights.fit(state, wanted, name)
+  return fit(state, wanted, name)
 
 
 _CONVERT: dict[str, Callable] = {'sd15': sd15, 'sd_vae': sd_vae, 'wav2vec2': wav2vec2, 'animatediff': animatediff}

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from talkjax import convert, foundations, weights
+from talkjax import convert, foundations
 from talkjax.errors import UserError
+from talkjax.weights.fit import fit
 
 SHAPES = {
   'blocks_0_resnets_1': {'conv1': {'kernel': (3, 3, 2, 4), 'bias': (4,)}, 'conv_shortcut': {'kernel': (2, 4)}},
@@ -29,7 +30,7 @@ def state(**changes):
 
 def test_layouts():
   made = state()
-  params = weights.fit(made, WANTED, 'x')
+  params = fit(made, WANTED, 'x')
   block = params['blocks_0_resnets_1']
   np.testing.assert_array_equal(block['conv1']['kernel'][1, 2, 0], made['blocks.0.resnets.1.conv1.weight'][:, 0, 1, 2])
   np.testing.assert_array_equal(
@@ -49,11 +50,11 @@ def test_layouts():
 )
 def test_what_does_not_fit_is_named(changes, sentence):
   with pytest.raises(UserError, match=sentence):
-    weights.fit(state(**changes), WANTED, 'x')
+    fit(state(**changes), WANTED, 'x')
 
 
 def test_tables_are_left_out():
-  weights.fit(state(**{'norm.pos_encoder.pe': (1, 24, 4)}), WANTED, 'x', ignored=r'pos_encoder\.pe$')
+  fit(state(**{'norm.pos_encoder.pe': (1, 24, 4)}), WANTED, 'x', ignored=r'pos_encoder\.pe$')
 
 
 def test_old_names_of_attention():

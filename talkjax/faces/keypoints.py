@@ -8,8 +8,8 @@ import pathlib
 import cv2
 import numpy as np
 
-from talkjax import weights
 from talkjax.errors import UserError
+from talkjax.weights.read import read_pickle
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])  # of the left eye, the right eye, the nose
 STRATEGIES = ('fix_face', 'none', 'offset', 'naive')
@@ -173,13 +173,13 @@ def read(path: str | pathlib.Path) -> np.ndarray:
   path = pathlib.Path(path)
   if path.suffix == '.npy':
     try:
-      found = np.load(path, allow_pickle=False)
+      found = np.load(path, mmap_mode='r', allow_pickle=False)  # mapped: no memory for more than it has
     except (OSError, ValueError, EOFError) as error:
       raise UserError(f'keypoints {path}: not a readable .npy file ({error}): save it with numpy.save') from error
   else:
-    found = weights.read_pickle(path)
+    found = read_pickle(path)
   try:
-    points = np.asarray(found, np.float32)
+    points = np.array(found, np.float32)
   except (TypeError, ValueError):
     points = np.zeros(0)
   if points.ndim != 3 or not len(points) or points.shape[1] < 3 or points.shape[2] != 2:

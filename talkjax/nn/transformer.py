@@ -1,7 +1,7 @@
 """Attention layers, feed-forward layers and the transformer blocks of latent U-Nets, in space and in time.
 
 Modules are named as in diffusers (`attn1`, `to_q`, `to_out_0`, `ff/net_0/proj`), lists joined to their index by '_', so
-that published checkpoints import by name (`talkjax.weights.fit`).
+that published checkpoints import by name (`talkjax.weights.fit.fit`).
 """
 
 import math

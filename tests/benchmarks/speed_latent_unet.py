@@ -35,12 +35,13 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs import emo as emo_config  # noqa: E402
-from talkjax import foundations, weights  # noqa: E402
+from talkjax import foundations  # noqa: E402
 from talkjax.nn.attention import attention  # noqa: E402
 from talkjax.nn.latent_unet import LatentUNet, hoist  # noqa: E402
 from talkjax.systems import backbone  # noqa: E402
 from talkjax.systems.emo import clips as emo_clips  # noqa: E402
 from talkjax.systems.emo import model as emo  # noqa: E402
+from talkjax.weights.fit import fit  # noqa: E402
 from tests.benchmarks import timing  # noqa: E402
 
 WIDTHS, HEADS, CONTEXT = (64, 128, 256, 256), 8, 768
@@ -117,7 +118,7 @@ def unet(args, measure):
 
   net = LatentUNet(widths=WIDTHS, heads=HEADS)
   state = {k: v.numpy() for k, v in first.state_dict().items()}
-  params = jax.tree.map(jnp.asarray, weights.fit(state, foundations.unet_shapes(net, CONTEXT), 'diffusers'))
+  params = jax.tree.map(jnp.asarray, fit(state, foundations.unet_shapes(net, CONTEXT), 'diffusers'))
   ways = {'jax': jax_unet(net, params, batch), 'torch': torch_unet(False), 'torch_channels_last': torch_unet(True)}
   made = {name: way[0]() for name, way in ways.items()}
   figures = {'error': must_agree(made['jax'], nhwc(made['torch'].numpy()))}

@@ -29,10 +29,10 @@ import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
 
 from configs import vexpress as config_file  # noqa: E402
-from talkjax import weights  # noqa: E402
 from talkjax.nn.latent_unet import hoist  # noqa: E402
 from talkjax.systems import backbone  # noqa: E402
 from talkjax.systems.vexpress import model, published, windows  # noqa: E402
+from talkjax.weights.fit import fit  # noqa: E402
 from tests.benchmarks import timing  # noqa: E402
 from tests.benchmarks.speed_latent_unet import must_agree, normal  # noqa: E402
 
@@ -132,7 +132,7 @@ def main():
   eager, last = released(config), released(config).to(memory_format=torch.channels_last)
   shapes = published.shapes(sampler.nets, published.batch(config))
   state = {k: v.numpy() for k, v in eager.state_dict().items()}
-  params = weights.fit(state, shapes['backbone'], 'the released U-Net', published.IGNORED['backbone'])
+  params = fit(state, shapes['backbone'], 'the released U-Net', published.IGNORED['backbone'])
   params = jax.tree.map(jnp.asarray, params)
 
   f, s, m = args.frames, args.size, config.model

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch_file
 
-from talkjax import weights
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
+from talkjax.weights.read import read_pickle
 
 FACE = np.array([[180, 200], [330, 210], [260, 300]], np.float32)
 
@@ -127,8 +127,8 @@ def test_numbers_in_the_other_byte_order_are_refused(tmp_path):
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('archive/data.pkl', pickle.dumps(np.zeros((2, 3, 2), '>f4'), protocol=2))
   with pytest.raises(UserError, match='byte order'):
-    weights.read_pickle(path)
+    read_pickle(path)
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('archive/data.pkl', pickle.dumps(np.array([print], object), protocol=2))
   with pytest.raises(UserError, match='expected numbers'):
-    weights.read_pickle(path)
+    read_pickle(path)

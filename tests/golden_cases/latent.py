@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from golden_cases.unet import nchw, nhwc
-from talkjax import foundations, weights
+from talkjax import foundations
 from talkjax.media import audio
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.latent_unet import LatentUNet
 from talkjax.nn.transformer import TemporalTransformer
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.weights.fit import fit
 
 
 def activations(state) -> dict[str, np.ndarray]:
@@ -41,7 +42,7 @@ def sd15_unet(case):
   x, time = nhwc(inputs['sample']), jnp.asarray(inputs['timestep'])
   contexts = {'text': jnp.asarray(inputs['encoder_hidden_states'])}
   wanted = jax.eval_shape(net.init, jax.random.key(0), x, time, contexts)['params']
-  params = weights.fit(case.state, wanted, case.name)
+  params = fit(case.state, wanted, case.name)
   run = jax.jit(lambda params: net.apply({'params': params}, x, time, contexts, capture_intermediates=True))
   (sample, _), state = run(params)
   made = activations(state)
@@ -70,7 +71,7 @@ def sd_vae(case):
   )
   picture, latent = nhwc(inputs['image']), nhwc(inputs['latent'])
   wanted = jax.eval_shape(net.init, jax.random.key(0), picture)['params']
-  params = {'params': weights.fit(foundations.autoencoder_state(case.state), wanted, case.name)}
+  params = {'params': fit(foundations.autoencoder_state(case.state), wanted, case.name)}
   moments = jax.jit(lambda p: net.apply(p, picture, method='moments', capture_intermediates=True))
   decode = jax.jit(lambda p: net.apply(p, latent * net.scaling, method='decode', capture_intermediates=True))
   (mean, logvar), encoding = moments(params)
@@ -97,7 +98,7 @@ def animatediff_motion(case):
   x = jnp.asarray(x).transpose(0, 2, 3, 4, 1).reshape(n * frames, h, w, channels)
   wanted = jax.eval_shape(lambda rng: net.init(rng, x, frames), jax.random.key(0))['params']
   state = {re.sub(r'^.*temporal_transformer\.', '', k): v for k, v in case.state.items()}
-  params = weights.fit(state, wanted, case.name, ignored=r'pos_encoder\.pe$')
+  params = fit(state, wanted, case.name, ignored=r'pos_encoder\.pe$')
   run = jax.jit(lambda params: net.apply({'params': params}, x, frames, capture_intermediates=True))
   y, intermediates = run(params)
   made = activations(intermediates)
@@ -141,7 +142,7 @@ def wav2vec2(case):
   values = audio.normalised(waveform) if c['feature_extractor']['do_normalize'] else waveform
   x = jnp.asarray(values)[None]
   wanted = jax.eval_shape(net.init, jax.random.key(0), x)['params']
-  params = weights.fit(foundations.wav2vec2_state(case.state), wanted, case.name)
+  params = fit(foundations.wav2vec2_state(case.state), wanted, case.name)
   run = jax.jit(lambda params: net.apply({'params': params}, x, capture_intermediates=True))
   states, intermediates = run(params)
   made = activations(intermediates)

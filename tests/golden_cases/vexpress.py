@@ -9,7 +9,6 @@ import numpy as np
 from configs import vexpress as config_file
 from golden_cases.latent import activations, unet_fields
 from golden_cases.unet import nchw, nhwc
-from talkjax import weights
 from talkjax.diffusion import samplers, schedules
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
@@ -20,6 +19,7 @@ from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.norm import GroupNorm
 from talkjax.systems.vexpress import model
 from talkjax.systems.vexpress import windows as vexpress
+from talkjax.weights.fit import fit
 
 
 def frames_first(x):
@@ -54,7 +54,7 @@ def resampler(config) -> Resampler:
 
 def audio_projection(case):
   net, x = resampler(case.config), jnp.asarray(case.inputs['audio'])
-  params = weights.fit(case.state, jax.eval_shape(net.init, jax.random.key(0), x)['params'], case.name)
+  params = fit(case.state, jax.eval_shape(net.init, jax.random.key(0), x)['params'], case.name)
   tokens, state = jax.jit(lambda p: net.apply({'params': p}, x, capture_intermediates=True))(params)
   made = activations(state)
   ends = {'0': '_to_out', '1': '_3'}  # a layer's output is that of its last module
@@ -83,7 +83,7 @@ def guider(config) -> Guider:
 def kps_guider(case):
   net, x = guider(case.config), frames_first(case.inputs['kps_images'])
   n = len(case.inputs['kps_images'])
-  params = weights.fit(case.state, jax.eval_shape(net.init, jax.random.key(0), x)['params'], case.name)
+  params = fit(case.state, jax.eval_shape(net.init, jax.random.key(0), x)['params'], case.name)
   features, state = jax.jit(lambda p: net.apply({'params': p}, x, capture_intermediates=True))(params)
   made = activations(state)
   outputs = {k: made[k.removeprefix('act.').replace('.', '_')] for k in case.outputs if k.startswith('act.')}
@@ -127,7 +127,7 @@ def reference_net(case):
 
 def reference_params(net, state, x, contexts, name):
   wanted = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(len(x)), contexts)['params']
-  return weights.fit(state, wanted, name, ignored=r'^conv_out\.')
+  return fit(state, wanted, name, ignored=r'^conv_out\.')
 
 
 def banks(names):
@@ -164,7 +164,7 @@ def unet(case):
   added = frames_first(inputs['kps_features'])
   factors = {name: case.config.get(f'{name}_attention_weight', 1.0) for name in ('reference', 'audio')}
   call = lambda rng: net.init(rng, x, time, told, frames=frames, added=added)
-  params = weights.fit(case.state, jax.eval_shape(call, jax.random.key(0))['params'], case.name, r'pos_encoder\.pe$')
+  params = fit(case.state, jax.eval_shape(call, jax.random.key(0))['params'], case.name, r'pos_encoder\.pe$')
   run = jax.jit(
     lambda p: net.apply(
       {'params': p}, x, time, told, frames=frames, added=added, weights=factors, capture_intermediates=True
@@ -312,7 +312,7 @@ def pipeline(case):
   for name, tree in wanted.items():
     state = part(case.state, f'{names.get(name, "audio_projection")}.')
     ignored = r'^conv_out\.' if name == 'reference' else r'pos_encoder\.pe$'
-    params[name] = weights.fit(state, tree, f'{case.name} {name}', ignored)
+    params[name] = fit(state, tree, f'{case.name} {name}', ignored)
 
   sampler = vexpress.Sampler(nets, config)
   prepared = sampler.prepare(params, portrait)

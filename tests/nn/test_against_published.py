@@ -11,10 +11,11 @@ import pytest
 from golden_cases.latent import unet_fields
 from golden_cases.unet import nchw, nhwc
 
-from talkjax import foundations, weights
+from talkjax import foundations
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.weights.fit import fit
 
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
@@ -69,7 +70,7 @@ def test_unet(changes):
   net = LatentUNet(**unet_fields(theirs.config))
   # Sides that are odd at the lowest level, batch and tokens that are no round numbers.
   x, time, text = noise(1, 2, 4, 12, 20), np.array([3, 741]), noise(2, 2, 7, 24)
-  params = weights.fit(state, foundations.unet_shapes(net, 24), 'diffusers')
+  params = fit(state, foundations.unet_shapes(net, 24), 'diffusers')
   got, _ = jax.jit(net.apply)({'params': params}, nhwc(x), jnp.asarray(time), {'text': text})
   with torch.no_grad():
     wanted = theirs(torch.tensor(x), torch.tensor(time), torch.tensor(text)).sample
@@ -90,7 +91,7 @@ def test_autoencoder():
   net = Autoencoder((32, 64, 64), layers=2, groups=16, scaling=theirs.config.scaling_factor)
   pictures, latents = noise(1, 2, 3, 20, 28), noise(2, 2, 4, 5, 7)
   wanted = jax.eval_shape(net.init, jax.random.key(0), nhwc(pictures))['params']
-  params = {'params': weights.fit(foundations.autoencoder_state(state), wanted, 'diffusers')}
+  params = {'params': fit(foundations.autoencoder_state(state), wanted, 'diffusers')}
   with torch.no_grad():
     posterior = theirs.encode(torch.tensor(pictures)).latent_dist
     decoded = theirs.decode(torch.tensor(latents)).sample
@@ -127,7 +128,7 @@ def test_wav2vec2(stable):
   )  # fmt: skip
   waveform = noise(1, 2, 5003)
   wanted = jax.eval_shape(net.init, jax.random.key(0), waveform)['params']
-  params = weights.fit(foundations.wav2vec2_state(state), wanted, 'transformers')
+  params = fit(foundations.wav2vec2_state(state), wanted, 'transformers')
   with torch.no_grad():
     made = theirs(torch.tensor(waveform), output_hidden_states=True)
   states = jax.jit(net.apply)({'params': params}, waveform)
@@ -168,8 +169,8 @@ def test_motion_modules(middle, longest):
   params = foundations.unet_shapes(net, 24)
   of_motion = lambda wanted: {k: v for k, v in params.items() if ('motion_modules' in k) == wanted}
   params = {
-    **weights.fit(state, of_motion(False), 'diffusers'),
-    **weights.fit(foundations.motion_state(motion), of_motion(True), 'diffusers'),
+    **fit(state, of_motion(False), 'diffusers'),
+    **fit(foundations.motion_state(motion), of_motion(True), 'diffusers'),
   }
   clips, time, text = noise(1, 2, 4, 5, 8, 12), np.array([3, 741]), noise(2, 2, 7, 24)
   with torch.no_grad():

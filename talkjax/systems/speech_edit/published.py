@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from talkjax import weights
 from talkjax.errors import UserError
+from talkjax.weights.read import read_weights
 
 NAME = 'diffusion_video_editing'  # of convert --source
 CONFIG = 'configs/speech_edit.py'  # whose numbers hold where the checkpoint does not say
@@ -259,7 +259,7 @@ def convert(
   """
   params, state = {}, {}
   for item, file in files.items():
-    state = weights.read_weights(file)
+    state = read_weights(file)
     fields = infer_fields(state, config.model.head_channels)
     params[item] = {'unet': unet_params(state, fields)}
     fields.pop('out_channels')

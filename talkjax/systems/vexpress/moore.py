@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from talkjax import weights
 from talkjax.errors import UserError
 from talkjax.systems.vexpress import model, published
+from talkjax.weights.fit import fit
 
 NAME = 'moore'
 CONFIG = published.CONFIG
@@ -57,7 +57,7 @@ def convert(files: Mapping[str, Any], config, foundation) -> tuple[dict[str, Any
   params, notes = {}, []
   for part in FILES:
     names = ' and '.join(f.name for f in files[part])
-    params[part] = weights.fit(state[part], wanted[part], names, ignored.get(part, ''))
+    params[part] = fit(state[part], wanted[part], names, ignored.get(part, ''))
     notes.append(published.note(part, names, state[part], ignored.get(part, '')))
   for part, (name, _) in FOUNDATIONS.items():
     params[part] = foundation(name, files[part], nets.latents)

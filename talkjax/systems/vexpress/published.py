@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from talkjax import weights
 from talkjax.errors import UserError
 from talkjax.systems.vexpress import model
+from talkjax.weights.fit import fit
+from talkjax.weights.read import read_weights
 
 NAME = 'vexpress'  # of convert --source
 CONFIG = 'configs/vexpress.py'  # whose numbers hold where the files do not say
@@ -96,7 +97,7 @@ def convert(files: Mapping[str, Any], config, foundation) -> tuple[dict[str, Any
   params, notes = {}, []
   for part in FILES:
     names = ' and '.join(f.name for f in files[part])
-    params[part] = weights.fit(state[part], wanted[part], names, IGNORED.get(part, ''))
+    params[part] = fit(state[part], wanted[part], names, IGNORED.get(part, ''))
     notes.append(note(part, names, state[part], IGNORED.get(part, '')))
   for part, (name, _) in FOUNDATIONS.items():
     params[part] = foundation(name, files[part], nets.latents if part == 'autoencoder' else nets.encoder)
@@ -108,7 +109,7 @@ def read_all(files: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
   """The entries of several files; of one that is in two, the later file's."""
   state = {}
   for file in files:
-    state |= {k.removeprefix('module.'): v for k, v in weights.read_weights(file).items()}
+    state |= {k.removeprefix('module.'): v for k, v in read_weights(file).items()}
   return state
 
 
