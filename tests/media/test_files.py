@@ -113,6 +113,47 @@ def test_a_file_that_refers_to_others_is_refused(secret, tmp_path, name):
     assert _refusal(lambda read=read: read(path)).startswith(f'{path} is not a readable video or audio file (')
 
 
+@pytest.mark.parametrize(
+  ('kind', 'codec'),
+  [
+    *(('mp4', 'libx264'), ('mov', 'libx264'), ('3gp', 'mpeg4'), ('matroska', 'libx264'), ('avi', 'mpeg4')),
+    *(('mpeg', 'mpeg1video'), ('vob', 'mpeg2video'), ('mpegts', 'libx264'), ('asf', 'wmv2'), ('flv', 'flv')),
+    *(('mxf', 'mpeg2video'), ('nut', 'mpeg4'), ('yuv4mpegpipe', 'rawvideo'), ('m4v', 'mpeg4')),
+  ],
+)
+def test_containers_of_video_are_read_whatever_their_names(tmp_path, kind, codec):
+  with av.open(str(tmp_path / 'nameless'), 'w', format=kind) as container:
+    stream = container.add_stream(codec, rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+    for level in range(60, 120, 2):
+      frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format='rgb24')
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  levels = [frame.mean() for frame in video.read_frames(tmp_path / 'nameless')]
+  assert len(levels) == 30 and np.abs(np.array(levels) - range(60, 120, 2)).max() < 8
+  assert video.probe(tmp_path / 'nameless').duration == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'codec'),
+  [
+    *(('wav', 'pcm_s16le'), ('w64', 'pcm_s16le'), ('aiff', 'pcm_s16be'), ('au', 'pcm_s16be'), ('caf', 'pcm_s16le')),
+    *(('mp3', 'libmp3lame'), ('adts', 'aac'), ('ac3', 'ac3'), ('eac3', 'eac3'), ('flac', 'flac'), ('ogg', 'libopus')),
+  ],
+)
+def test_containers_of_sound_are_read_whatever_their_names(tmp_path, kind, codec):
+  with av.open(str(tmp_path / 'nameless'), 'w', format=kind) as container:
+    stream = container.add_stream(codec, rate=48_000)
+    stream.layout = 'mono'
+    tone = (8000 * np.sin(np.arange(48_000) / 20)).astype(np.int16)[None]
+    frame = av.AudioFrame.from_ndarray(tone, format='s16', layout='mono')
+    frame.sample_rate = 48_000
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+  sound = audio.read_audio(tmp_path / 'nameless')
+  assert len(sound) == pytest.approx(16_000, abs=400) and np.abs(sound).mean() == pytest.approx(0.155, abs=0.01)
+
+
 def test_a_file_named_as_a_sequence_of_pictures_is_refused(secret, tmp_path):
   for path in secret.glob('*.png'):
     shutil.copy(path, tmp_path)
@@ -182,6 +223,13 @@ def test_only_regular_files_are_played(special, reader):
 def test_only_regular_files_are_pictures(special):
   path, called = special
   assert _refusal(lambda: picture.read(path)).startswith(f'{path} {called}: give a PNG or JPEG')
+
+
+def test_what_takes_a_files_place_before_it_is_opened_is_refused_too(tmp_path, monkeypatch):
+  os.mkfifo(tmp_path / 'a.mp4')
+  regular = os.stat(__file__)
+  monkeypatch.setattr(os, 'stat', lambda path: regular)
+  assert 'is a FIFO' in _refusal(lambda: video.probe(tmp_path / 'a.mp4'))
 
 
 @pytest.mark.parametrize('suffix', ['.npy', '.pth'])
