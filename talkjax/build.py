@@ -116,7 +116,12 @@ def _build_one(folder: str, args):
 def _make(builder, args):
   from tensorflow_datasets.scripts.cli import build as tfds_build
 
-  with building.options(workers=args.workers, limit=args.debug.max_examples_per_split, beam=args.beam):
+  with building.options(
+    workers=args.workers,
+    limit=args.debug.max_examples_per_split,
+    beam=args.beam,
+    clip_timeout=args.clip_timeout,
+  ):
     # TFDS prints the whole of its info, which says less than our table.
     with contextlib.redirect_stdout(io.StringIO()):
       tfds_build._download_and_prepare(args, builder)
@@ -201,6 +206,8 @@ def _parse(argv: list[str]):
     """Builds a corpus from a TFDS builder folder."""
 
     workers: int | None = None  # Processes that make clips. None: one a core. 0: no other process.
+    # Seconds a clip may take; then it is skipped. inf: no limit. Not enforced by --workers=0 and --beam.
+    clip_timeout: float = building.CLIP_TIMEOUT
     beam: bool = simple_parsing.flag(default=False)  # Run on Apache Beam; see --beam_pipeline_options.
     latents: str | None = None  # Workdir whose autoencoder encodes the pictures (talkjax.convert --source=sd_vae).
     size: int = 512  # Pixels of the squares that it encodes, as config.size.
@@ -231,6 +238,11 @@ def _parse(argv: list[str]):
     args = dataclasses.replace(args, generation=generation)
   if args.workers is not None and args.workers < 0:
     raise UsageError(f'--workers={args.workers}: expected 0 or more')
+  if not args.clip_timeout > 0:  # nor is it for NaN
+    raise UsageError(f'--clip_timeout={args.clip_timeout:g}: expected seconds above 0, or inf for no limit')
+  if 'clip_timeout' in given and (args.workers == 0 or args.beam):
+    other = '--beam' if args.beam else '--workers=0'
+    raise UsageError(f'--clip_timeout ends worker processes, which {other} has none of: leave one of them out')
   return args
 
 

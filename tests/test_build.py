@@ -13,7 +13,7 @@ from talkjax.errors import UsageError, UserError
 ROOT = pathlib.Path(__file__).parent.parent
 
 BUILDER = """
-import dataclasses, os, pathlib
+import dataclasses, os, pathlib, time
 import numpy as np
 import tensorflow_datasets as tfds
 from talkjax.corpora import building, records
@@ -27,6 +27,8 @@ def make_record(item):
   text = pathlib.Path(name).read_text()
   if text == 'die':
     os._exit(7)
+  if text == 'hang':
+    time.sleep(600)
   if text != 'fine':
     raise building.Skip('not fine')
   frame = records.encode_picture(np.full((8, 8, 3), shade, np.uint8))
@@ -139,6 +141,12 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
     (['{folder}', '--manual_dri=x'], UsageError, '--manual_dri'),
     (['{folder}', '--workers=many'], UsageError, 'workers'),
     (['{folder}', '--workers=-1'], UsageError, 'workers'),
+    (['{folder}', '--clip_timeout=soon'], UsageError, 'clip_timeout'),
+    (['{folder}', '--clip_timeout=0'], UsageError, '--clip_timeout=0: expected seconds above 0'),
+    (['{folder}', '--clip_timeout=-5'], UsageError, '--clip_timeout=-5: expected seconds above 0'),
+    (['{folder}', '--clip_timeout=nan'], UsageError, '--clip_timeout=nan: expected seconds above 0'),
+    (['{folder}', '--clip_timeout=5', '--workers=0'], UsageError, '--clip_timeout .* --workers=0 has none of'),
+    (['{folder}', '--clip_timeout=5', '--beam'], UsageError, '--clip_timeout .* --beam has none of'),
     (['{folder}', '--num_processes=2'], UsageError, '--workers=N'),
   ],
 )
@@ -149,6 +157,22 @@ def test_errors_say_what_was_expected(folder, notes, tmp_path, arguments, error,
     run(*(a.format(folder=folder, notes=notes, empty=empty) for a in arguments), f'--data_dir={tmp_path}/data')
   assert type(caught.value) is error
   assert not (tmp_path / 'data').exists()
+
+
+def test_a_clip_that_hangs_is_skipped_and_the_next_build_tries_it_again(folder, notes, tmp_path):
+  (notes / 'd').write_text('hang')
+  command = [folder, f'--manual_dir={notes}', f'--data_dir={tmp_path}/data', '--workers=2', '--clip_timeout=5']
+  run(*command)
+  path = tmp_path / 'data/notes/dark/1.0.0' / building.REPORT
+  train = json.loads(path.read_text())['splits']['train']
+  assert train['kept_clips'] == ['a', 'c', 'e']
+  assert (
+    train['skipped_clips']['d'] == 'took longer than --clip_timeout=5 s'
+    and 'exit code 7' in train['skipped_clips']['b']
+  )
+  (notes / 'd').write_text('fine')
+  run(*command, '--overwrite')
+  assert json.loads(path.read_text())['splits']['train']['kept_clips'] == ['a', 'c', 'd', 'e']
 
 
 def test_nothing_usable_leaves_no_dataset(folder, notes, tmp_path):

@@ -1,6 +1,7 @@
 """Any video and any speech in, the re-voiced video out; and what is refused."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -158,6 +159,9 @@ def test_identity_is_a_frame_or_a_picture(render, talk, wav, tmp_path):
     render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity='999')
   with pytest.raises(UserError, match='neither a picture nor the number'):
     render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity='nobody.png')
+  os.mkfifo(tmp_path / 'fifo.png')
+  with pytest.raises(UserError, match=r'fifo\.png is a FIFO \(named pipe\): give a PNG or JPEG'):
+    render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity=str(tmp_path / 'fifo.png'))
   face = str(tmp_path / 'face.png')
   frame = next(iter(video.read_frames(talk)))
   cv2.imwrite(face, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

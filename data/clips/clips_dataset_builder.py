@@ -5,12 +5,15 @@ python -m talkjax.build data/clips --manual_dir=DIR [--config=pieces]
 
 import csv
 import dataclasses
+import io
+import os
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from talkjax.corpora import building, footage, records
 from talkjax.errors import UserError
+from talkjax.media import files
 
 VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.flv', '.wmv', '.ts', '.3gp')
 TEXTS = ('speaker', 'gender', 'caption', 'transcript')
@@ -72,10 +75,12 @@ def find_clips(
   free = sorted({groups[name] for name in names if not rows.get(name, {}).get('split')})
   held = set(free[-max(1, len(free) // 20) :]) if len(free) > 1 else set()
   splits = {split: {} for split in SPLITS}
+  cuts, problems = footage.pieces_of_all([str(folder / name) for name in names], max_seconds)
   for name in names:
     row = rows.get(name, {})
     split = row.get('split') or ('test' if groups[name] in held else 'train')
-    for clip in _clips(folder, name, row, max_seconds):
+    path = str(folder / name)
+    for clip in _clips(path, name, row, cuts[path], problems.get(path, '')):
       splits[split][clip.id] = dataclasses.replace(clip, size=size, silent_ok=silent_ok)
   return splits
 
@@ -91,14 +96,13 @@ def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
     return {}
   if len(tables) > 1:
     raise UserError(f'{folder} has several CSV files ({", ".join(t.name for t in tables)}): expected one or none')
-  with tables[0].open(newline='', encoding='utf-8-sig') as file:
-    reader = csv.DictReader(file)
-    if 'file' not in (reader.fieldnames or ()):
-      raise UserError(
-        f'{tables[0]} has no column "file": its first line names the columns, file and any of '
-        f'{", ".join((*TEXTS, "split"))}'
-      )
-    rows = [{k: (v or '').strip() for k, v in row.items() if k} for row in reader]
+  reader = csv.DictReader(io.StringIO(files.read_bytes(tables[0], 'a CSV file').decode('utf-8-sig'), newline=''))
+  if 'file' not in (reader.fieldnames or ()):
+    raise UserError(
+      f'{tables[0]} has no column "file": its first line names the columns, file and any of '
+      f'{", ".join((*TEXTS, "split"))}'
+    )
+  rows = [{k: (v or '').strip() for k, v in row.items() if k} for row in reader]
   table = {}
   for line, row in enumerate(rows, 2):
     name = pathlib.PurePosixPath(row.pop('file')).as_posix()
@@ -113,22 +117,21 @@ def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   return table
 
 
-def _clips(folder: pathlib.Path, name: str, row: dict[str, str], max_seconds: float | None):
-  path = folder / name
+def _clips(path: str, name: str, row: dict[str, str], cuts: list[tuple[float, float | None]], problem: str):
   attributes = {k: v for k, v in row.items() if v and k not in (*TEXTS, 'split')}
   gender = GENDERS[row.get('gender', '').lower()]
   clip = footage.Clip(
     id=name,
-    video=str(path),
+    video=path,
     speaker=row.get('speaker', ''),
     gender=gender,
     caption=row.get('caption') or footage.caption_of(gender),
     transcript=row.get('transcript', ''),
     attributes=tuple(sorted(attributes.items())),
+    problem=problem,
   )
-  if not path.is_file():
+  if not os.path.lexists(path):
     return [dataclasses.replace(clip, problem='named in the CSV, but there is no such file')]
-  cuts = footage.pieces(str(path), max_seconds)
   if len(cuts) == 1:
     return [clip]
   # Of a piece nobody knows which words it holds.

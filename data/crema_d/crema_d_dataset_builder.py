@@ -8,6 +8,7 @@ The paper of `speech_edit` names the actors it holds out twice, and not alike: i
 
 import csv
 import dataclasses
+import io
 import pathlib
 import re
 
@@ -15,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from talkjax.corpora import building, footage, records
 from talkjax.errors import UserError
+from talkjax.media import files
 
 HELD_OUT = tuple(str(1000 + n) for n in (15, 20, 21, 30, 33, 52, 62, 81, 82, 89))
 VIDEOS = ('.flv', '.mp4')  # as shipped, or converted; a converted one is preferred
@@ -90,8 +92,8 @@ def read_people(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   path = next(iter(footage.find_files(folder, ['videodemographics.csv'])), None)
   if path is None:
     raise UserError(f'{folder} has no VideoDemographics.csv, which says who the actors are: copy it from the corpus')
-  with path.open(newline='', encoding='utf-8-sig') as file:
-    rows = list(csv.DictReader(file))
+  text = files.read_bytes(path, 'a CSV file').decode('utf-8-sig')
+  rows = list(csv.DictReader(io.StringIO(text, newline='')))
   if not rows or not {'ActorID', 'Sex'} <= set(rows[0]):
     raise UserError(f'{path} has no columns ActorID and Sex: expected the file of the corpus')
   return {row['ActorID'].strip(): {k: (v or '').strip() for k, v in row.items() if k} for row in rows}

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from talkjax.corpora import building, footage, records
 from talkjax.errors import UserError
-from talkjax.media import segments
+from talkjax.media import files, segments
 
 # The corpus does not state it in a file: 16 of the 34 talkers are women.
 FEMALE = (4, 7, 11, 15, 16, 18, 20, 21, 22, 23, 24, 25, 29, 31, 33, 34)
@@ -144,7 +144,7 @@ def read_alignment(path: pathlib.Path) -> tuple[segments.Segment, ...]:
     building.Skip: it is not one.
   """
   words, before = [], 0
-  for line in path.read_text(errors='replace').splitlines():
+  for line in files.read_bytes(path, 'an alignment').decode(errors='replace').splitlines():
     parts = line.split()
     if not parts:
       continue

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from talkjax.corpora import building, footage, records, shots
 from talkjax.errors import UserError
+from talkjax.media import files
 
 TIMES = '_annotion_time.txt'  # as the authors spell it
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
@@ -129,10 +130,11 @@ def _clips_of(path: pathlib.Path, subset: str, videos: dict[str, pathlib.Path], 
 
 def _read(path: pathlib.Path) -> dict[str, tuple[int, list[str]]]:
   """A list: the first word of each line, without '.mp4' -> (line number, the other words)."""
-  if not path.is_file():
+  if not path.exists():
     raise UserError(f'{path} is missing: expected the lists of times, crops and resolutions beside each other')
   lines = {}
-  for number, line in enumerate(path.read_text(encoding='utf-8-sig', errors='replace').splitlines(), 1):
+  text = files.read_bytes(path, 'a list').decode('utf-8-sig', errors='replace')
+  for number, line in enumerate(text.splitlines(), 1):
     name, *words = line.split() or ['']
     name = name.removesuffix('.mp4')
     if name in lines:

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from talkjax.corpora import building, footage, records, shots
 from talkjax.errors import UserError
+from talkjax.media import files
 
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
 # YouTube id, person, clip of that person, frames of the YouTube video (which some tools leave out).
@@ -106,7 +107,7 @@ def read_rate(path: pathlib.Path) -> float:
   Raises:
     UserError: there is no such line.
   """
-  for line in path.read_text(errors='replace').splitlines():
+  for line in files.read_bytes(path, 'a meta file').decode(errors='replace').splitlines():
     if line.startswith('FPS'):
       try:
         rate = float(line.split()[-1])

@@ -3,15 +3,16 @@
 A TFDS builder lists its clips and hands them here; what comes back is what TFDS writes:
 
     def _split_generators(self, dl_manager):
-      return corpus.generate(self, {'train': {'clip-1': item, ...}, 'test': {...}}, make_record)
+      return building.generate(self, {'train': {'clip-1': item, ...}, 'test': {...}}, make_record)
 
     def _generate_examples(self):
       raise NotImplementedError  # abstract in TFDS, and not called
 
 `make_record(item) -> Record` is a pure module-level function (or a `functools.partial` of one) of one picklable item,
-raising `Skip` for a clip that can't be used. Every other error, and even the death of its process, skips that clip
-with its reason too. Finished records wait in a folder beside the dataset, so that an interrupted build goes on where it
-was; what was skipped is tried again. The dataset depends on items and `make_record` alone, not on how many workers ran.
+raising `Skip` for a clip that can't be used. Every other error, the death of its process and a clip that takes longer
+than `Options.clip_timeout` skip that clip with its reason too. Finished records wait in a folder beside the dataset, so
+that an interrupted build goes on where it was; what was skipped is tried again. The dataset depends on items and
+`make_record` alone, not on how many workers ran.
 """
 
 import collections
@@ -25,7 +26,7 @@ import pathlib
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -35,6 +36,9 @@ from talkjax.corpora import pool, records
 from talkjax.errors import UserError
 
 REPORT = 'build_report.json'
+# Seconds. A minute of 1080p video takes a core a minute and a half, and a clip needs all that comes before it in its
+# video decoded: an hour is enough for what is worth having. Few files hang, and the other workers go on meanwhile.
+CLIP_TIMEOUT = 3600.0
 
 
 class Skip(Exception):
@@ -48,6 +52,7 @@ class Options:
   workers: int | None = None  # processes; None: one a core; 0: none but this one
   limit: int | None = None  # only so many clips of each split
   beam: bool = False  # hand the work to Apache Beam instead
+  clip_timeout: float = CLIP_TIMEOUT  # seconds a clip may take; not enforced without workers, nor by Beam
 
 
 _options = Options()
@@ -182,6 +187,19 @@ def finish(builder) -> Report | None:
   return report
 
 
+def in_workers(
+  function: Callable[[Any], Any], tasks: Sequence[Any], import_from: str | None = None
+) -> Iterator[tuple[Any, Any, str | None]]:
+  """`pool.unordered_map` with the workers and the time limit of this build; an error is the reason to skip a clip."""
+  workers, limit = _options.workers, _options.clip_timeout
+  workers = min(os.cpu_count() if workers is None else workers, len(tasks))
+  for task, result, error in pool.unordered_map(function, tasks, workers, import_from, limit):
+    if isinstance(error, pool.TimedOut):
+      yield task, None, pool.TimedOut(f'took longer than --clip_timeout={limit:g} s')
+    else:
+      yield task, result, None if error is None else f'unexpected: {error}'
+
+
 # --- one clip ---
 
 
@@ -230,12 +248,11 @@ def _make_all(title: str, job: _Job, splits) -> dict[tuple[str, str], str]:
   """Makes every record that is not there yet; returns (split, name) -> reason of the skipped."""
   tasks = [(split, name, item) for split, items in splits.items() for name, item in items.items()]
   todo = [task for task in tasks if not job.path(*task[1:]).exists()]
-  workers = os.cpu_count() if _options.workers is None else _options.workers
   skipped = {}
   with tqdm.tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=title, unit='clip', smoothing=0.05) as bar:
     kept = len(tasks) - len(todo)
-    for task, reason, error in pool.unordered_map(job, todo, min(workers, len(todo)), _import_folder(job.process)):
-      why = reason if error is None else f'unexpected: {error}'
+    for task, reason, error in in_workers(job, todo, _import_folder(job.process)):
+      why = error or reason
       if why is None:
         kept += 1
       else:

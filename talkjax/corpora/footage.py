@@ -6,6 +6,7 @@ Corpora with crops of their own keep theirs: a square that stays in its place, i
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from talkjax.corpora import records
+from talkjax.corpora import building, records
 from talkjax.corpora.building import Skip
 from talkjax.errors import UserError
 from talkjax.faces import align, landmarks
@@ -146,6 +147,24 @@ def pieces(path: str, max_seconds: float | None) -> list[tuple[float, float | No
   return [(a / FPS, b / FPS) for a, b in itertools.pairwise(even_parts(round(seconds * FPS), max_seconds))]
 
 
+def pieces_of_all(
+  paths: Sequence[str], max_seconds: float | None
+) -> tuple[dict[str, list[tuple[float, float | None]]], dict[str, str]]:
+  """`pieces` of many videos, found by the workers of the build, and the problems of those that overran its time limit.
+
+  Returns:
+    By path the pieces, and by path the problems; a video with a problem is one piece.
+  """
+  found, problems = dict.fromkeys(paths, [(0.0, None)]), {}
+  if max_seconds:  # else nothing has to be opened
+    for path, cuts, error in building.in_workers(functools.partial(pieces, max_seconds=max_seconds), paths):
+      if error is None:
+        found[path] = cuts
+      else:
+        problems[path] = error
+  return found, problems
+
+
 def even_parts(frames: int, max_seconds: float) -> list[int]:
   """Frames into the fewest parts of equal length of at most `max_seconds`: where each begins, and the end."""
   most = max(1, int(max_seconds * FPS))
@@ -237,7 +256,8 @@ def _pictures(clip: Clip, first: int, last: int | None) -> Iterator[np.ndarray]:
     try:
       frame = picture.read(path)
     except UserError as error:
-      raise UserError(f'{clip.video} has a picture that is not readable: {path.name}') from error
+      why = str(error).removeprefix(f'{path} ').split(': ')[0]
+      raise UserError(f'{clip.video} has a picture that is not readable (it {why}): {path.name}') from error
     shape = shape or frame.shape
     if frame.shape != shape:
       raise UserError(f'{clip.video} has pictures of several sizes: {path.name} differs from those before')

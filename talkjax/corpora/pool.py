@@ -1,12 +1,14 @@
-"""A pool of worker processes that survives its tasks: a task that kills its process is that task's failure alone.
+"""A pool of worker processes that survives its tasks: one that crashes its process, or never ends, fails alone.
 
 `concurrent.futures` gives up the whole pool when one process dies, without telling which task did it; a decoder that
 crashes on one broken file would end a build of a hundred thousand. Here each worker holds one task at a time, so the
-parent knows which task died, and starts another worker in its place.
+parent knows which task died, and starts another worker in its place. It also knows how long each task has been running,
+and kills the worker whose task overruns the time limit.
 """
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,16 +17,27 @@ import pickle
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 # One thread a worker: the pool is what uses the cores. Read when numpy and its kind are imported, hence at start.
 _THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMEXPR_NUM_THREADS')
+_LONGEST_WAIT = 3600.0  # seconds; the operating system takes no number as large as some time limits
+_BEGUN = 'begun'
 _QUIET = {'TF_CPP_MIN_LOG_LEVEL': '3', 'GLOG_minloglevel': '3', 'JAX_PLATFORMS': 'cpu', 'TQDM_DISABLE': '1'}
 
 
+class TimedOut(str):
+  """The error of a task that was ended because it overran the time limit."""
+
+
 def unordered_map(
-  function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, import_from: str | None = None
+  function: Callable[[Any], Any],
+  tasks: Iterable[Any],
+  workers: int,
+  import_from: str | None = None,
+  time_limit: float = math.inf,
 ) -> Iterator[tuple[Any, Any, str | None]]:
   """Yields (task, result, error) for every task, as they get done; error is None where the task succeeded.
 
@@ -33,6 +46,8 @@ def unordered_map(
     tasks: picklable; taken one by one as workers get free.
     workers: number of spawned processes; 0 works in this process.
     import_from: a folder to import modules from, beside what this process imports from, to unpickle `function`.
+    time_limit: seconds that a task may take, from when its worker begins it; then the worker is killed, and the task's
+      error is a `TimedOut`. Not enforced without workers: nothing can end a task in this process.
   """
   if workers == 0:
     for task in tasks:
@@ -49,16 +64,27 @@ def unordered_map(
         worker.give(task)
       if not busy:
         return
-      ready = multiprocessing.connection.wait([w.pipe for w in busy])
-      for worker in [w for w in busy if w.pipe in ready]:
+      left = min(w.begun for w in busy) + time_limit - time.monotonic()
+      multiprocessing.connection.wait([w.pipe for w in busy], min(max(left, 0.0), _LONGEST_WAIT))
+      for worker in list(busy):
+        if worker.pipe.poll():
+          try:
+            message = worker.pipe.recv()
+          except (EOFError, OSError):  # nobody is at the other end any more
+            message = None, worker.last_words()
+            worker.close()
+          else:
+            if message == _BEGUN:
+              worker.begun = time.monotonic()
+              continue
+            idle.append(worker)
+        elif time.monotonic() - worker.begun > time_limit:
+          message = None, TimedOut(f'took longer than {time_limit:g} s')
+          worker.close(kill=True)
+        else:
+          continue
         busy.remove(worker)
-        try:
-          result, error = worker.pipe.recv()
-          idle.append(worker)
-        except (EOFError, OSError):  # nobody is at the other end any more
-          result, error = None, worker.last_words()
-          worker.close()
-        yield worker.task, result, error
+        yield worker.task, *message
   finally:
     for worker in (*busy, *idle):
       worker.close(kill=True)
@@ -78,6 +104,7 @@ class _Worker:
     context = multiprocessing.get_context('spawn')
     self.pipe, theirs = context.Pipe()
     self.task = None
+    self.begun = math.inf  # time.monotonic() at which the worker began the task
     self.log = tempfile.NamedTemporaryFile(prefix='talkjax-worker-', delete=False)  # noqa: SIM115 (closed in close)
     self.process = context.Process(target=_work, args=(theirs, payload, import_from, self.log.name), daemon=True)
     with _environment({**dict.fromkeys(_THREADS, '1'), **_QUIET}):
@@ -85,7 +112,7 @@ class _Worker:
     theirs.close()  # so that the pipe ends when the process does
 
   def give(self, task):
-    self.task = task
+    self.task, self.begun = task, math.inf
     with contextlib.suppress(OSError):  # it died meanwhile: the next recv says so
       self.pipe.send(task)
 
@@ -103,12 +130,11 @@ class _Worker:
 
   def close(self, kill: bool = False):
     self.pipe.close()
-    if kill:
-      self.process.terminate()
-    self.process.join(10)
-    if self.process.is_alive():
-      self.process.kill()
-      self.process.join()
+    if not kill:
+      self.process.join(10)
+    # SIGTERM gives a worker no chance to clean up either, and a library may block it.
+    self.process.kill()
+    self.process.join(10)  # not for ever: the kernel keeps a process that waits for a dead network disk
     self.log.close()
     pathlib.Path(self.log.name).unlink(missing_ok=True)  # where it died before it could
 
@@ -132,6 +158,7 @@ def _work(pipe, payload: bytes, import_from: str | None, log: str):
       task = pipe.recv()
     except (EOFError, OSError):
       return
+    pipe.send(_BEGUN)  # the time limit does not count what was imported before
     pipe.send(_attempt(function, task))
 
 

@@ -69,7 +69,7 @@ def split(
 
   Of a clip that is divided become NAME#1, NAME#2, ... with the attributes `piece` and, where it had cuts, `shot`; they
   have no transcript, as nobody knows which words they hold. A clip that can't be read stays whole: whoever makes its
-  record says what is wrong with it.
+  record says what is wrong with it. One that overran the time limit of a clip has that as its `problem`.
 
   The frames of all clips are read for it, in as many processes as the build has; what was found waits beside the
   dataset, so that an interrupted build does not look again.
@@ -79,16 +79,15 @@ def split(
     splits: as `building.generate` takes them.
     max_seconds: None leaves long clips as they are.
   """
-  limit, workers = building._options.limit, building._options.workers
+  limit = building._options.limit
   # Each clip is at least one: of a trial no more have to be looked at.
   splits = {name: dict(itertools.islice(clips.items(), limit)) for name, clips in splits.items()}
   scan = functools.partial(_scan, os.fspath(building.partial_folder(builder) / 'cuts'))
   clips = [clip for part in splits.values() for clip in part.values() if not clip.problem]
-  workers = min(os.cpu_count() if workers is None else workers, len(clips))
   found = {}
   with tqdm.tqdm(total=len(clips), desc=f'{builder.info.full_name}: cuts', unit='clip', smoothing=0.05) as bar:
-    for clip, result, error in pool.unordered_map(scan, clips, workers):
-      found[clip] = None if error else result
+    for clip, result, error in building.in_workers(scan, clips):
+      found[clip] = error if isinstance(error, pool.TimedOut) else result
       bar.update()
   return {
     name: {piece.id: piece for clip in part.values() for piece in _pieces(clip, found.get(clip), max_seconds)}
@@ -120,10 +119,12 @@ def _scan(folder: str, clip: footage.Clip) -> tuple[int, list[int]]:
   return result
 
 
-def _pieces(clip: footage.Clip, found: tuple[int, list[int]] | None, max_seconds: float | None) -> list[footage.Clip]:
-  """The clip, or what it is divided into; `found` is what `find_cuts` returned, None where that failed."""
+def _pieces(clip: footage.Clip, found: tuple | str | None, max_seconds: float | None) -> list[footage.Clip]:
+  """The clip, or what it is divided into; `found` is what `find_cuts` returned, a problem, or None where it failed."""
   if found is None:
     return [clip]
+  if isinstance(found, str):
+    return [dataclasses.replace(clip, problem=found)]
   count, cuts = found
   spans = []
   for shot, (a, b) in enumerate(itertools.pairwise([0, *cuts, count]), 1):

@@ -3,12 +3,14 @@
 Left and right are as seen in the picture. Sequences are [f, 3, 2] float32, x and y in pixels.
 """
 
+import os
 import pathlib
 
 import cv2
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.media import files
 from talkjax.weights.read import read_pickle
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])  # of the left eye, the right eye, the nose
@@ -171,6 +173,8 @@ def read(path: str | pathlib.Path) -> np.ndarray:
     UserError: the file cannot be read, or holds something else.
   """
   path = pathlib.Path(path)
+  if os.path.lexists(path):
+    files.open_regular(path, 'a .npy or .pth file').close()  # reading a FIFO would not end
   if path.suffix == '.npy':
     try:
       found = np.load(path, mmap_mode='r', allow_pickle=False)  # mapped: no memory for more than it has

@@ -9,16 +9,15 @@ import cv2
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.media import files
 
 GAP = 2  # white pixels between the pictures of a strip
 
 
 def read(path) -> np.ndarray:
   """A picture file as uint8 [h, w, 3] RGB, upright; what is transparent is black. Raises UserError if it cannot."""
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise UserError(f'no file {path}: check the path of the picture')
-  bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+  data = np.frombuffer(files.read_bytes(path, 'a PNG or JPEG'), np.uint8)
+  bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
   if bgr is None:
     raise UserError(f'{path} is not a readable picture: give a PNG or JPEG')
   return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

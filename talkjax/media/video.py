@@ -1,10 +1,12 @@
 """Videos in and out of files: what is in one, its frames in time, and an H.264 + AAC writer that streams.
 
-Files are opened by their content, not their name, and never over a network. Frame times count from the first frame.
+Files are opened by their content, not their name, and none opens another file or a connection. Frame times count from
+the first frame.
 """
 
 import contextlib
 import dataclasses
+import errno
 import fractions
 import os
 import pathlib
@@ -16,6 +18,7 @@ import soxr
 from absl import logging
 
 from talkjax.errors import UserError
+from talkjax.media import files
 
 # What the AAC encoder takes; other rates are resampled to 48 kHz.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -25,6 +28,14 @@ MATRIX_BT601, PRIMARIES_BT709, TRANSFER_BT709, STUDIO_RANGE = 6, 1, 1, 1
 LONGEST_JUMP = 30.0  # seconds between two frames, or two blocks of sound, that are believed
 # PyAV before 19 refuses a file for one badly encoded tag, unless told otherwise; later it takes no such argument.
 LENIENT = {'metadata_errors': 'replace'} if int(av.__version__.split('.', maxsplit=1)[0]) < 19 else {}
+# Demuxers, by the first of their names in ffmpeg, that are allowed: containers and streams whose data is all in the
+# one file, as cameras, editors and recorders write it. Left out are those that open other files or connections (hls,
+# dash, concat, imf, image2, sdp, rtsp, mlv, vobsub, webm_dash_manifest, lavfi, devices), text, and single pictures.
+CONTAINERS = (
+  *('mov', 'matroska', 'avi', 'mpeg', 'mpegts', 'asf', 'flv', 'ogg', 'mxf', 'nut', 'ivf', 'gif', 'yuv4mpegpipe'),
+  *('mpegvideo', 'm4v', 'h264', 'hevc', 'obu', 'dv'),  # video alone
+  *('wav', 'w64', 'aiff', 'au', 'caf', 'amr', 'mp3', 'aac', 'ac3', 'eac3', 'flac'),  # audio alone
+)
 # swscale's flags bicubic, accurate rounding, full chroma: its fast default darkens every frame it decodes by 1 of 255.
 SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
 
@@ -45,27 +56,31 @@ class VideoInfo:
 
 @contextlib.contextmanager
 def open_media(path) -> Iterator[av.container.InputContainer]:
-  """Opens a media file by content. Raises UserError for what is absent, empty, a folder or not media."""
+  """Opens a media file by content; nothing but this file is read.
+
+  Raises:
+    UserError: the file is absent, empty or unreadable, is not a regular file, or is of a format not in `CONTAINERS`.
+  """
   path = pathlib.Path(path)
-  if not path.exists():
-    raise UserError(f'no file {path}: check the path')
-  if path.is_dir():
-    raise UserError(f'{path} is a folder: give a video or audio file')
-  if not os.access(path, os.R_OK):
-    raise UserError(f'{path} cannot be read: check its permissions')
-  if path.stat().st_size == 0:
-    raise UserError(f'{path} is empty (0 bytes): give a video or audio file')
-  try:
-    # Playlists and the like may name other addresses: nothing but this file is opened.
-    container = av.open(str(path), options={'protocol_whitelist': 'file'}, **LENIENT)
-  except (av.error.FFmpegError, OSError, ValueError) as error:
-    raise UserError(
-      f'{path} is not a readable video or audio file ({_reason(error)}): give a whole file that ffmpeg can play'
-    ) from error
-  with container:
-    if container.format.name == 'tty':  # any text file passes for ANSI art
-      raise UserError(f'{path} is a text file: give a video or audio file')
-    yield container
+  # A Python file, which demuxes and decodes as fast as a path, so that what was checked is what is read. It does not
+  # keep demuxers such as hls and concat from opening others by their paths: that takes the two lists.
+  options = {'format_whitelist': ','.join(CONTAINERS), 'protocol_whitelist': 'none'}
+  with files.open_regular(path, 'a video or audio file') as file:
+    if os.fstat(file.fileno()).st_size == 0:
+      raise UserError(f'{path} is empty (0 bytes): give a video or audio file')
+    try:
+      container = av.open(file, options=options, **LENIENT)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+      if getattr(error, 'errno', None) == errno.EINVAL:  # what a format outside of the list gives
+        raise UserError(
+          f'{path} is not a readable video or audio file (it is text, a picture, a playlist or of another format that '
+          'is refused): give an MP4, MKV, AVI, MPEG, WAV, MP3 or similar file'
+        ) from error
+      raise UserError(
+        f'{path} is not a readable video or audio file ({_reason(error)}): give a whole file that ffmpeg can play'
+      ) from error
+    with container:
+      yield container
 
 
 def _reason(error) -> str:

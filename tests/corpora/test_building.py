@@ -1,7 +1,10 @@
+import ctypes
 import functools
 import json
+import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -26,6 +29,9 @@ def toy_record(item, shade=0):
   if what == 'crash':
     os.write(2, b'terrible things\n')
     os._exit(3)
+  if what == 'hang':  # in C, with Python's lock, deaf to SIGTERM
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.PyDLL(None).sleep(600)
   if what == 'liar':
     name = 'somebody else'
   frame = records.encode_picture(np.full((8, 8, 3), shade + len(name), np.uint8))
@@ -174,3 +180,41 @@ def test_pool_runs_more_tasks_than_workers_and_survives_all_of_them_dying():
   assert sorted(task[0] for task, _, _ in results) == ['0', '1', '2']
   assert all(result is None and 'exit code 3' in error for _, result, error in results)
   assert list(pool.unordered_map(toy_record, [], 2)) == []
+
+
+def test_a_clip_that_overruns_the_time_limit_is_skipped_and_its_worker_replaced(tmp_path):
+  whats = dict(a='fine', b='hang', c='hang', d='fine', e='skip', f='hang', g='fine')
+  start = time.monotonic()
+  _, report = build(tmp_path, {'train': items(**whats)}, workers=2, clip_timeout=5)
+  assert time.monotonic() - start < 60
+  assert sorted(report.kept['train']) == ['a', 'd', 'g']
+  late = 'took longer than --clip_timeout=5 s'
+  assert dict(report.skipped['train']) == {'b': late, 'c': late, 'e': 'no sound', 'f': late}
+  assert not multiprocessing.active_children()
+
+
+def nap(seconds):
+  time.sleep(seconds)
+  return os.getpid()
+
+
+def test_the_time_limit_counts_from_when_a_worker_begins_a_task():
+  results = list(pool.unordered_map(nap, [0.3] * 4 + [30], 1, time_limit=1.0))  # more than 1 s in all, start included
+  assert [task for task, _, _ in results] == [0.3] * 4 + [30]
+  assert len({pid for _, pid, _ in results[:4]}) == 1 and all(error is None for _, _, error in results[:4])
+  _, pid, error = results[4]
+  assert pid is None and isinstance(error, pool.TimedOut) and error == 'took longer than 1 s'
+
+
+def test_a_result_that_waits_to_be_taken_is_not_late():
+  results = []
+  for task, _, error in pool.unordered_map(nap, [0.1, 0.2, 0.3], 3, time_limit=2.0):
+    results.append((task, error))
+    time.sleep(2.5)  # whoever takes the results is slow
+  assert sorted(results) == [(0.1, None), (0.2, None), (0.3, None)]
+
+
+@pytest.mark.parametrize('limit', [1e300, float('inf')])
+def test_any_time_limit_is_possible(limit):
+  ((_, pid, error),) = pool.unordered_map(nap, [0], 1, time_limit=limit)
+  assert pid and error is None

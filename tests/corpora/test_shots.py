@@ -1,6 +1,7 @@
 """Cuts divide clips, and nothing else does: drawn scenes first, then real ones."""
 
 import itertools
+import time
 import types
 
 import cv2
@@ -117,3 +118,16 @@ def test_a_clip_becomes_the_clips_between_its_cuts_none_too_long(tmp_path):
     assert len(shots.split(builder, {'train': clips}, max_seconds=10.0)['train']) == 4 + 4 + 2
   with building.options(workers=0, limit=1):
     assert list(shots.split(builder, {'train': clips})['train']) == ['whole']
+
+
+def stuck_scan(folder, clip):
+  time.sleep(600)
+
+
+def test_a_clip_that_takes_too_long_to_look_at_is_skipped(tmp_path, monkeypatch):
+  monkeypatch.setattr(shots, '_scan', stuck_scan)
+  monkeypatch.setattr(building, 'partial_folder', lambda builder: epath.Path(tmp_path))
+  builder = types.SimpleNamespace(info=types.SimpleNamespace(full_name='toy/1.0.0'))
+  with building.options(workers=1, clip_timeout=1):
+    found = shots.split(builder, {'train': {'a': footage.Clip(id='a', video='a.mp4')}})
+  assert found['train']['a'].problem == 'took longer than --clip_timeout=1 s'

@@ -1,7 +1,9 @@
 import dataclasses
+import os
 import pathlib
 import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -150,6 +152,45 @@ def test_reasons_name_no_file_so_that_they_can_be_counted(samples, tmp_path):
     assert str(path) not in str(skip.value) and path.name not in str(skip.value)
 
 
+def test_reasons_call_what_is_no_regular_file_by_its_kind(tmp_path):
+  os.mkfifo(tmp_path / 'fifo.mp4')
+  (tmp_path / 'device.mp4').symlink_to('/dev/zero')
+  (tmp_path / 'dangling.mp4').symlink_to('nowhere')
+  (tmp_path / 'about.csv').write_text('file\nfifo.mp4\nabsent.mp4\n')
+  found = clips.find_clips(tmp_path, max_seconds=2.0)
+  reasons = {}
+  for name, clip in (found['train'] | found['test']).items():
+    with pytest.raises(building.Skip) as skip:
+      footage.talking_record(clip)
+    reasons[name] = str(skip.value)
+  assert reasons == {
+    'fifo.mp4': 'the file is a FIFO (named pipe)',
+    'device.mp4': 'the file is a device',
+    'dangling.mp4': 'the file is a link to nowhere, which does not exist',
+    'absent.mp4': 'named in the CSV, but there is no such file',
+  }
+
+
+def test_a_table_that_is_a_fifo_is_an_error(tmp_path):
+  touch(tmp_path, 'x.mp4')
+  os.mkfifo(tmp_path / 'about.csv')
+  with pytest.raises(UserError, match='about.csv is a FIFO'):
+    clips.find_clips(tmp_path)
+
+
+def test_a_video_that_takes_too_long_to_be_divided_is_skipped(tmp_path, monkeypatch):
+  touch(tmp_path, 'x.mp4')
+  monkeypatch.setattr(footage, 'pieces', stuck_pieces)
+  with building.options(workers=1, clip_timeout=1):
+    (clip,) = clips.find_clips(tmp_path, max_seconds=2.0)['train'].values()
+  with pytest.raises(building.Skip, match='took longer than --clip_timeout=1 s'):
+    footage.talking_record(clip)
+
+
+def stuck_pieces(path, max_seconds):
+  time.sleep(600)
+
+
 def test_a_video_without_a_face_is_skipped(tmp_path):
   path = tmp_path / 'noise.mp4'
   rng = np.random.default_rng(0)
@@ -166,11 +207,13 @@ def test_the_command_builds_a_folder_with_good_and_bad_videos(samples, tmp_path,
   for name in ('emotion_m003_happy.mp4', 'emotion_w036_happy.mp4', 'silent_w009_happy.mp4'):
     shutil.copy(samples / 'clips' / name, folder)
   (folder / 'broken.mp4').write_bytes(b'broken' * 1000)
+  (folder / 'playlist.mp4').write_text('ffconcat version 1.0\nfile emotion_m003_happy.mp4\n')
+  os.mkfifo(folder / 'fifo.mp4')
   source = pathlib.Path(__file__).parents[2] / 'data/clips'
   command = ['build', str(source), f'--manual_dir={folder}', f'--data_dir={tmp_path / "datasets"}', '--workers=0']
   build.build([*command, '--config={"name": "small", "size": 32}'])
   out = capsys.readouterr().out
-  assert 'no sound' in out and 'not a readable video' in out and '2 clips in' in out
+  assert 'no sound' in out and 'not a readable video' in out and 'the file is a FIFO' in out and '2 clips in' in out
   builder = Builder(data_dir=tmp_path / 'datasets', config=clips.ClipsConfig(name='small', size=32))
   ids = {split: [e['id'].decode() for e in builder.as_data_source(split)] for split in builder.info.splits}
   assert sorted(sum(ids.values(), [])) == ['emotion_m003_happy.mp4', 'emotion_w036_happy.mp4']

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import itertools
 import math
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def _identity(request, config, source, transforms) -> np.ndarray:
     if frame is None:
       raise UserError(f'--identity={number}: the video has frames 0 to {len(transforms) - 1}')
     return data.to_float(align.crop(frame, transforms[number], config.size))
-  if not pathlib.Path(wanted).is_file():
+  if not os.path.lexists(wanted):
     raise UserError(
       f'--identity={wanted} is neither a picture nor the number of a frame of the video: give one of them'
     )

@@ -1,0 +1,66 @@
+"""Opens files that a user or a corpus names: regular files only, so that reading always comes to an end."""
+
+import io
+import os
+import pathlib
+import stat
+
+from talkjax.errors import UserError
+
+_KINDS = (
+  (stat.S_ISDIR, 'a folder'),
+  (stat.S_ISFIFO, 'a FIFO (named pipe)'),
+  (stat.S_ISSOCK, 'a socket'),
+  (stat.S_ISCHR, 'a device'),
+  (stat.S_ISBLK, 'a device'),
+)
+
+
+def open_regular(path, expected: str) -> io.FileIO:
+  """Opens a regular file, or a link to one, for reading.
+
+  Args:
+    path: the file.
+    expected: what the caller reads from it ('a video or audio file'), for the error.
+
+  Returns:
+    the unbuffered file; its `name` is the path as a string.
+
+  Raises:
+    UserError: the file is absent or unreadable, or is a folder, a FIFO, a socket or a device.
+  """
+  path = pathlib.Path(path)
+  try:
+    _check(path, os.stat(path), expected)  # before it is opened: opening a device can act on it
+    file = open(path, 'rb', buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
+  except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+    if path.is_symlink():
+      raise UserError(f'{path} is a link to {os.readlink(path)}, which does not exist: give {expected}') from error
+    raise UserError(f'no file {path}: check the path') from error
+  except PermissionError as error:
+    raise UserError(f'{path} cannot be read: check its permissions') from error
+  except OSError as error:
+    raise UserError(f'{path} cannot be opened ({error.strerror or error}): give {expected}') from error
+  try:
+    _check(path, os.fstat(file.fileno()), expected)  # another file may have taken its place meanwhile
+  except BaseException:
+    file.close()
+    raise
+  return file
+
+
+def read_bytes(path, expected: str) -> bytes:
+  """The content of a regular file; arguments and errors as `open_regular`."""
+  with open_regular(path, expected) as file:
+    return file.read()
+
+
+def _open_without_waiting(path, flags: int) -> int:
+  # Without O_NONBLOCK, opening a FIFO waits for a writer.
+  return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _check(path: pathlib.Path, status: os.stat_result, expected: str) -> None:
+  for is_kind, name in _KINDS:
+    if is_kind(status.st_mode):
+      raise UserError(f'{path} is {name}: give {expected}')
