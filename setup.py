@@ -2,8 +2,8 @@
 
 from setuptools import find_packages, setup
 
-# The core trains, generates and scores. MediaPipe is installed beside these by launch/setup.sh: the last release that
-# carries its models pins an old numpy that it does not need (see WORKSPACE_NOTES.md, "Dependencies").
+# Required for training, generation and evaluation. launch/setup.sh installs MediaPipe separately: its last release that
+# contains models pins an old NumPy that it does not need (see docs/decisions.md, 28).
 CORE = [
   'absl-py',
   'av>=18',
@@ -11,15 +11,15 @@ CORE = [
   'etils[epath]',
   'flax>=0.12',
   'grain>=0.2.15',
-  'importlib_resources',  # tensorflow-datasets needs it and does not declare it
+  'importlib_resources',  # an undeclared dependency of tensorflow-datasets
   'jax>=0.10',
-  'matplotlib',  # MediaPipe imports it
+  'matplotlib',  # imported by MediaPipe
   'ml_collections>=1.0',
   'numpy>=2',
-  'opencv-contrib-python-headless>=4.10,<5',  # 5 ships no cascades
+  'opencv-contrib-python-headless>=4.10,<5',  # 5 contains no cascades
   'optax>=0.2.5',
   'orbax-checkpoint>=0.11.20',
-  'protobuf>=6.31.1,<7',  # MediaPipe breaks with 7
+  'protobuf>=6.31.1,<7',  # MediaPipe does not work with 7
   'safetensors',
   'scikit-image>=0.25',
   'scipy',

@@ -1,4 +1,4 @@
-"""Speech Driven Video Editing via an Audio-Conditioned Diffusion Model: sizes `paper`, `grid_s1`, `tiny`, `grid_small`.
+"""Speech Driven Video Editing via an Audio-Conditioned Diffusion Model. Sizes `paper`, `grid_s1`, `tiny`, `grid_small`.
 
   python -m talkjax.build data/crema_d --manual_dir=CREMA-D
   python -m talkjax.train --config=configs/speech_edit.py --workdir=runs/speech_edit --config.batch_size=160
@@ -6,11 +6,11 @@
   python -m talkjax.build data/puppets
   python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny
 
-`paper` and `grid_s1` are the columns of the paper's Table 1 (multi-speaker and single speaker); its 10 input channels
-are 9 here, as its text and the published code have it. An epoch is one pass over all frames, so `steps` = epochs x
-frames / batch. The published multi-speaker weights were trained with dropout 0.1 and 64 channels a head; `convert`
-writes those. `tiny` and `grid_small` are ours: 64 x 64 pixels folded 4 x 4 into channels, and a network that predicts
-what to add to the identity frame, so that two CPU cores see lips move in minutes.
+`paper` and `grid_s1` are the columns of Table 1 of the paper (multi-speaker and single speaker). The table has 10 input
+channels; the text and the published code have 9, as here. An epoch is one pass over all frames, so `steps` = epochs x
+frames / batch. The published multi-speaker weights were trained with dropout 0.1 and 64 channels per head; `convert`
+writes those settings. `tiny` and `grid_small` are not from the paper: 64 x 64 pixels, folded 4 x 4 into channels, and a
+network that predicts the residual from the identity frame. Their lips move after minutes of training on two CPU cores.
 """
 
 from configs import common
@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
   c = common.base()
   c.system = 'speech_edit'
   c.size = 128
-  c.mask = 'published'  # the region that is repainted: 'published' (jaw quadrilateral to the bottom) or 'rectangle'
+  c.mask = 'published'  # the generated region: 'published' (jaw quadrilateral to the bottom) or 'rectangle'
   c.model = dict(
     width=64,
     multipliers=(1, 2, 3),
@@ -33,17 +33,17 @@ def get_config(arg: str | None = None):
     dropout=0.2,
     patch_size=1,
     noise_embedding='gamma',
-    skip='',  # 'identity' or 'previous': predict what to add to that frame
+    skip='',  # 'identity' or 'previous': predict the residual from that frame
   )
-  c.diffusion = dict(schedule='cosine', steps=1000, linear_start=1e-6, linear_end=0.01, target='epsilon')
-  c.sampler = dict(name='palette', steps=500, eta=0.0)
-  c.audio = dict(offset=0.0, scale=1.0)  # dB values enter as they are
+  c.diffusion = dict(schedule='cosine', steps=1000, start=1e-6, end=0.01, zero_snr=False, target='epsilon')
+  c.sampler = dict(name='palette', steps=500, eta=0.0, spacing='trailing')
+  c.audio = dict(offset=0.0, scale=1.0)  # the network gets (dB + offset) * scale
   c.augment = dict(warp=0.02, noise=0.05)  # of the previous frame
   c.optimizer.learning_rate = 5e-5
   c.data.corpus = 'crema_d'
-  c.data.align = False  # real corpora are stored aligned
+  c.data.align = False  # records of real corpora are already aligned
   c.data.workers = 4
-  c.data.mouth = 'landmarks'  # how scores measure the mouth: 'landmarks' of filmed faces, 'pixels' of drawn ones
+  c.data.mouth = 'landmarks'  # how scores measure the mouth: 'landmarks' of real faces, 'pixels' of drawn ones
   c.batch_size = 160  # 40 on each of 4 GPUs
   c.steps = 735 * 432_000 // 160
   c.sample_every = 10_000

@@ -1,13 +1,13 @@
 """Builds a corpus: python -m talkjax.build data/grid --manual_dir=DIR [--data_dir=datasets --workers=N ...].
 
-Takes any TFDS builder folder and the flags of the `tfds build` command (`--help` lists them), and needs no TensorFlow.
-Unlike the stock command it writes array_record files, into `datasets/` of the current folder, and builds the first
-config alone where no `--config` is given. An interrupted build goes on where it was when run again; a finished one is
-left alone unless `--overwrite` is given. `--max_examples_per_split=N` makes a small trial of a large corpus.
+Accepts any TFDS builder folder and the flags of the `tfds build` command (see `--help`), and does not need TensorFlow.
+Unlike `tfds build` it writes array_record files, to `datasets/` in the current folder by default, and builds only the
+first config if no `--config` is given. Run the command again to resume an interrupted build; a finished dataset is kept
+unless `--overwrite` is given. `--max_examples_per_split=N` builds a small part of a large corpus for a trial.
 
   python -m talkjax.build data/hdtf --latents=runs/sd_vae --speech=runs/wav2vec2 --size=512
 
-precomputes the features of frozen encoders, which training then reads instead of running them at every step
+precomputes the features of frozen encoders. Training then reads them instead of running the encoders at every step
 (talkjax/corpora/feature_cache.py).
 """
 
@@ -19,6 +19,7 @@ import io
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags, logging
 
@@ -29,34 +30,34 @@ from talkjax.errors import UsageError, UserError
 DATA_DIR = 'datasets'
 
 
-def main(argv: list[str] | None = None):
-  """Runs the command; leaves by exit code as talkjax.cli says."""
-  program, *rest = sys.argv if argv is None else argv
-  ours = [a for a in rest if a.lstrip('-').split('=')[0] in ('debug', 'nodebug') and a.startswith('-')]
-  cli.run(lambda _: build([program, *(a for a in rest if a not in ours)]), [program, *ours])
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit code (see `talkjax.cli`)."""
+  program, *args = sys.argv if argv is None else argv
+  debug = [a for a in args if a in ('--debug', '--debug=true', '--debug=True')]
+  return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), debug=bool(debug))
 
 
 def build(argv: list[str]):
-  """Builds what the command line (its first element is the program's name) asks for.
+  """Builds the corpora named in a command line, whose first element is the program name.
 
   Raises:
-    UsageError: the command line is wrong.
-    UserError: there is nothing to build from, or no clip of it can be used.
+    UsageError: the command line is invalid.
+    UserError: a folder or its sources are missing, or no clip can be used.
   """
   args = _parse(argv)
   folders = args.positional_datasets + args.datasets
   if not folders:
     raise UsageError('which corpus? give a builder folder: python -m talkjax.build data/grid --manual_dir=DIR')
   if args.generation.num_processes != 1:
-    raise UsageError('--num_processes would build configs side by side: use --workers=N for parallel clips')
+    raise UsageError('--num_processes would build configs in parallel: use --workers=N to process clips in parallel')
   if args.automation.exclude_datasets:
-    raise UsageError('--exclude_datasets would build every corpus that TFDS knows: name the folders to build instead')
+    raise UsageError('--exclude_datasets would build all other TFDS datasets: name the folders to build instead')
   if args.size < 1 or args.speech_layers not in ('all', 'last'):
     raise UsageError(
       f'--size={args.size} --speech_layers={args.speech_layers}: expected a number of pixels, and all or last'
     )
   if args.latents or args.speech:
-    _encoders(args.latents, args.size, args.speech, args.speech_layers)  # errors come before anything is built
+    _encoders(args.latents, args.size, args.speech, args.speech_layers)  # reports errors before anything is built
   if args.beam and not _has_beam():
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"')
   for module in (args.generation.imports or '').split(','):
@@ -67,10 +68,10 @@ def build(argv: list[str]):
 
 
 def load(folder: str | os.PathLike) -> type:
-  """The builder class in a TFDS builder folder (`data/grid` holds `grid_dataset_builder.py`).
+  """Loads the builder class of a TFDS builder folder (`data/grid` contains `grid_dataset_builder.py`).
 
   Raises:
-    UserError: there is no such folder, or no builder in it.
+    UserError: the folder does not exist or contains no builder.
   """
   from tensorflow_datasets.scripts.cli import build as tfds_build
 
@@ -87,16 +88,16 @@ def load(folder: str | os.PathLike) -> type:
 def _build_one(folder: str, args):
   from tensorflow_datasets.scripts.cli import build as tfds_build
 
-  if args.generation.imports:  # a name registered by an imported module, as in the stock command
+  if args.generation.imports:  # a name registered by an imported module, as in `tfds build`
     cls, kwargs = tfds_build._get_builder_cls_and_kwargs(folder, has_imports=True)
   else:
     cls, kwargs = load(folder), {}
   args = _with_config(cls, args)
-  if args.debug.overwrite:  # before TFDS removes what is there
+  if args.debug.overwrite:  # checked before TFDS deletes the existing dataset
     _check_manual_dir(cls, folder, args.paths.manual_dir)
   try:
     builders = list(tfds_build._make_builders(args, cls, kwargs))
-  except (ValueError, TypeError) as error:  # configs that do not exist, JSON that does not fit
+  except (ValueError, TypeError) as error:  # an unknown config or invalid JSON
     raise UsageError(f'--config={args.generation.config}: {error}') from error
   for builder in builders:
     built = builder.is_prepared() and not args.generation.update_metadata_only
@@ -106,7 +107,7 @@ def _build_one(folder: str, args):
       tfds_build._download(args, builder)
       continue
     if built:
-      print(f'{builder.info.full_name} is already built: {builder.data_dir} (--overwrite builds it anew)')
+      print(f'{builder.info.full_name} is already built: {builder.data_dir} (--overwrite builds it again)')
     else:
       _make(builder, args)
     if args.latents or args.speech:
@@ -122,28 +123,28 @@ def _make(builder, args):
     beam=args.beam,
     clip_timeout=args.clip_timeout,
   ):
-    # TFDS prints the whole of its info, which says less than our table.
+    # TFDS prints the dataset info, which is long and less useful than the report.
     with contextlib.redirect_stdout(io.StringIO()):
       tfds_build._download_and_prepare(args, builder)
     report = building.finish(builder)
-  for folder in ('downloads/extracted', 'downloads'):  # TFDS makes them, needed or not
+  for folder in ('downloads/extracted', 'downloads'):  # TFDS always creates them
     path = builder.data_dir_root / folder
     if path.is_dir() and not any(path.iterdir()):
       path.rmdir()
   if report is not None:
     print(report)
-    made = sum(map(len, report.kept.values()))
-    print(f'{made} clips in {report.seconds:.0f} s ({made / report.seconds:.1f} clips/s)')
+    count = sum(map(len, report.kept.values()))
+    print(f'{count} clips in {report.seconds:.0f} s ({count / report.seconds:.1f} clips/s)')
   print(f'{builder.info.full_name}: {builder.data_dir}')
 
 
 def _encode(builder, args):
-  """Writes the sidecar that --latents and --speech ask for."""
+  """Writes the feature caches selected by --latents and --speech."""
   import grain
 
   from talkjax.corpora import feature_cache
 
-  folder = pathlib.Path(builder.data_dir) / args.encoded
+  folder = pathlib.Path(builder.data_dir) / args.feature_cache
   splits = {
     name: grain.MapDataset.source(builder.as_data_source(split=name)).map(records.from_example)
     for name, info in builder.info.splits.items()
@@ -151,98 +152,98 @@ def _encode(builder, args):
   }
   for kind, encoder in _encoders(args.latents, args.size, args.speech, args.speech_layers).items():
     about = {'corpus': builder.info.full_name, **encoder.about}
-    made = feature_cache.write(folder, kind, about, splits, encoder.encode)
-    print(f'{builder.info.full_name}: {kind} {"in" if made else "are already in"} {folder}')
+    written = feature_cache.write(folder, kind, about, splits, encoder.encode)
+    print(f'{builder.info.full_name}: {kind} {"in" if written else "are already in"} {folder}')
 
 
 @functools.cache
 def _encoders(latents: str | None, size: int, speech: str | None, layers: str) -> dict:
-  """By kind, what the flags name."""
-  from talkjax import encoders  # JAX is for those who ask for it: processes that make clips import this file too
+  """The encoders selected by the flags, by kind."""
+  from talkjax.weights import encoders  # imported here because worker processes import this file and need no JAX
 
-  made = {}
+  selected = {}
   if latents:
-    made['latents'] = encoders.latents(latents, size)
+    selected['latents'] = encoders.latents(latents, size)
   if speech:
-    made['speech'] = encoders.speech(speech, layers)
-  return made
+    selected['speech'] = encoders.speech(speech, layers)
+  return selected
 
 
 def _with_config(cls, args):
-  """The first config where none is named."""
+  """Selects the first config if none is given."""
   generation = args.generation
   if not cls.BUILDER_CONFIGS or generation.config is not None or generation.config_idx is not None:
     return args
   first, *others = [c.name for c in cls.BUILDER_CONFIGS]
   if others:
-    print(f'{cls.name}: building config {first!r} (others, by --config=NAME: {", ".join(others)})')
+    print(f'{cls.name}: building config {first!r} (select another with --config=NAME: {", ".join(others)})')
   return dataclasses.replace(args, generation=dataclasses.replace(generation, config=first))
 
 
 def _check_manual_dir(cls, folder, manual_dir):
   if not cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
     return
-  what = ' '.join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+  instructions = ' '.join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
   if manual_dir is None:
-    raise UsageError(f'{folder} needs --manual_dir=DIR: {what}')
+    raise UsageError(f'{folder} needs --manual_dir=DIR: {instructions}')
   if not manual_dir.is_dir():
-    raise UserError(f'--manual_dir={manual_dir}: no such folder; expected: {what}')
+    raise UserError(f'--manual_dir={manual_dir}: no such folder; expected: {instructions}')
   if not any(manual_dir.iterdir()):
-    raise UserError(f'--manual_dir={manual_dir} is empty; expected: {what}')
+    raise UserError(f'--manual_dir={manual_dir} is empty; expected: {instructions}')
 
 
 def _parse(argv: list[str]):
-  """The tfds command's own parser, with our defaults and flags beside its own."""
+  """Parses a command line with the parser of `tfds build`, extended by the defaults and flags of talkjax."""
   import simple_parsing
   import tensorflow_datasets as tfds
   from tensorflow_datasets.scripts.cli import build as tfds_build
   from tensorflow_datasets.scripts.cli import cli_utils
 
-  tfds.disable_progress_bar()  # ours counts clips, which is where the time goes
+  tfds.disable_progress_bar()  # replaced by a progress bar over clips, which take most of the time
   logging.set_verbosity(logging.ERROR)
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Args(tfds_build.Args):
     """Builds a corpus from a TFDS builder folder."""
 
-    workers: int | None = None  # Processes that make clips. None: one a core. 0: no other process.
-    # Seconds a clip may take; then it is skipped. inf: no limit. Not enforced by --workers=0 and --beam.
+    workers: int | None = None  # Worker processes. None: one per core. 0: process clips in this process.
+    # Maximum seconds per clip, after which it is skipped. inf: no limit. Not enforced with --workers=0 or --beam.
     clip_timeout: float = building.CLIP_TIMEOUT
     beam: bool = simple_parsing.flag(default=False)  # Run on Apache Beam; see --beam_pipeline_options.
-    latents: str | None = None  # Workdir whose autoencoder encodes the pictures (talkjax.convert --source=sd_vae).
-    size: int = 512  # Pixels of the squares that it encodes, as config.size.
-    speech: str | None = None  # Workdir whose wav2vec 2.0 encodes the sound (talkjax.convert --source=wav2vec2).
-    speech_layers: str = 'all'  # Of its states: all (emo), or last (vexpress needs no more).
-    encoded: str = 'encoded'  # Where they go, in the corpus' folder; config.data.encoded reads them from there.
+    latents: str | None = None  # Workdir of the autoencoder for the frames (talkjax.convert --source=sd_vae).
+    size: int = 512  # Side of the square frames to encode in pixels, as config.size.
+    speech: str | None = None  # Workdir of the wav2vec 2.0 encoder for the audio (talkjax.convert --source=wav2vec2).
+    speech_layers: str = 'all'  # Layers of wav2vec 2.0 to store: all (for emo) or last (enough for vexpress).
+    feature_cache: str = 'feature_cache'  # Subfolder of the corpus for the features, as config.data.feature_cache.
 
   class Parser(cli_utils.ArgumentParser):
     def error(self, message):
       raise UsageError(f'{message}; see --help')
 
-  inherited = flags.FlagValues()  # of absl's flags one is ours; those of other commands have names that tfds has too
-  inherited['debug'] = flags.FLAGS['debug']
+  inherited = flags.FlagValues()  # excludes absl's own flags
+  flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=inherited)
   parser = Parser(
     prog='python -m talkjax.build', description=__doc__, allow_abbrev=False, inherited_absl_flags=inherited
   )
   parser.add_arguments(Args, dest='args')
   args = parser.parse_args(argv[1:]).args
-  given = {a.lstrip('-').split('=')[0] for a in argv[1:] if a.startswith('-')}
-  if 'data_dir' not in given and 'TFDS_DATA_DIR' not in os.environ:
+  flag_names = {a.lstrip('-').split('=')[0] for a in argv[1:] if a.startswith('-')}
+  if 'data_dir' not in flag_names and 'TFDS_DATA_DIR' not in os.environ:
     args = dataclasses.replace(
       args, paths=dataclasses.replace(args.paths, data_dir=type(args.paths.data_dir)(DATA_DIR))
     )
   if args.generation.file_format is None:
     args = dataclasses.replace(args, generation=dataclasses.replace(args.generation, file_format='array_record'))
-  if args.beam and not args.generation.beam_pipeline_options:  # TFDS insists on some; this is Beam on this machine
+  if args.beam and not args.generation.beam_pipeline_options:  # required by TFDS; runs on this machine
     generation = dataclasses.replace(args.generation, beam_pipeline_options='runner=DirectRunner')
     args = dataclasses.replace(args, generation=generation)
   if args.workers is not None and args.workers < 0:
     raise UsageError(f'--workers={args.workers}: expected 0 or more')
-  if not args.clip_timeout > 0:  # nor is it for NaN
+  if not args.clip_timeout > 0:  # also rejects NaN
     raise UsageError(f'--clip_timeout={args.clip_timeout:g}: expected seconds above 0, or inf for no limit')
-  if 'clip_timeout' in given and (args.workers == 0 or args.beam):
-    other = '--beam' if args.beam else '--workers=0'
-    raise UsageError(f'--clip_timeout ends worker processes, which {other} has none of: leave one of them out')
+  if 'clip_timeout' in flag_names and (args.workers == 0 or args.beam):
+    conflict = '--beam' if args.beam else '--workers=0'
+    raise UsageError(f'--clip_timeout kills worker processes, which {conflict} has none of: remove one of them')
   return args
 
 
@@ -255,4 +256,4 @@ def _has_beam() -> bool:
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

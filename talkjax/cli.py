@@ -1,77 +1,193 @@
 """How every command starts and ends: flags in, exit code out, one sentence per error.
 
-Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong. A traceback is printed only with
-`--debug`.
+Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong, 130 interrupted. A traceback is printed
+only with `--debug`.
 """
 
 import difflib
-import math
+import glob
+import os
 import pathlib
 import runpy
 import sys
+import textwrap
 import traceback
+import types
+from collections.abc import Callable, Iterable, Sequence
 
 import ml_collections
-from absl import app, flags, logging
+from absl import flags, logging
+from ml_collections import config_flags
 
+from talkjax import options, systems
 from talkjax.errors import UsageError, UserError
-from talkjax.training.workdir import flatten
+from talkjax.options import Option
+from talkjax.training.workdir import flatten, read_config
 
-flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
-
-
-_holders: dict[str, flags.FlagHolder] = {}
-
-
-def flag(define, name: str, *args, **kwargs) -> flags.FlagHolder:
-  """`define(name, ...)`, or the flag of that name which another command defined before in this process (tests)."""
-  if name not in _holders:
-    _holders[name] = define(name, *args, **kwargs)
-  return _holders[name]
+CONFIG = Option('config', str, 'The config file with its arguments: FILE.py[:size[,key=value...]].')
+_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+_DEBUG = Option('debug', bool, 'Show the traceback of an error.', False)
 
 
-def run(main, argv=None):
-  """Parses flags, runs `main(argv)`, and leaves by exit code (see the module's docstring)."""
+def run(
+  main: Callable[[types.SimpleNamespace], None],
+  own: Sequence[Option],
+  usage: str,
+  argv: Sequence[str] | None = None,
+  of_systems: Callable[[Option], bool] | None = None,
+) -> int:
+  """Parses the command line, calls `main` and returns the exit code.
+
+  Args:
+    main: called with the values of the command's own options as attributes; a `config` is a ConfigDict. With
+      `of_systems`, `given` are the values given of the systems' options, by name.
+    own: the options of the command.
+    usage: the text above them in --help.
+    argv: the command line, the program's name first; by default that of the process.
+    of_systems: which options of systems the command accepts too.
+  """
   argv = list(sys.argv if argv is None else argv)
-  app.define_help_flags()  # app.run would, but the flags are parsed before it
-  debug = any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv)
+  if any(a in ('--help', '-help', '-h') for a in argv[1:]):
+    print(describe(own, usage, _by_system(of_systems) if of_systems else {}))
+    return 0
+
+  def parse_and_run():
+    arguments = parse(argv, own, of_systems)
+    logging.set_verbosity(logging.ERROR)  # users have no use for the libraries' warnings
+    main(arguments)
+
+  return guard(parse_and_run, debug=any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv))
+
+
+def guard(function: Callable[[], None], debug: bool) -> int:
+  """Calls a function and returns the exit code; an error is printed as one sentence."""
   try:
-    rest = _parse(argv)
-    logging.set_verbosity(logging.ERROR)  # libraries warn of what is none of a user's business
-    app.run(main, argv=argv, flags_parser=lambda args: rest)
-  except (flags.Error, UsageError) as error:
+    function()
+  except UsageError as error:
     _report(error, debug)
-    sys.exit(2)
+    return 2
   except UserError as error:
     _report(error, debug)
-    sys.exit(1)
+    return 1
   except KeyboardInterrupt:
-    sys.exit(130)
-  except Exception as error:  # an error nobody foresaw is still one sentence, and says how to see more
+    return 130
+  except Exception as error:  # an unforeseen error is one sentence too, which says how to see more
     _report(error, debug, prefix=f'{type(error).__name__}: ', hint=' (run again with --debug for the traceback)')
-    sys.exit(1)
+    return 1
+  return 0
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """flags.FLAGS(argv), with what config files and their overrides get wrong as one sentence each."""
-  for value in [a.split('=', 1)[1] for a in argv if a.startswith(('--config=', '-config='))]:
-    path = value.split(':')[0]
-    if not pathlib.Path(path).is_file():
-      there = sorted(str(p) for p in pathlib.Path('configs').glob('*.py') if p.stem not in ('common', '__init__'))
-      near = f': there are {", ".join(there)}' if there else ': run in the root of the clone'
-      raise UsageError(f'--config={value}: no file {path}{near}')
-    config = _load_config(path, value.partition(':')[2] or None)
-    for argument in argv:
-      if argument.startswith(('--config.', '-config.')):
-        check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
-  rest = flags.FLAGS(argv)
+def parse(
+  argv: Sequence[str], own: Sequence[Option], of_systems: Callable[[Option], bool] | None = None
+) -> types.SimpleNamespace:
+  """The values of a command line, see `run`. Raises UsageError for a wrong one, UserError for a wrong --workdir."""
+  values = flags.FlagValues()
+  names = {option.name for option in own}
+  for option in (_DEBUG, *own):
+    if option is CONFIG:
+      _check_config(argv)
+      config_flags.DEFINE_config_file('config', None, option.help, flag_values=values, sys_argv=list(argv))
+    else:
+      _DEFINE[option.kind](option.name, option.default, option.help, flag_values=values)
+  shared = {}
+  if of_systems:
+    shared = {o.name: o for group in _by_system(of_systems, _value(argv, 'workdir')).values() for o in group}
+    for option in shared.values():
+      if option.name not in names:
+        _DEFINE[option.kind](option.name, None, option.help, flag_values=values)
+  try:
+    rest = values(list(argv))
+  except flags.Error as error:
+    raise UsageError(str(error)) from error
   if len(rest) > 1:
     raise UsageError(f'unexpected argument {rest[1]!r}: every option is written --name=value; see --help')
-  return rest
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain reads absl's own flags
+  arguments = types.SimpleNamespace(**{option.name: values[option.name].value for option in own})
+  for option in own:
+    if option is not CONFIG and values[option.name].value is not None:
+      option.check(values[option.name].value)
+  arguments.given = options.given({name: values[name].value for name in shared if name not in names})
+  return arguments
+
+
+def describe(own: Sequence[Option], usage: str, groups: dict[str, list[Option]]) -> str:
+  """The text of --help: a line for each option, those of systems grouped by the systems that accept them."""
+  lines = [usage.strip()]
+  shared: dict[str, list[str]] = {}
+  declared = {o.name: o for group in groups.values() for o in group}
+  for name in declared:
+    accepting = [system for system, group in groups.items() if any(o.name == name for o in group)]
+    shared.setdefault(', '.join(accepting), []).append(name)
+  sections = {'Options': (*own, _DEBUG), **{f'Options of {k}': [declared[n] for n in v] for k, v in shared.items()}}
+  for title, listed in sections.items():
+    lines += ['', f'{title}:']
+    for option in listed:
+      default = '' if option.default is None or option is _DEBUG else f' (default: {option.default})'
+      wrapped = textwrap.wrap(option.help + default, 120, initial_indent=' ' * 26, subsequent_indent=' ' * 26)
+      lines.append(f'  --{option.name}'.ljust(25) + ' ' + '\n'.join(wrapped).lstrip())
+  if CONFIG in own:
+    lines.append('  --config.KEY=VALUE'.ljust(26) + 'Any value in the config.')
+  return '\n'.join(lines)
+
+
+def files(name: str, value: str) -> tuple[str, ...]:
+  """The files that a flag names: one, several separated by commas, or patterns (`*`, `?`, `[…]`).
+
+  Raises:
+    UsageError: a pattern matches nothing.
+  """
+  if os.path.isfile(value):
+    return (value,)
+  found = []
+  for part in filter(None, value.split(',')):
+    matches = sorted(glob.glob(part, recursive=True)) if glob.has_magic(part) else [part]
+    if not matches:
+      raise UsageError(f'--{name}: no file matches {part}: check the pattern')
+    found += matches
+  return tuple(found)
+
+
+def required(arguments: types.SimpleNamespace, names: Iterable[str], example: str) -> None:
+  """Raises UsageError, with an example, unless all of these options are given."""
+  for name in names:
+    if getattr(arguments, name) is None:
+      raise UsageError(f'--{name} is missing: {example}')
+
+
+def _by_system(accept: Callable[[Option], bool], workdir: str | None = None) -> dict[str, list[Option]]:
+  """The options of every system, and of the system of a workdir if it is one that is defined elsewhere."""
+  known = systems.names()
+  if workdir:
+    known = [*dict.fromkeys([read_config(workdir).system, *known])]
+  return {name: [o for o in systems.module(name).OPTIONS if accept(o)] for name in known}
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+  """The value of --name in a command line that is not parsed yet."""
+  prefixes = (f'--{name}=', f'-{name}=')
+  found = [a.split('=', 1)[1] for a in argv if a.startswith(prefixes)]
+  found += [b for a, b in zip(argv, argv[1:]) if a in (f'--{name}', f'-{name}')]
+  return found[-1] if found else None
+
+
+def _check_config(argv: Sequence[str]) -> None:
+  """Raises UsageError for what ml_collections would answer with a traceback: a wrong config file or key."""
+  value = _value(argv, 'config')
+  if value is None:
+    return
+  path = value.split(':')[0]
+  if not pathlib.Path(path).is_file():
+    there = sorted(str(p) for p in pathlib.Path('configs').glob('*.py') if p.stem not in ('common', 'portrait'))
+    near = f': there are {", ".join(there)}' if there else ': run in the root of the clone'
+    raise UsageError(f'--config={value}: no file {path}{near}')
+  config = _load_config(path, value.partition(':')[2] or None)
+  for argument in argv:
+    if argument.startswith(('--config.', '-config.')):
+      check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
 
 
 def _load_config(path: str, arg: str | None) -> ml_collections.ConfigDict:
-  # Once more than ml_collections does, whose own errors are tracebacks.
   try:
     return runpy.run_path(path)['get_config'](*([arg] if arg else []))
   except (ValueError, TypeError) as error:
@@ -89,24 +205,6 @@ def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
       f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
     )
     raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
-
-
-def parse_sweep(text: str | None) -> tuple[str, tuple[float, ...]] | None:
-  """'audio_weight=0.5,1' -> ('audio_weight', (0.5, 1.0)).
-
-  Raises:
-    UsageError: anything else, or fewer than two values that differ.
-  """
-  if text is None:
-    return None
-  setting, _, values = text.partition('=')
-  try:
-    numbers = tuple(dict.fromkeys(float(v) for v in values.split(',')))
-  except ValueError:
-    numbers = ()
-  if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
-    raise UsageError(f'--sweep={text}: expected a setting and two numbers or more, such as audio_weight=0.5,1,2,3')
-  return setting, numbers
 
 
 def _report(error, debug, prefix='', hint=''):

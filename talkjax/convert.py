@@ -1,43 +1,37 @@
-"""Makes a workdir of published weights.
+"""Makes a workdir from published weights.
 
 python -m talkjax.convert --source=diffusion_video_editing --path=735_Network.pth --output=runs/published
 python -m talkjax.convert --source=vexpress --path=V-Express/model_ckpts --output=runs/vexpress
 python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=runs/sd15
 
-`generate` and `evaluate` take the workdir of a system as they take a trained one; training takes that of a foundation
-(sd15, sd_vae, wav2vec2, animatediff) as --config.foundations.sd15=runs/sd15. PyTorch is not needed, and nothing in a
-checkpoint is run (see talkjax.weights). Settings that a checkpoint does not hold are those of --config.
+`generate` and `evaluate` accept the workdir of a system like a trained one; training accepts that of a pretrained
+network (sd15, sd_vae, wav2vec2, animatediff) as --config.pretrained.sd15=runs/sd15. PyTorch is not needed, and no code
+in a checkpoint is executed (see talkjax.weights). Settings that a checkpoint does not contain come from --config.
 """
 
+import importlib
 import pathlib
 import runpy
+import sys
+from collections.abc import Sequence
+from types import ModuleType
 
 import jax
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
-from talkjax import cli, foundations, systems
+from talkjax import cli, systems
 from talkjax.errors import UsageError, UserError
-from talkjax.systems.speech_edit import published as speech_edit
-from talkjax.systems.vexpress import moore
-from talkjax.systems.vexpress import published as vexpress
+from talkjax.options import Option
 from talkjax.training import checkpoint
+from talkjax.weights import pretrained
 
-SOURCES = {module.NAME: module for module in (speech_edit, vexpress, moore)}
-
-NAMES = (*SOURCES, *foundations.FILES)
-
-_SOURCE = cli.flag(flags.DEFINE_string, 'source', None, f'Whose weights: {", ".join(NAMES)}.')
-_PATH = cli.flag(
-  flags.DEFINE_string, 'path', None, 'The checkpoint: a file, or a folder that holds it under its published name.'
-)
-_OUTPUT = cli.flag(flags.DEFINE_string, 'output', None, 'The workdir to make.')
-_CONFIG = cli.flag(
-  config_flags.DEFINE_config_file,
-  'config',
-  None,
-  "Settings that the checkpoint does not hold (default: the source's own, with its released sizes).",
+SOURCES = systems.sources()
+NAMES = (*SOURCES, *pretrained.FILES)
+OPTIONS = (
+  Option('source', str, 'Whose weights.', choices=NAMES),
+  Option('path', str, 'The checkpoint: a file, or a folder that has it under its published name.'),
+  Option('output', str, 'The workdir to make.'),
+  cli.CONFIG,
 )
 
 
@@ -50,26 +44,26 @@ def convert(
     source: one of NAMES.
     path: a file or folder.
     output: the workdir; it must not have checkpoints yet.
-    config: of the source's system; by default the source's. Foundations have none.
+    config: of the source's system; by default the source's. Pretrained networks have none.
 
   Returns:
-    a line for every part: from which file it is, and what was left of that.
+    a line for every part: the file it was read from, and what was ignored in it.
 
   Raises:
     UsageError: no such source.
     UserError: nothing to read, not a checkpoint of this source, or a workdir that has checkpoints.
   """
-  if source in foundations.FILES:
-    params, file = foundations.read(source, path)
-    checkpoint.save_params(output, ml_collections.ConfigDict({'foundation': source}), params, 0)
+  if source in pretrained.FILES:
+    params, file = pretrained.read(source, path)
+    checkpoint.save_params(output, ml_collections.ConfigDict({'pretrained_network': source}), params, 0)
     return [f'params from {file}']
   if source not in SOURCES:
-    raise UsageError(f'--source={source} is not known: expected one of {", ".join(NAMES)}')
-  module = SOURCES[source]
+    raise UsageError(f'--source={source}: expected one of {", ".join(NAMES)}')
+  module = importlib.import_module(SOURCES[source])
   if config is None:
     config = _default_config(module)
   files = module.find(pathlib.Path(path), config)
-  params, example, notes = module.convert(files, config, _foundation)
+  params, example, notes = module.convert(files, config, _read_pretrained)
   wanted = jax.eval_shape(systems.build(config).init, jax.random.key(0), example)
   for item, tree in params.items():
     checkpoint.check_fit(tree, wanted, f'checkpoint {files.get(item, path)}')
@@ -77,32 +71,32 @@ def convert(
   return notes
 
 
-def _foundation(name: str, path, net):
-  """A foundation's parameters from its published folder, or from the workdir that was made of it."""
+def _read_pretrained(name: str, path, net):
+  """A pretrained network's parameters from its published folder, or from the workdir that was made of it."""
   if (pathlib.Path(path) / 'config.json').is_file() and (pathlib.Path(path) / 'checkpoints').is_dir():
     return checkpoint.load_params(path)[1]
-  return foundations.read(name, path, net)[0]
+  return pretrained.read(name, path, net)[0]
 
 
-def _default_config(module) -> ml_collections.ConfigDict:
+def _default_config(module: ModuleType) -> ml_collections.ConfigDict:
   file = pathlib.Path(__file__).resolve().parent.parent / module.CONFIG
   if not file.is_file():
-    raise UserError(f'{module.CONFIG} is not beside the package: name the file with --config={module.CONFIG}')
+    raise UserError(f'{module.CONFIG} is not next to the package: name the file with --config={module.CONFIG}')
   config = runpy.run_path(str(file))['get_config'](module.ARGUMENTS)
   config.update_from_flattened_dict(module.RELEASED)
   return config
 
 
-def main(_):
-  for flag in (_SOURCE, _PATH, _OUTPUT):
-    if flag.value is None:
-      raise UsageError(
-        f'--{flag.name} is missing: python -m talkjax.convert --source={"|".join(NAMES)} --path=FILE_OR_DIR '
-        '--output=DIR'
-      )
-  for line in convert(_SOURCE.value, _PATH.value, _OUTPUT.value, _CONFIG.value):
-    print(f'{_OUTPUT.value}: {line}')
+def _main(args) -> None:
+  example = f'python -m talkjax.convert --source={"|".join(NAMES)} --path=FILE_OR_DIR --output=DIR'
+  cli.required(args, ('source', 'path', 'output'), example)
+  for line in convert(args.source, args.path, args.output, args.config):
+    print(f'{args.output}: {line}')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return cli.run(_main, OPTIONS, __doc__, argv)
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  sys.exit(main())

@@ -1,4 +1,4 @@
-"""Any folder of videos of talking people, with or without a CSV that says more about them (see data/README.md).
+"""Any folder of videos of talking people, with an optional CSV of metadata (see data/README.md).
 
 python -m talkjax.build data/clips --manual_dir=DIR [--config=pieces]
 """
@@ -23,7 +23,7 @@ GENDERS = {'m': 'male', 'male': 'male', 'man': 'male', 'f': 'female', 'female': 
 
 @dataclasses.dataclass
 class ClipsConfig(tfds.core.BuilderConfig):
-  """`size`: of the crop, pixels. `max_seconds`: longer videos are cut. `silent_ok`: keep videos without sound."""
+  """`size`: of the crop, pixels. `max_seconds`: longer videos are split. `silent_ok`: keep videos without sound."""
 
   size: int = 128
   max_seconds: float | None = None
@@ -31,16 +31,16 @@ class ClipsConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Talking faces of a folder of videos."""
+  """Talking faces in a folder of videos."""
 
   VERSION = tfds.core.Version('2.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'a folder of videos (in subfolders too), optionally with one .csv that has a column file'
   )
   BUILDER_CONFIGS = [
-    ClipsConfig(name='whole', description='A record a video.'),
-    ClipsConfig(name='pieces', max_seconds=10.0, description='Videos are cut to pieces of at most 10 s.'),
-    ClipsConfig(name='silent', silent_ok=True, description='A record a video, also of those without sound.'),
+    ClipsConfig(name='whole', description='One record per video.'),
+    ClipsConfig(name='pieces', max_seconds=10.0, description='Videos are split into pieces of at most 10 s.'),
+    ClipsConfig(name='silent', silent_ok=True, description='One record per video, including videos without sound.'),
   ]
 
   def _info(self):
@@ -60,12 +60,12 @@ def find_clips(
 ) -> dict[str, dict[str, footage.Clip]]:
   """The clips of a folder, by split and name.
 
-  A clip's name is its path in the folder (with '#1', '#2', ... where a video is cut). What the CSV's column `split`
-  does not decide is split by speaker (where the CSV names any; else by video): the last 5 % by name are the test set,
-  at least one, none where there is but one.
+  A clip's name is its path in the folder (with '#1', '#2', ... if a video is split). Videos without an entry in the CSV
+  column `split` are split by speaker (by video if the CSV names no speaker): the last 5 % by name are the test set, at
+  least one, unless there is only one.
 
   Raises:
-    UserError: no video, or a CSV that can't be understood.
+    UserError: there is no video, or the CSV is invalid.
   """
   rows = read_table(folder)
   names = sorted({p.relative_to(folder).as_posix() for p in footage.find_files(folder, VIDEOS)} | set(rows))
@@ -86,10 +86,10 @@ def find_clips(
 
 
 def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
-  """The folder's one CSV: file -> its other columns; {} where there is no CSV.
+  """The folder's CSV: file -> its other columns; {} without a CSV.
 
   Raises:
-    UserError: several CSVs, no column `file`, a file named twice, or a split or gender that is none.
+    UserError: several CSVs, no column `file`, a file listed twice, or an unknown split or gender.
   """
   tables = sorted(folder.glob('*.csv'))
   if not tables:
@@ -108,7 +108,7 @@ def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
     name = pathlib.PurePosixPath(row.pop('file')).as_posix()
     where = f'{tables[0]}, line {line}'
     if name in table:
-      raise UserError(f'{where}: {name} is already in the table; expected a line a file')
+      raise UserError(f'{where}: {name} is already in the table; expected one line per file')
     if row.get('split', '') not in ('', *SPLITS):
       raise UserError(f'{where}: split is {row["split"]!r}; expected train, test or nothing')
     if row.get('gender', '').lower() not in GENDERS:
@@ -131,10 +131,10 @@ def _clips(path: str, name: str, row: dict[str, str], cuts: list[tuple[float, fl
     problem=problem,
   )
   if not os.path.lexists(path):
-    return [dataclasses.replace(clip, problem='named in the CSV, but there is no such file')]
+    return [dataclasses.replace(clip, problem='listed in the CSV, but there is no such file')]
   if len(cuts) == 1:
     return [clip]
-  # Of a piece nobody knows which words it holds.
+  # The transcript is dropped: it does not say which words belong to which piece.
   return [
     dataclasses.replace(
       clip,

@@ -1,9 +1,9 @@
-"""CREMA-D: 91 actors, 12 sentences, six emotions, as the corpus ships (see data/README.md).
+"""CREMA-D: 91 actors, 12 sentences, six emotions, in the layout of the published corpus (see data/README.md).
 
     python -m talkjax.build data/crema_d --manual_dir=DIR
 
-The paper of `speech_edit` names the actors it holds out twice, and not alike: its section 3.3.1 says 15, 20, 21, 30,
-33, 52, 62, 81, 82 and 89, its section 4.3 has 5 in the place of 15. Here the first list is the test set.
+The paper of `speech_edit` lists its held-out actors twice, with different numbers: section 3.3.1 has 15, 20, 21, 30,
+33, 52, 62, 81, 82 and 89, section 4.3 has 5 instead of 15. The first list is the test set here.
 """
 
 import csv
@@ -19,7 +19,7 @@ from talkjax.errors import UserError
 from talkjax.media import files
 
 HELD_OUT = tuple(str(1000 + n) for n in (15, 20, 21, 30, 33, 52, 62, 81, 82, 89))
-VIDEOS = ('.flv', '.mp4')  # as shipped, or converted; a converted one is preferred
+VIDEOS = ('.flv', '.mp4')  # original or converted; a converted file is preferred
 SENTENCES = {
   'IEO': "It's eleven o'clock",
   'TIE': 'That is exactly what happened',
@@ -35,7 +35,7 @@ SENTENCES = {
   'WSI': "We'll stop in a couple of minutes",
 }
 EMOTIONS = {'ANG': 'anger', 'DIS': 'disgust', 'FEA': 'fear', 'HAP': 'happiness', 'NEU': 'neutral', 'SAD': 'sadness'}
-LEVELS = {'LO': 'low', 'MD': 'medium', 'HI': 'high', 'XX': 'unspecified', 'X': 'unspecified'}  # one file says X
+LEVELS = {'LO': 'low', 'MD': 'medium', 'HI': 'high', 'XX': 'unspecified', 'X': 'unspecified'}  # one file name has X
 
 
 @dataclasses.dataclass
@@ -73,10 +73,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def find_clips(folder: pathlib.Path, size: int = 128) -> list[footage.Clip]:
-  """All clips in a folder, in order of their names.
+  """All clips in a folder, sorted by name.
 
   Raises:
-    UserError: there is none, or no VideoDemographics.csv.
+    UserError: there are no clips, or there is no VideoDemographics.csv.
   """
   paths = sorted(footage.find_files(folder, VIDEOS), key=lambda p: VIDEOS.index(p.suffix.lower()))
   videos = {path.stem: path for path in paths}
@@ -91,7 +91,7 @@ def read_people(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   """VideoDemographics.csv: actor -> {'Age': ..., 'Sex': ..., 'Race': ..., 'Ethnicity': ...}."""
   path = next(iter(footage.find_files(folder, ['videodemographics.csv'])), None)
   if path is None:
-    raise UserError(f'{folder} has no VideoDemographics.csv, which says who the actors are: copy it from the corpus')
+    raise UserError(f'{folder} has no VideoDemographics.csv, which describes the actors: copy it from the corpus')
   text = files.read_bytes(path, 'a CSV file').decode('utf-8-sig')
   rows = list(csv.DictReader(io.StringIO(text, newline='')))
   if not rows or not {'ActorID', 'Sex'} <= set(rows[0]):

@@ -1,4 +1,4 @@
-"""GRID: 34 people who read six-word sentences, as the corpus ships (see data/README.md).
+"""GRID: 34 people who read six-word sentences, in the layout of the published corpus (see data/README.md).
 
 python -m talkjax.build data/grid --manual_dir=DIR [--config=speakers]
 """
@@ -13,18 +13,18 @@ from talkjax.corpora import building, footage, records
 from talkjax.errors import UserError
 from talkjax.media import files, segments
 
-# The corpus does not state it in a file: 16 of the 34 talkers are women.
+# The corpus has no file with the genders: 16 of the 34 speakers are women.
 FEMALE = (4, 7, 11, 15, 16, 18, 20, 21, 22, 23, 24, 25, 29, 31, 33, 34)
 HELD_OUT = ('s1', 's2', 's20', 's22')  # two men and two women: the unseen-speaker split of the lip-reading literature
-TICKS = 25_000  # of an alignment's times, in a second
+TICKS = 25_000  # per second, the unit of times in alignments
 SILENCE = ('sil', 'sp')
-SLACK = 0.1  # seconds by which an alignment may run past its clip
-# A clip's name spells its sentence, a letter (or digit) a word.
+SLACK = 0.1  # seconds by which an alignment may exceed its clip
+# A clip's name spells its sentence, with one letter (or digit) per word.
 SPELLING = (
   {'b': 'bin', 'l': 'lay', 'p': 'place', 's': 'set'},
   {'b': 'blue', 'g': 'green', 'r': 'red', 'w': 'white'},
   {'a': 'at', 'b': 'by', 'i': 'in', 'w': 'with'},
-  {c: c for c in 'abcdefghijklmnopqrstuvxyz'},  # w, the only letter of three syllables, is never said
+  {c: c for c in 'abcdefghijklmnopqrstuvxyz'},  # w, the only letter with three syllables, does not occur
   dict(zip('z123456789', ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine'))),
   {'a': 'again', 'n': 'now', 'p': 'please', 's': 'soon'},
 )
@@ -32,7 +32,7 @@ SPELLING = (
 
 @dataclasses.dataclass
 class GridConfig(tfds.core.BuilderConfig):
-  """`split`: 's1' (the paper's: speaker 1 alone) or 'speakers' (all, some held out). `size`: of the crop, pixels."""
+  """`split`: 's1' (speaker 1 only, as in the paper) or 'speakers' (all, some held out). `size`: of the crop, pixels."""
 
   split: str = 's1'
   size: int = 128
@@ -40,7 +40,7 @@ class GridConfig(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A clip and the file of its word times ('' where there is none)."""
+  """A clip and the file of its word times ('' if there is none)."""
 
   clip: footage.Clip
   alignment: str
@@ -75,15 +75,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def split_items(items: dict[str, Item], split: str) -> dict[str, dict[str, Item]]:
   """Names -> items, by split.
 
-  's1' is speaker 1 alone: the last 5 % by name are the test set, 50 of the 1,000 (the paper says 950/50 and not which);
-  of fewer clips at least 20, but never more than a tenth. 'speakers' holds `HELD_OUT` out.
+  's1' is speaker 1 only. The last 5 % by name are the test set: 50 of the 1,000 clips (the paper says 950/50, but not
+  which); with fewer clips at least 20, but at most a tenth. 'speakers' holds out `HELD_OUT`.
   """
   if split == 's1':
     names = sorted(name for name, item in items.items() if item.clip.speaker == 's1')
     if not names:
-      raise UserError('config s1 is of speaker s1, of whom there is no clip: expected s1/**/*.mpg in --manual_dir')
-    held = min(max(20, len(names) // 20), len(names) // 10)
-    chosen = {'train': names[: len(names) - held], 'test': names[len(names) - held :]}
+      raise UserError('config s1 needs clips of speaker s1, but there are none: expected s1/**/*.mpg in --manual_dir')
+    held_out = min(max(20, len(names) // 20), len(names) // 10)
+    chosen = {'train': names[: len(names) - held_out], 'test': names[len(names) - held_out :]}
   elif split == 'speakers':
     chosen = {'train': [], 'test': []}
     for name, item in items.items():
@@ -94,10 +94,10 @@ def split_items(items: dict[str, Item], split: str) -> dict[str, dict[str, Item]
 
 
 def find_items(folder: pathlib.Path, size: int = 128) -> dict[str, Item]:
-  """All clips in a folder, by name ('s1_bbaf2n'), in order of speaker and file name.
+  """All clips in a folder, by name ('s1_bbaf2n'), sorted by speaker and file name.
 
   Raises:
-    UserError: there is none.
+    UserError: there are no clips.
   """
   alignments = _by_clip(footage.find_files(folder, ['.align']))
   sounds = _by_clip(
@@ -126,7 +126,7 @@ def find_items(folder: pathlib.Path, size: int = 128) -> dict[str, Item]:
 
 
 def make_record(item: Item) -> records.Record:
-  """One clip's record, with its word times where it has an alignment."""
+  """The record of one clip, with word times if it has an alignment."""
   if not item.alignment:
     return footage.talking_record(item.clip)
   words = read_alignment(pathlib.Path(item.alignment))
@@ -138,22 +138,22 @@ def make_record(item: Item) -> records.Record:
 
 
 def read_alignment(path: pathlib.Path) -> tuple[segments.Segment, ...]:
-  """The words of an .align file: a line each of start, end (1/25000 s) and word; silences left out.
+  """The words of an .align file, whose lines are start, end (1/25000 s) and word; silences are omitted.
 
   Raises:
-    building.Skip: it is not one.
+    building.Skip: the file is not a valid alignment.
   """
-  words, before = [], 0
+  words, previous_end = [], 0
   for line in files.read_bytes(path, 'an alignment').decode(errors='replace').splitlines():
     parts = line.split()
     if not parts:
       continue
     if len(parts) != 3 or not (parts[0].isdigit() and parts[1].isdigit()):
-      raise building.Skip('its alignment is not lines of start, end and word')
+      raise building.Skip('its alignment has lines other than start, end and word')
     start, end = int(parts[0]), int(parts[1])
-    if not before <= start <= end:
-      raise building.Skip('its alignment does not run forward in time')
-    before = end
+    if not previous_end <= start <= end:
+      raise building.Skip('the times of its alignment do not increase')
+    previous_end = end
     if parts[2] not in SILENCE:
       words.append(segments.Segment(parts[2], start / TICKS, end / TICKS))
   return tuple(words)
@@ -167,7 +167,7 @@ def sentence_of(stem: str) -> str:
 
 
 def _by_clip(paths) -> dict[tuple[str, str], pathlib.Path]:
-  """(speaker, file name) -> path; the last of several wins. The speaker is the nearest folder named s1 to s34."""
+  """(speaker, file name) -> path, the last if there are several. The speaker is the nearest folder named s1 to s34."""
   found = {}
   for path in paths:
     speaker = next((p for p in reversed(path.parent.parts) if re.fullmatch(r's([1-9]|[12]\d|3[0-4])', p)), None)

@@ -3,7 +3,7 @@
     python -m talkjax.build data/hdtf --manual_dir=DIR [--config=small]
 
 Zhang et al., Flow-guided One-shot Talking Face Generation with a High-resolution Audio-visual Dataset, CVPR 2021. Its
-clips are cut by the published times and by the first of the two published ways of cropping: a window in pixels.
+clips are cut at the published times and cropped in the first of the two published ways: to a window in pixels.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from talkjax.corpora import building, footage, records, shots
 from talkjax.errors import UserError
 from talkjax.media import files
 
-TIMES = '_annotion_time.txt'  # as the authors spell it
+TIMES = '_annotion_time.txt'  # the authors' spelling
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
 TEST = 0.1  # of the people: section 4.2 of EMO, "no overlap of character IDs"
-NUMBERED = 'RD'  # radio interviews, whose videos have numbers; those of the other lists have people's names
+NUMBERED = 'RD'  # radio interviews, whose videos are numbered; the other lists use people's names
 
 
 @dataclasses.dataclass
 class HdtfConfig(tfds.core.BuilderConfig):
-  """`size`: of the picture, pixels. `max_seconds`: longer clips are cut."""
+  """`size`: of the frames, pixels. `max_seconds`: longer clips are split."""
 
   size: int = 512
   max_seconds: float | None = 10.0
@@ -36,7 +36,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('2.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'a folder with the lists of HDTF (RD_annotion_time.txt, RD_crop_wh.txt, RD_resolution.txt, the same of WDA and '
-    'WRA) and the videos, each with the name that the lists give it (Radio1.mp4)'
+    'WRA) and the videos, named as in the lists (Radio1.mp4)'
   )
   BUILDER_CONFIGS = [
     HdtfConfig(name='full', description='512 x 512, as published.'),
@@ -59,49 +59,49 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:
-  """Clips by split and id: a tenth of the people are the test set, chosen among all in the lists, present or not."""
-  held = footage.held_out((clip.speaker for clip in clips), TEST)
+  """Clips by split and id: a tenth of the people in the lists, with or without videos, are the test set."""
+  held_out = footage.held_out((clip.speaker for clip in clips), TEST)
   splits = {'train': {}, 'test': {}}
   for clip in clips:
-    splits['test' if clip.speaker in held else 'train'][clip.id] = clip
+    splits['test' if clip.speaker in held_out else 'train'][clip.id] = clip
   return splits
 
 
 def find_clips(folder: pathlib.Path, size: int = 512) -> list[footage.Clip]:
-  """All clips of the lists in a folder, in their order, named as 'WDA_AdamSchiff_0'.
+  """All clips of the lists in a folder, in list order, with ids such as 'WDA_AdamSchiff_0'.
 
-  Those whose video or crop is missing have it as their `problem`.
+  A missing video or crop is the `problem` of its clip.
 
   Raises:
-    UserError: there is no list, one of several that belong together is missing, or a line can't be understood.
+    UserError: there is no list, a list of times has no lists of crops and resolutions, or a line is invalid.
   """
   lists = footage.find_files(folder, [TIMES])
   if not lists:
     raise UserError(f'{folder} has no list of HDTF: expected RD{TIMES}, WDA{TIMES} or WRA{TIMES}, in subfolders too')
   videos = {}
   for path in reversed(footage.find_files(folder, VIDEOS)):
-    videos[path.stem] = path  # of several the first by name
+    videos[path.stem] = path  # the first by name if there are several
   clips = {}
   for path in lists:
     subset = path.name.removesuffix(TIMES)
     for clip in _clips_of(path, subset, videos, size):
       if clip.id in clips:
-        raise UserError(f'{path} has {clip.id} a second time: expected each list and each video once')
+        raise UserError(f'{path} has {clip.id} a second time: expected every list and every video once')
       clips[clip.id] = clip
   return list(clips.values())
 
 
 def identity_of(subset: str, name: str) -> str:
-  """Who talks in a video: 'AdamKinzinger0' and 'AdamKinzinger1' are one person, 'Radio1' and 'Radio2' nobody knows."""
+  """Speaker of a video: 'AdamKinzinger0' and 'AdamKinzinger1' are one person, 'Radio1' and 'Radio2' unknown people."""
   return name if subset == NUMBERED else name.rstrip('0123456789') or name
 
 
 def _clips_of(path: pathlib.Path, subset: str, videos: dict[str, pathlib.Path], size: int):
-  beside = lambda what: path.with_name(f'{subset}_{what}.txt')
-  crops = {name: _crop(beside('crop_wh'), *line) for name, line in _read(beside('crop_wh')).items()}
-  heights = {name: _height(beside('resolution'), *line) for name, line in _read(beside('resolution')).items()}
+  crop_path, height_path = (path.with_name(f'{subset}_{kind}.txt') for kind in ('crop_wh', 'resolution'))
+  crops = {name: _crop(crop_path, *line) for name, line in _read(crop_path).items()}
+  heights = {name: _height(height_path, *line) for name, line in _read(height_path).items()}
   for name, (number, words) in _read(path).items():
-    # Scripts that download the lists put the list's name first.
+    # Common download scripts prefix names with that of the list.
     video = videos.get(name) or videos.get(f'{subset}_{name}')
     if not words:
       raise _malformed(path, number, name, 'NAME.mp4 MM:SS-MM:SS ...')
@@ -129,23 +129,23 @@ def _clips_of(path: pathlib.Path, subset: str, videos: dict[str, pathlib.Path], 
 
 
 def _read(path: pathlib.Path) -> dict[str, tuple[int, list[str]]]:
-  """A list: the first word of each line, without '.mp4' -> (line number, the other words)."""
+  """Reads a list: first word of each line, without '.mp4' -> (line number, the other words)."""
   if not path.exists():
-    raise UserError(f'{path} is missing: expected the lists of times, crops and resolutions beside each other')
+    raise UserError(f'{path} is missing: expected the lists of times, crops and resolutions in the same folder')
   lines = {}
   text = files.read_bytes(path, 'a list').decode('utf-8-sig', errors='replace')
   for number, line in enumerate(text.splitlines(), 1):
     name, *words = line.split() or ['']
     name = name.removesuffix('.mp4')
     if name in lines:
-      raise UserError(f'{path}, line {number}: {name} is already in the list; expected a line each')
+      raise UserError(f'{path}, line {number}: {name} is already in the list; expected one line each')
     if name:
       lines[name] = (number, words)
   return lines
 
 
 def _span(path: pathlib.Path, number: int, word: str) -> tuple[float, float]:
-  """'00:20-01:35' -> (20.0, 95.0) seconds; hours may stand before the minutes."""
+  """'00:20-01:35' -> (20.0, 95.0) seconds; hours may precede the minutes."""
   if not re.fullmatch(r'(\d+:)?\d+:\d\d-(\d+:)?\d+:\d\d', word):
     raise _malformed(path, number, word, 'MM:SS-MM:SS')
   start, end = (
@@ -167,7 +167,7 @@ def _crop(path: pathlib.Path, number: int, words: list[str]) -> tuple[int, int, 
 
 
 def _height(path: pathlib.Path, number: int, words: list[str]) -> int:
-  """Lines of the video that the crop was chosen in; one published line says 0, unknown."""
+  """Height of the video in which the crop was chosen; one published entry is 0 (unknown)."""
   if len(words) != 1 or not words[0].isdecimal():
     raise _malformed(path, number, ' '.join(words), 'NAME.mp4 HEIGHT')
   return int(words[0])

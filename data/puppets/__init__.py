@@ -1,1 +1,1 @@
-"""The embedded corpus: drawn talking heads with exact truth (see README.md)."""
+"""The embedded corpus: drawn talking heads with exact ground truth (see README.md)."""

@@ -1,8 +1,8 @@
-"""From phonemes to moving faces: mouth channels with co-articulation, brows, blinks and head motion.
+"""Animation from phonemes: mouth channels with co-articulation, brows, blinks and head motion.
 
-The mouth follows dominance functions (Cohen and Massaro, "Modeling coarticulation in synthetic visual speech", 1993):
-every phoneme pulls each channel towards its own target, the more so the nearer in time and the more that channel
-matters to it, and a frame shows the weighted mean.
+The mouth uses dominance functions (Cohen and Massaro, "Modeling coarticulation in synthetic visual speech", 1993):
+every phoneme has a target for each channel, whose weight grows with proximity in time and with the importance of the
+channel for the phoneme. A frame shows the weighted mean of the targets.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from .geometry import CHANNELS, Pose
 # Expression coefficients of a record, per frame, each about 0 to 1 (gaze: -1 to 1).
 COEFFICIENTS = (*CHANNELS, 'blink_left', 'blink_right', 'brow', 'gaze_x', 'gaze_y')
 
-# Per sound: target of each channel (jaw, wide, round, closed, teeth, tongue), and how strongly it insists.
+# Per phoneme: target of each channel (jaw, wide, round, closed, teeth, tongue), and the dominance.
 _VISEMES: dict[str, tuple[tuple[float, ...], float]] = {
   'p b m': ((0.02, 0.10, 0.05, 1.0, 0.0, 0.0), 2.2),
   'f v': ((0.06, 0.20, 0.00, 0.0, 1.0, 0.0), 1.8),
@@ -45,13 +45,13 @@ _VISEMES: dict[str, tuple[tuple[float, ...], float]] = {
 }
 _TABLE = {sound: values for sounds, values in _VISEMES.items() for sound in sounds.split()}
 _REST = np.array([0.0, 0.05, 0.0, 0.25, 0.0, 0.0])
-_REACH = 0.048  # seconds by which a sound reaches into its neighbours
-_SILENT = 1.1  # how strongly silence insists on rest
+_REACH = 0.048  # seconds over which the weight of a phoneme decays into its neighbours
+_SILENT = 1.1  # dominance of silence
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-  """Everything that moves in a clip of f frames."""
+  """The animation parameters of a clip of f frames."""
 
   mouth: np.ndarray  # [f, 6] in the order of CHANNELS
   brow: np.ndarray  # [f] 0 rest, 1 raised
@@ -66,22 +66,22 @@ class Motion:
 
 
 def articulate(phonemes: tuple[Segment, ...], audio: np.ndarray, rate: int, frames: int, fps: float) -> np.ndarray:
-  """Mouth channels [f, 6] for phonemes and their sound (float32 [s]); a frame shows its middle."""
+  """Mouth channels [f, 6] for phonemes and their audio (float32 [s]), evaluated at the middle of each frame."""
   times = (np.arange(frames) + 0.5) / fps
   units = _units(phonemes, frames / fps)
   start, end = (np.array([u[i] for u in units]) for i in (0, 1))
   targets = np.array([u[2] for u in units])
-  insist = np.array([u[3] for u in units])
-  # 1. Dominance: 1 in the middle half of a sound, falling off exponentially outside.
+  dominance = np.array([u[3] for u in units])
+  # 1. Dominance functions: constant in the middle half of a phoneme, exponential decay outside.
   middle, quarter = (start + end) / 2, (end - start) / 4
-  away = np.maximum(np.abs(times[:, None] - middle) - quarter, 0)
-  weight = np.exp(-((away / _REACH) ** 1.5))[:, :, None] * insist[None, :, None]
-  # 2. A channel that a sound sets high matters more to it than one that it leaves at 0.
+  distance = np.maximum(np.abs(times[:, None] - middle) - quarter, 0)
+  weight = np.exp(-((distance / _REACH) ** 1.5))[:, :, None] * dominance[None, :, None]
+  # 2. Channels with high targets have more weight than those with target 0.
   weight = weight * (0.45 + targets)[None]
   mouth = (weight * targets[None]).sum(1) / np.maximum(weight.sum(1), 1e-6)
-  # 3. Louder speech opens further.
+  # 3. Louder speech opens the mouth further.
   mouth[:, 0] *= 0.78 + 0.36 * _loudness(audio, rate, frames, fps)
-  # 4. Lips must meet in p, b and m, however short: the nearest frame is closed.
+  # 4. Lips must close in p, b and m, however short: the nearest frame is closed.
   for a, b, target, _ in units:
     if target[3] == 1.0:
       centre = (np.floor((a + b) / 2 * fps) + 0.5) / fps
@@ -90,14 +90,14 @@ def articulate(phonemes: tuple[Segment, ...], audio: np.ndarray, rate: int, fram
   return np.clip(mouth, 0, 1.1).astype(np.float32)
 
 
-def move(
+def add_motion(
   rng: np.random.Generator, phonemes: tuple[Segment, ...], mouth: np.ndarray, fps: float, calm: float = 1.0
 ) -> Motion:
   """Adds blinks, gaze, brows and head motion to mouth channels [f, 6]; `calm` scales the head's motion."""
   frames = len(mouth)
   times = (np.arange(frames) + 0.5) / fps
   stressed = [p.start for p in phonemes if p.text.startswith('ˈ')]
-  # Brows: slow drift, and a raise on some stressed syllables.
+  # Brows: slow drift, raised on some stressed syllables.
   brow = 0.10 + 0.08 * _drift(rng, frames, fps, 0.5)
   nod = np.zeros(frames)
   for time in stressed:
@@ -105,14 +105,14 @@ def move(
       brow = brow + rng.uniform(0.3, 0.8) * np.exp(-(((times - time - 0.06) / 0.16) ** 2))
     if rng.random() < 0.5:
       nod = nod - rng.uniform(0.8, 2.6) * np.exp(-(((times - time - 0.08) / 0.15) ** 2))
-  # Blinks: every 1.5 to 4 seconds, a fifth of a second long.
+  # Blinks: every 1.5 to 4 seconds, for a fifth of a second.
   blink = np.zeros(frames)
   at = rng.uniform(0.2, 2.0)
   while at < frames / fps:
     since = times - at
     blink = np.maximum(blink, np.where(since < 0, np.exp(-((since / 0.045) ** 2)), np.exp(-((since / 0.075) ** 2))))
     at += rng.uniform(1.5, 4.0)
-  # Gaze: little jumps; the eyes stay near the viewer as the head turns.
+  # Gaze: small saccades; the eyes stay near the viewer as the head turns.
   jumps = np.cumsum(rng.random(frames) < 1.2 / fps)
   glance = rng.normal(0, (0.16, 0.09), size=(jumps[-1] + 1, 2))[jumps]
   angles = np.stack(
@@ -132,7 +132,7 @@ def move(
 
 
 def _units(phonemes: tuple[Segment, ...], duration: float) -> list[tuple[float, float, np.ndarray, float]]:
-  """Phonemes as single sounds (a diphthong is two), with rest where nothing is said: start, end, target, weight."""
+  """Phonemes as single sounds (a diphthong is two) and silence as rest: (start, end, target, dominance)."""
   units, now = [], -0.3
   for segment in (*phonemes, Segment('', duration + 0.3, duration + 0.3)):
     if segment.start - now > 0.05:  # long silences get a unit at each end and one every 0.2 s
@@ -141,7 +141,7 @@ def _units(phonemes: tuple[Segment, ...], duration: float) -> list[tuple[float, 
       units += [(a, b, _REST, _SILENT) for a, b in zip(edges[:-1], edges[1:])]
     sounds = [c for c in segment.text if c in _TABLE] or (['ə'] if segment.text else [])
     if segment.text[:2] in ('tʃ', 'dʒ'):
-      sounds = sounds[1:]  # one sound, seen as its second half
+      sounds = sounds[1:]  # one sound, with the mouth shape of its second half
     edges = np.linspace(segment.start, segment.end, len(sounds) + 1)
     for sound, a, b in zip(sounds, edges[:-1], edges[1:]):
       target, weight = _TABLE[sound]
@@ -154,7 +154,7 @@ def _units(phonemes: tuple[Segment, ...], duration: float) -> list[tuple[float, 
 
 
 def _loudness(audio: np.ndarray, rate: int, frames: int, fps: float) -> np.ndarray:
-  """How loud each frame is [f], 0 to about 1.2: its RMS over a window of two frames against the clip's loud frames."""
+  """Loudness of each frame [f], 0 to about 1.2: RMS over a window of two frames relative to the clip's loud frames."""
   step = rate / fps
   power = np.concatenate([[0], np.cumsum(audio.astype(np.float64) ** 2)])
   at = lambda i: power[np.clip(np.round(i * step).astype(int), 0, len(audio))]  # noqa: E731
@@ -164,7 +164,7 @@ def _loudness(audio: np.ndarray, rate: int, frames: int, fps: float) -> np.ndarr
 
 
 def _drift(rng: np.random.Generator, frames: int, fps: float, hertz: float) -> np.ndarray:
-  """Smooth noise [f] of variance about 1 that changes about `hertz` times a second: a sum of slow waves."""
+  """Smooth noise [f] of variance about 1 and frequency about `hertz`: a sum of sines."""
   rates, phases = rng.uniform(0.35, 1.6, 6) * hertz, rng.uniform(0, 2 * np.pi, 6)
   times = np.arange(frames)[:, None] / fps
   return np.sin(2 * np.pi * rates * times + phases).sum(1) / np.sqrt(3)

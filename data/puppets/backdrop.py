@@ -1,4 +1,4 @@
-"""What is behind and below a head: a wall and a pair of shoulders, painted once per person."""
+"""Background, neck and shoulders, painted once per person."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from .canvas import Grid, light, noise, over, rgb, smooth, spline
 from .geometry import Face
 from .identities import Identity
 
-DENSITY = 2.0  # pixels per unit: the resolution at which frames are put together
+DENSITY = 2.0  # pixels per unit, the resolution at which frames are composited
 WALL = Grid(left=-64, top=-64, width=128, height=128, density=DENSITY)
 BODY = Grid(left=-76, top=-30, width=152, height=108, density=DENSITY)
 
@@ -110,16 +110,16 @@ def wall(person: Identity) -> np.ndarray:
   return np.clip(color, 0, 1)
 
 
-def body(person: Identity, made: Face) -> np.ndarray:
+def body(person: Identity, anchors: Face) -> np.ndarray:
   """Neck, shoulders and hair behind them, RGBA float32 on BODY, colour premultiplied by alpha."""
   rng = np.random.default_rng([person.number, 4])
   g = BODY
   x, y = g.xy
   man = person.gender == 'male'
-  half = head.neck_half(person, made)
+  half = head.neck_half(person, anchors)
   wide = 56 if man else 48
   slope = 52.5 if man else 55
-  behind, behind_mask = hair.back(g, person, made)
+  behind, behind_mask = hair.back(g, person, anchors)
   neck = spline(
     [
       (-half, -10),
@@ -137,9 +137,9 @@ def body(person: Identity, made: Face) -> np.ndarray:
   turned = np.clip(x / (half + 2), -1, 1)
   lit = 0.80 - 0.24 * turned**2 + 0.16 * turned * person.light[0]
   skin = head.tones(person, lit.astype(np.float32))
-  # The chin's shadow, and the collar bones.
+  # Shadow of the chin, and collar bones.
   skin = skin * (
-    1 - 0.46 * (smooth((made.chin + 13 - y) / 13) * np.float32(1))[..., None] * np.float32((0.75, 1.0, 1.0))
+    1 - 0.46 * (smooth((anchors.chin + 13 - y) / 13) * np.float32(1))[..., None] * np.float32((0.75, 1.0, 1.0))
   )
   bones = [spline([(k * 3, 57), (k * 9, 54.5), (k * 20, 53)], False) for k in (-1, 1)]
   skin = over(skin, 0.25 * g.stroke(bones, 1.0, 0.7), rgb(person.skin) * (0.6, 0.45, 0.4))

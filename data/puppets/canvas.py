@@ -6,7 +6,7 @@ import functools
 import cv2
 import numpy as np
 
-_SHIFT = 4  # OpenCV draws with 1/16 pixel
+_SHIFT = 4  # fractional bits of coordinates in OpenCV: 1/16 pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Grid:
 
   @functools.cached_property
   def xy(self) -> tuple[np.ndarray, np.ndarray]:
-    """Canonical x, y [h, w] of every pixel's middle."""
+    """Canonical x, y [h, w] of pixel centres."""
     height, width = self.size
     x = (np.arange(width, dtype=np.float32) + 0.5) / self.density + self.left
     y = (np.arange(height, dtype=np.float32) + 0.5) / self.density + self.top
     return np.broadcast_to(x[None], (height, width)), np.broadcast_to(y[:, None], (height, width))
 
   def pixels(self, points) -> np.ndarray:
-    """Canonical points [n, 2] -> pixels [n, 2], pixel middles at whole numbers."""
+    """Canonical points [n, 2] -> pixels [n, 2], with pixel centres at integers."""
     return (np.asarray(points, float) - (self.left, self.top)) * self.density - 0.5
 
   def fill(self, *polygons, blur: float = 0.0) -> np.ndarray:
@@ -64,12 +64,12 @@ class Grid:
     return np.exp(-((dx / wide) ** 2) - (dy / high) ** 2)
 
   def pair(self, x: float, y: float, wide: float, high: float, tilt: float = 0.0) -> np.ndarray:
-    """Two bumps, mirror images of each other."""
+    """Two bumps, mirrored at x = 0."""
     return self.bump(x, y, wide, high, tilt) + self.bump(-x, y, wide, high, -tilt)
 
 
 def fixed(pixels: np.ndarray) -> np.ndarray:
-  """Pixels [n, 2] as the fixed-point numbers that OpenCV draws with."""
+  """Pixels [n, 2] as fixed-point numbers for OpenCV's drawing functions."""
   return np.round(np.asarray(pixels) * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -87,13 +87,13 @@ def spline(points, closed: bool = True, steps: int = 10) -> np.ndarray:
 
 
 def mirrored(points) -> np.ndarray:
-  """Points from one side, then their mirror images in reverse: a symmetric contour."""
+  """A symmetric contour: points of one side, then their mirror images in reverse order."""
   p = np.asarray(points, float)
   return np.concatenate([p, p[::-1] * (-1, 1)])
 
 
 def over(image: np.ndarray, mask: np.ndarray, color) -> np.ndarray:
-  """Lays a colour ([3] or [h, w, 3], 0 to 1) over an image by coverage [h, w]."""
+  """Composites a colour ([3] or [h, w, 3], 0 to 1) over an image with coverage [h, w]."""
   return image + mask[..., None] * (np.asarray(color, np.float32) - image)
 
 
@@ -104,7 +104,7 @@ def noise(rng: np.random.Generator, size: tuple[int, int], blur: tuple[float, fl
 
 
 def light(height: np.ndarray, density: float, towards: tuple[float, float], relief: float = 1.0) -> np.ndarray:
-  """Light [h, w] on a relief in units: about 1 where it faces the light, less where it turns away."""
+  """Shading [h, w] of a height map in units: about 1 where it faces the light, less where it faces away."""
   dx = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=density / 8) * relief
   dy = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=density / 8) * relief
   x, y = towards
@@ -114,7 +114,7 @@ def light(height: np.ndarray, density: float, towards: tuple[float, float], reli
 
 
 def smooth(t):
-  """0 below 0, 1 above 1, smooth between."""
+  """Smoothstep: 0 below 0, 1 above 1."""
   t = np.clip(t, 0, 1)
   return t * t * (3 - 2 * t)
 

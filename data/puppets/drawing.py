@@ -1,4 +1,4 @@
-"""Frames of a clip: warps a person's textures by pose and expression, then draws eyes, mouth and glasses over them."""
+"""Renders clips: warps a person's textures by pose and expression, then draws eyes, mouth and glasses over them."""
 
 import dataclasses
 import functools
@@ -15,77 +15,77 @@ from .geometry import Face, Pose
 from .identities import Identity
 
 SIZE = 128
-_WORK = 256  # frames are put together at twice the size, then averaged down
+_WORK = 256  # frames are composited at twice the size (work pixels), then downsampled
 _STEP = 6  # work pixels between the nodes at which the warp is computed
-_SPARE = 4  # work pixels by which the nodes' raster is larger on each side
-_BODY_TOP = 72  # work row above which there is no body, nor hair behind it
-_SHIFT = 4
-_EDGE = 0.5  # units by which OpenCV's smooth polygons are higher than they should be: one work pixel
+_SPARE = 4  # margin of the grid of nodes on each side, work pixels
+_BODY_TOP = 72  # work row above which there is neither body nor back hair
+_SHIFT = 4  # fractional bits of coordinates in OpenCV
+_EDGE = 0.5  # units by which OpenCV's antialiased polygons are too high: one work pixel
 
 
 @dataclasses.dataclass(frozen=True)
 class Puppet:
-  """A person ready to be drawn."""
+  """The textures of a person."""
 
   person: Identity
-  made: Face
+  anchors: Face
   head: np.ndarray  # uint8 RGBA on head.GRID, premultiplied
   body: np.ndarray  # uint8 RGBA on backdrop.BODY, premultiplied
   wall: np.ndarray  # uint8 [256, 256, 3]
 
 
 @functools.lru_cache(maxsize=64)
-def puppet(person: Identity) -> Puppet:
-  """Paints a person's textures (some 0.1 s; the last 64 people are kept)."""
-  made = geometry.face(person.shape)
+def make_puppet(person: Identity) -> Puppet:
+  """Paints a person's textures (about 0.1 s; cached for the last 64 people)."""
+  anchors = geometry.face(person.shape)
   full = lambda image: np.round(image * 255).clip(0, 255).astype(np.uint8)  # noqa: E731
   return Puppet(
     person,
-    made,
-    full(head.paint(person, made)),
-    full(backdrop.body(person, made)),
+    anchors,
+    full(head.paint(person, anchors)),
+    full(backdrop.body(person, anchors)),
     full(backdrop.wall(person)),
   )
 
 
-def draw(who: Puppet, motion: Motion) -> list[np.ndarray]:
+def draw(puppet: Puppet, motion: Motion) -> list[np.ndarray]:
   """Draws a clip: f frames, uint8 [128, 128, 3] RGB."""
-  maps = _maps(who, motion)
+  maps = _maps(puppet, motion)
   bodies = _body_transforms(motion.pose)
-  eyes = _eyes(who, motion)
-  mouths = _mouths(who, motion)
-  glasses = _glasses(who, motion)
+  eyes = _eyes(puppet, motion)
+  mouths = _mouths(puppet, motion)
+  glasses = _glasses(puppet, motion)
   frames = []
   for i in range(len(motion.mouth)):
-    image = who.wall.copy()
-    low = cv2.warpAffine(who.body, bodies[i], (_WORK, _WORK - _BODY_TOP), flags=cv2.INTER_LINEAR)
-    image[_BODY_TOP:] = _lay(image[_BODY_TOP:], low)
+    image = puppet.wall.copy()
+    low = cv2.warpAffine(puppet.body, bodies[i], (_WORK, _WORK - _BODY_TOP), flags=cv2.INTER_LINEAR)
+    image[_BODY_TOP:] = _composite(image[_BODY_TOP:], low)
     nodes = maps[i]
     full = nodes.shape[0] * _STEP
     dense = cv2.resize(nodes, (full, full), interpolation=cv2.INTER_LINEAR)
     dense = dense[_SPARE : _SPARE + _WORK, _SPARE : _SPARE + _WORK]
-    image = _lay(image, cv2.remap(who.head, dense, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
+    image = _composite(image, cv2.remap(puppet.head, dense, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
     for side in range(2):
-      _draw_eye(image, who.person, eyes, i, side)
-    _draw_mouth(image, who.person, mouths, i)
+      _draw_eye(image, puppet.person, eyes, i, side)
+    _draw_mouth(image, puppet.person, mouths, i)
     if glasses is not None:
-      _draw_glasses(image, who.person, glasses[i])
+      _draw_glasses(image, puppet.person, glasses[i])
     frames.append(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
   return frames
 
 
-def _lay(under: np.ndarray, over: np.ndarray) -> np.ndarray:
+def _composite(under: np.ndarray, over: np.ndarray) -> np.ndarray:
   """Premultiplied RGBA over RGB."""
   clear = cv2.cvtColor(255 - over[..., 3], cv2.COLOR_GRAY2RGB)
   return cv2.add(cv2.multiply(under, clear, scale=1 / 255), cv2.cvtColor(over, cv2.COLOR_RGBA2RGB))
 
 
-def _maps(who: Puppet, motion: Motion) -> np.ndarray:
-  """Texture pixels [f, n, n, 2] float32 seen at the nodes of a coarse raster."""
+def _maps(puppet: Puppet, motion: Motion) -> np.ndarray:
+  """Texture coordinates in pixels at the nodes of a coarse grid, [f, n, n, 2] float32."""
   count = -(-(_WORK + 2 * _SPARE) // _STEP)
   at = ((np.arange(count) + 0.5) * _STEP - _SPARE) / 2  # in pixels of the frame, from its edge
   nodes = np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)
-  seen = geometry.inverse_grid(who.made, motion.pose, motion.mouth, motion.brow, nodes)
+  seen = geometry.inverse_grid(puppet.anchors, motion.pose, motion.mouth, motion.brow, nodes)
   texture = (seen - (head.GRID.left, head.GRID.top)) * head.GRID.density - 0.5
   return texture.reshape(-1, count, count, 2).astype(np.float32)
 
@@ -104,34 +104,34 @@ def _body_transforms(pose: Pose) -> np.ndarray:
   return out
 
 
-def _work(made: Face, points: np.ndarray, pose: Pose, raised: float = 0.0) -> np.ndarray:
+def _work(anchors: Face, points: np.ndarray, pose: Pose, raised: float = 0.0) -> np.ndarray:
   """Canonical points [f, n, 2] on the face -> work pixels [f, n, 2]."""
-  return geometry.project(geometry.on_face(made, points, raised), pose) * 2 - 0.5
+  return geometry.project(geometry.on_face(anchors, points, raised), pose) * 2 - 0.5
 
 
-def _eyes(who: Puppet, motion: Motion) -> dict[str, np.ndarray]:
-  made, frames = who.made, len(motion.mouth)
+def _eyes(puppet: Puppet, motion: Motion) -> dict[str, np.ndarray]:
+  anchors, frames = puppet.anchors, len(motion.mouth)
   sets = {'upper': [], 'lower': [], 'iris': []}
   for first in (36, 42):
-    p = made.landmarks[first : first + 6]
+    p = anchors.landmarks[first : first + 6]
     upper = spline([p[0], p[1] + (0, 0.1), p[2] + (0, 0.1), p[3]], False, 5)
     lower = spline([p[0], p[5], p[4], p[3]], False, 5)
     shut = lower - 0.10 * (lower - upper)
     lid = upper + motion.blink[:, None, None] * (shut - upper)
     sets['upper'].append(lid)
     sets['lower'].append(np.repeat(lower[None], frames, 0))
-    size = made.shape.eye_size
+    size = anchors.shape.eye_size
     middle = (upper.mean(0) + lower.mean(0)) / 2 + (0, -0.25)
     sets['iris'].append((middle + motion.gaze * (2.6 * size, 1.3 * size))[:, None])
   return {
-    **{k: np.stack([_work(made, v, motion.pose) for v in sides], axis=1) for k, sides in sets.items()},
-    'radius': 3.15 * made.shape.eye_size * motion.pose.scale * 2,
+    **{k: np.stack([_work(anchors, v, motion.pose) for v in sides], axis=1) for k, sides in sets.items()},
+    'radius': 3.15 * anchors.shape.eye_size * motion.pose.scale * 2,
     'blink': motion.blink,
   }
 
 
 def _roi(image: np.ndarray, points: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
-  """A view of the image round some points, and where its corner is."""
+  """A view of the image around some points, and the position of its corner."""
   low = np.clip(np.floor(points.min(0)).astype(int) - margin, 0, _WORK - 2)
   high = np.clip(np.ceil(points.max(0)).astype(int) + margin, low + 2, _WORK)
   return image[low[1] : high[1], low[0] : high[0]], low
@@ -157,7 +157,7 @@ def _draw_eye(image: np.ndarray, person: Identity, eyes: dict, i: int, side: int
   if blink < 0.93:
     layer = np.empty_like(roi)
     layer[:] = _tone((240, 235, 230), 0.86 + 0.14 * skin[0] / 250)
-    # The lid's shadow on the ball, and a pink corner.
+    # Shadow of the lid on the eyeball, and a pink corner.
     cv2.polylines(layer, [fixed(upper)], False, (196, 186, 186), 5, cv2.LINE_AA, _SHIFT)
     inner = ring[len(upper) - 1]
     cv2.circle(layer, fixed(inner), round(1.6 * 16), (214, 160, 152), -1, cv2.LINE_AA, _SHIFT)
@@ -187,18 +187,18 @@ def _draw_eye(image: np.ndarray, person: Identity, eyes: dict, i: int, side: int
     cv2.polylines(roi, [fixed(wing)], False, dark, 2, cv2.LINE_AA, _SHIFT)
 
 
-def _mouths(who: Puppet, motion: Motion) -> dict[str, np.ndarray]:
-  made, mouth = who.made, motion.mouth
-  outer, inner = geometry.lips(made, mouth)
+def _mouths(puppet: Puppet, motion: Motion) -> dict[str, np.ndarray]:
+  anchors, mouth = puppet.anchors, motion.mouth
+  outer, inner = geometry.lips(anchors, mouth)
   n = outer.shape[1] // 2 + 1
   gap = geometry.opening(mouth)
   teeth, tongue = mouth[:, 4], mouth[:, 5]
   upper_in = inner[:, :n]
   lower_in = np.concatenate([inner[:, :1], inner[:, : n - 2 : -1]], axis=1)
-  # Upper teeth show as the mouth opens, and fill it when they close on the lip or on each other.
+  # Upper teeth appear as the mouth opens, and fill it in sounds anchors with the teeth.
   shown = gap * (0.26 * np.clip((gap - 1) / 5, 0, 1) + 0.66 * np.clip(teeth * 1.5 - mouth[:, 0] * 2.0, 0, 1))
   edge = upper_in + _share(shown, gap) * (lower_in - upper_in)
-  # The tongue lies low, or comes up to the teeth.
+  # The tongue rests at the bottom or rises to the teeth.
   raised = gap * (0.14 * np.clip((gap - 3) / 4, 0, 1) + 0.46 * tongue)
   arch = np.sin(np.linspace(0, np.pi, n))[None, :, None] ** 0.5
   top = lower_in + _share(raised, gap) * arch * (upper_in - lower_in)
@@ -213,13 +213,13 @@ def _mouths(who: Puppet, motion: Motion) -> dict[str, np.ndarray]:
     'shine': mid_low[:, 5 : n - 5],
     'line': inner[:, :n],
   }
-  points = {name: _work(made, p, motion.pose, 1.2) for name, p in sets.items()}
+  points = {name: _work(anchors, p, motion.pose, 1.2) for name, p in sets.items()}
   faint = lambda height: np.clip(height / _EDGE, 0, 1)  # noqa: E731
   return {**points, 'gap': gap, 'bare': faint(shown), 'up': faint(raised)}
 
 
 def _share(height: np.ndarray, gap: np.ndarray) -> np.ndarray:
-  """Share [f, 1, 1] of the opening that a polygon takes to be seen `height` units high, its soft edge included."""
+  """Fraction [f, 1, 1] of the opening for a polygon that appears `height` units high, including its soft edge."""
   return (np.maximum(height - _EDGE, 0) / np.maximum(gap, 0.1))[:, None, None]
 
 
@@ -259,23 +259,23 @@ def _draw_mouth(image: np.ndarray, person: Identity, mouths: dict, i: int):
   _blend(roi, layer, mask)
 
 
-def _glasses(who: Puppet, motion: Motion) -> np.ndarray | None:
-  kind = who.person.glasses
+def _glasses(puppet: Puppet, motion: Motion) -> np.ndarray | None:
+  kind = puppet.person.glasses
   if not kind:
     return None
-  made = who.made
-  x, y = made.eye
+  anchors = puppet.anchors
+  x, y = anchors.eye
   angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
   power = {'round': 1.0, 'square': 0.55, 'thin': 0.7}[kind]
   wide, high = {'round': (9.4, 8.6), 'square': (10.2, 7.4), 'thin': (10.0, 7.0)}[kind]
   bend = lambda v: np.sign(v) * np.abs(v) ** power  # noqa: E731
   lens = np.stack([x + wide * bend(np.cos(angle)), y + 1.4 + high * bend(np.sin(angle))], axis=-1)
-  w = made.shape.width
+  w = anchors.shape.width
   bridge = np.array([(x - wide, y - 0.4), (0, y - 2.2), (wide - x, y - 0.4)])
   arm = np.array([(x + wide, y - 1.2), (29.0 * w, y - 2.0)])
   points = np.concatenate([lens, lens * (-1, 1), spline(bridge, False, 4), arm, arm * (-1, 1)])
-  flat = geometry.on_face(made, points)
-  level = float(geometry.depth(made, np.array(x), np.array(y)))
+  flat = geometry.on_face(anchors, points)
+  level = float(geometry.depth(anchors, np.array(x), np.array(y)))
   flat[:57, 2] = level + 3.5 - 0.05 * (np.abs(points[:57, 0]) - x)
   flat[[57, 59], 2], flat[[58, 60], 2] = level + 2.5, level - 12
   return geometry.project(np.repeat(flat[None], len(motion.mouth), 0), motion.pose) * 2 - 0.5

@@ -1,4 +1,4 @@
-"""The shape of a drawn head: its 68 landmarks, how it deforms as it speaks, and how a pose projects it.
+"""Geometry of a drawn head: its 68 landmarks, deformation by speech, and projection.
 
 Canonical coordinates are x right, y down, z towards the viewer, with the origin on the nose bridge; one unit is one
 pixel of a 128-pixel frame when the head is at scale 1. Everything is vectorised over the frames f of a clip.
@@ -9,10 +9,10 @@ import dataclasses
 import numpy as np
 
 FOCAL = 420.0  # units from the viewer to the head: a mild perspective
-PIVOT = (0.0, 16.0, -4.0)  # the head turns about the top of the neck
+PIVOT = (0.0, 16.0, -4.0)  # the head rotates about the top of the neck
 OPENING = 11.5  # units between the inner lips at jaw = 1
 
-# Right half (x < 0 is the left of the picture) of a mean face in the iBUG order; the other half is its mirror image.
+# Right half (x < 0 is the left of the image) of a mean face in the iBUG order; the other half is its mirror image.
 _JAW = [(-29.5, -10), (-29.3, -2), (-28.4, 6), (-26.6, 14), (-23.4, 21.5), (-18.8, 28), (-13.2, 33), (-6.8, 36.4)]
 _BROW = [(-22.8, -20.4), (-19.3, -22.7), (-14.8, -23.3), (-10, -22.2), (-5.8, -20.2)]
 _EYE = [(-18.9, -10.9), (-15.6, -13.8), (-11.2, -13.7), (-7.5, -10.4), (-11, -8.7), (-15.2, -8.6)]
@@ -21,7 +21,7 @@ MIRROR_EYE = [3, 2, 1, 0, 5, 4]  # the other eye's points, in the order that mir
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """What makes one head's geometry differ from the mean's; every number is a factor or an offset in units."""
+  """Differences of a head's geometry from the mean; every number is a factor or an offset in units."""
 
   width: float = 1.0
   jaw: float = 1.0  # width at the jaw corners; below 1 is a narrow chin
@@ -48,7 +48,7 @@ class Face:
 
   shape: Shape
   landmarks: np.ndarray  # [68, 2] at rest, mouth closed
-  eye: np.ndarray  # [2] centre of the right-hand eye of the picture; the other is its mirror image
+  eye: np.ndarray  # [2] centre of the eye on the right of the image; the other is its mirror image
   nose: np.ndarray  # [2] under the tip
   mouth: np.ndarray  # [2] centre of the mouth line
   mouth_half: float  # half the width of the closed mouth
@@ -56,7 +56,7 @@ class Face:
 
 
 def face(shape: Shape) -> Face:
-  """Moves the mean face's landmarks to a shape."""
+  """Adapts the landmarks of the mean face to a shape."""
   p = np.zeros((68, 2))
   jaw = np.array(_JAW, float)
   low = np.clip((jaw[:, 1] - 4) / 30, 0, 1)
@@ -85,10 +85,10 @@ def face(shape: Shape) -> Face:
 
   mouth = np.array([0, 20.2 + shape.mouth_height + 0.35 * shape.chin + 0.4 * shape.nose_length])
   half = 10.9 * shape.mouth_width
-  made = Face(shape, p, np.array([-centre[0], centre[1]]), p[33].copy(), mouth, half, 37.5 + shape.chin)
-  outer, inner = lips(made, np.zeros((1, len(CHANNELS))))
+  anchors = Face(shape, p, np.array([-centre[0], centre[1]]), p[33].copy(), mouth, half, 37.5 + shape.chin)
+  outer, inner = lips(anchors, np.zeros((1, len(CHANNELS))))
   p[48:68] = _mouth_landmarks(outer, inner)[0]
-  return made
+  return anchors
 
 
 CHANNELS = ('jaw', 'wide', 'round', 'closed', 'teeth', 'tongue')  # of the mouth, in the order of articulation.py
@@ -102,21 +102,21 @@ def opening(mouth: np.ndarray) -> np.ndarray:
   return np.where(gap < 0.35, 0, gap)
 
 
-def lips(made: Face, mouth: np.ndarray, points: int = 17) -> tuple[np.ndarray, np.ndarray]:
+def lips(anchors: Face, mouth: np.ndarray, points: int = 17) -> tuple[np.ndarray, np.ndarray]:
   """Lip contours in canonical units from mouth channels [f, 6].
 
   Returns:
-    outer, inner [f, 2 * points - 2, 2]: closed contours from the left corner along the upper lip and back below.
+    outer, inner [f, 2 * points - 2, 2]: closed contours from the left corner along the upper lip, back along the lower.
   """
   jaw, wide, rounded, closed, teeth, _ = np.moveaxis(mouth[..., None], -2, 0)
   gap = opening(mouth)[:, None]
-  shape = made.shape
-  half = made.mouth_half * (1 + 0.17 * wide - 0.40 * rounded - 0.05 * gap / OPENING)
+  shape = anchors.shape
+  half = anchors.mouth_half * (1 + 0.17 * wide - 0.40 * rounded - 0.05 * gap / OPENING)
   t = np.linspace(-1, 1, points)[None]
   # An open, rounded mouth is an ellipse; a wide one is flatter, with sharp corners.
   bulge = (1 - t**2) ** (0.62 - 0.10 * rounded + 0.10 * wide)
-  corner = made.mouth[1] + 0.12 * gap - (1.2 * wide + shape.smile) * (1 - rounded)
-  middle = made.mouth[1]
+  corner = anchors.mouth[1] + 0.12 * gap - (1.2 * wide + shape.smile) * (1 - rounded)
+  middle = anchors.mouth[1]
   line = corner + (middle - corner) * (1 - t**2) + 0.35 * np.exp(-((t / 0.16) ** 2)) * (1 - gap / OPENING)
   up = line - 0.24 * gap * bulge
   down = line + 0.76 * gap * bulge
@@ -130,38 +130,38 @@ def lips(made: Face, mouth: np.ndarray, points: int = 17) -> tuple[np.ndarray, n
   return outer, inner
 
 
-def depth(made: Face, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """How far towards the viewer the head's surface is, in units, at canonical x, y."""
+def depth(anchors: Face, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Depth of the head's surface towards the viewer at canonical x, y, in units."""
   base = 25 - (5 / 36 * x) ** 2 - (5 / 58 * (y + 6)) ** 2
-  tip = float(made.nose[1]) - 4.5  # a numpy scalar would turn everything into float64
+  tip = float(anchors.nose[1]) - 4.5  # a numpy scalar would promote everything to float64
   along = np.clip((y + 16) / (tip + 16), 0, 1)
   along = np.minimum(along * (0.72 + 0.28 * along), np.clip((tip + 7.5 - y) / 7.5, 0, 1))
-  wide = 5.2 * made.shape.nose_width
-  return base + 9.0 * made.shape.nose_depth * along * np.exp(x * x * (-1 / wide**2))
+  wide = 5.2 * anchors.shape.nose_width
+  return base + 9.0 * anchors.shape.nose_depth * along * np.exp(x * x * (-1 / wide**2))
 
 
-def deform(made: Face, x: np.ndarray, y: np.ndarray, mouth: np.ndarray, brow: np.ndarray):
-  """Where the skin at canonical x, y goes as the mouth [f, 6] and the brows [f] (0 rest, 1 raised) move."""
+def deform(anchors: Face, x: np.ndarray, y: np.ndarray, mouth: np.ndarray, brow: np.ndarray):
+  """Moves skin points x, y of the resting face according to mouth [f, 6] and brows [f] (0 rest, 1 raised)."""
   dtype, extra = np.asarray(x).dtype, (1,) * (x.ndim - 1)
   jaw, wide, rounded = (mouth[:, i].reshape(-1, *extra).astype(dtype) for i in range(3))
   gap = opening(mouth).reshape(-1, *extra).astype(dtype)
   brow = brow.reshape(-1, *extra).astype(dtype)
-  xx, down = x * x, y - float(made.mouth[1])
+  xx, down = x * x, y - float(anchors.mouth[1])
   across = 1 / (1 + (xx * (1 / 25**2)) ** 3)
   drop = gap * across * _smooth((down + 3) / 9) * (0.76 - 0.09 * _smooth((down - 8) / 10))
   lift = 0.20 * gap * np.exp((down + 4) ** 2 * (-1 / 5**2) + xx * (-1 / 11**2))
   pull = x * (0.13 * wide - 0.22 * rounded - 0.05 * jaw) * np.exp(down**2 * (-1 / 11**2) + xx * (-1 / 22**2))
   cheek = 1.2 * wide * np.exp((np.abs(x) - 17) ** 2 * (-1 / 7**2) + (y - 6) ** 2 * (-1 / 9**2))
-  raised = 3.0 * brow * np.exp((y - float(made.landmarks[19, 1])) ** 2 * (-1 / 6**2) - (xx * (1 / 30**2)) ** 3)
+  raised = 3.0 * brow * np.exp((y - float(anchors.landmarks[19, 1])) ** 2 * (-1 / 6**2) - (xx * (1 / 30**2)) ** 3)
   return x + pull, y + drop - lift - cheek - raised
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-  """Where a head is, per frame."""
+  """Pose of a head per frame."""
 
-  angles: np.ndarray  # [f, 3] yaw (turned to the right of the picture +), pitch (up +), roll (clockwise +), degrees
-  centre: np.ndarray  # [f, 2] where the origin lands, in pixels of a 128-pixel frame, at angles 0
+  angles: np.ndarray  # [f, 3] yaw (turned to the right of the image +), pitch (up +), roll (clockwise +), degrees
+  centre: np.ndarray  # [f, 2] position of the origin at angles 0, in pixels of a 128-pixel frame
   scale: np.ndarray  # [f]
 
 
@@ -175,13 +175,13 @@ def project(points: np.ndarray, pose: Pose) -> np.ndarray:
   return flat * pose.scale[:, None, None] + pose.centre[:, None]
 
 
-def on_face(made: Face, points: np.ndarray, raised: float = 0.0) -> np.ndarray:
+def on_face(anchors: Face, points: np.ndarray, raised: float = 0.0) -> np.ndarray:
   """Canonical x, y [..., 2] -> x, y, z [..., 3] on the head's surface, `raised` units above it."""
-  return np.concatenate([points, depth(made, points[..., 0], points[..., 1])[..., None] + raised], axis=-1)
+  return np.concatenate([points, depth(anchors, points[..., 0], points[..., 1])[..., None] + raised], axis=-1)
 
 
-def inverse_grid(made: Face, pose: Pose, mouth: np.ndarray, brow: np.ndarray, pixels: np.ndarray, rounds: int = 7):
-  """Which point of the resting face is seen at each pixel: the inverse of deform, then project, by fixed-point steps.
+def inverse_grid(anchors: Face, pose: Pose, mouth: np.ndarray, brow: np.ndarray, pixels: np.ndarray, rounds: int = 7):
+  """The point of the resting face visible at each pixel: inverts `deform` and `project` by fixed-point iteration.
 
   Args:
     pixels: [n, 2] in pixels of a 128-pixel frame.
@@ -197,36 +197,36 @@ def inverse_grid(made: Face, pose: Pose, mouth: np.ndarray, brow: np.ndarray, pi
   a, b, c, d, e, g = (matrix[:, i, j][:, None] for i in range(2) for j in range(3))
   h, k, l = (matrix[:, 2, j][:, None] for j in range(3))
   determinant = a * e - b * d
-  # 1. Undo the rotation: where on the head's surface, as it is now, is each pixel?
+  # 1. Invert the projection: the point of the deformed surface at each pixel.
   x, y = target[..., 0], target[..., 1]
   for _ in range(rounds):
-    z = depth(made, x, y) - pivot[2]
+    z = depth(anchors, x, y) - pivot[2]
     near = (FOCAL - pivot[2] - h * (x - pivot[0]) - k * (y - pivot[1]) - l * z) / FOCAL
     left, top = goal[..., 0] * near - c * z, goal[..., 1] * near - g * z
     x = (e * left - b * top) / determinant + pivot[0]
     y = (a * top - d * left) / determinant + pivot[1]
-    x, y = np.clip(x, -64, 64), np.clip(y, -84, 84)  # far from any head the steps need not settle
-  # 2. Undo the deformation: which point of the resting face is there?
+    x, y = np.clip(x, -64, 64), np.clip(y, -84, 84)  # far from the head the iteration may not converge
+  # 2. Invert the deformation: the point of the resting face.
   u, v = x, y
   for _ in range(rounds):
-    to_x, to_y = deform(made, u, v, mouth, brow)
-    u, v = u + 0.8 * (x - to_x), v + 0.55 * (y - to_y)  # short steps: an open mouth stretches the skin 2.5 times
+    to_x, to_y = deform(anchors, u, v, mouth, brow)
+    u, v = u + 0.8 * (x - to_x), v + 0.55 * (y - to_y)  # damped: an open mouth stretches the skin 2.5 times
   return np.stack([u, v], axis=-1).reshape(frames, count, 2)
 
 
-def landmarks(made: Face, pose: Pose, mouth: np.ndarray, brow: np.ndarray, blink: np.ndarray) -> np.ndarray:
+def landmarks(anchors: Face, pose: Pose, mouth: np.ndarray, brow: np.ndarray, blink: np.ndarray) -> np.ndarray:
   """The 68 landmarks [f, 68, 2] in pixels of a 128-pixel frame; blink [f] is 0 open, 1 shut."""
   frames = len(mouth)
-  still = np.repeat(made.landmarks[None], frames, 0)
-  x, y = deform(made, still[..., 0], still[..., 1], mouth, brow)
+  still = np.repeat(anchors.landmarks[None], frames, 0)
+  x, y = deform(anchors, still[..., 0], still[..., 1], mouth, brow)
   now = np.stack([x, y], axis=-1)
   for top, low in ((37, 41), (38, 40), (43, 47), (44, 46)):
     shut = still[:, low] + 0.15 * (still[:, top] - still[:, low])
     now[:, top] = still[:, top] + blink[:, None] * (shut - still[:, top])
   now[:, 36:37], now[:, 39:40], now[:, 42:43], now[:, 45:46] = (still[:, i : i + 1] for i in (36, 39, 42, 45))
   now[:, 40:42], now[:, 46:48] = still[:, 40:42], still[:, 46:48]
-  now[:, 48:68] = _mouth_landmarks(*lips(made, mouth))
-  return project(on_face(made, now), pose).astype(np.float32)
+  now[:, 48:68] = _mouth_landmarks(*lips(anchors, mouth))
+  return project(on_face(anchors, now), pose).astype(np.float32)
 
 
 def _mouth_landmarks(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
@@ -249,7 +249,7 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
 def _ring(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
   up = np.stack([x, upper], -1)
   down = np.stack([x, lower], -1)
-  # Shared corners, so that the contour closes.
+  # Both lips share the corners, so that the contour is closed.
   up[:, [0, -1], 1] = down[:, [0, -1], 1] = (up[:, [0, -1], 1] + down[:, [0, -1], 1]) / 2
   return np.concatenate([up, down[:, -2:0:-1]], axis=1)
 

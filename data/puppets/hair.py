@@ -1,12 +1,12 @@
-"""Hair: caps, curtains, curls, scarves and beards, with strands that follow the way they grow."""
+"""Hair styles, scarves and beards, with strands along the direction of growth."""
 
 import cv2
 import numpy as np
 
 from .canvas import Grid, light, mirrored, noise, over, rgb, smooth, spline
 
-# Contours from the middle of the head's right half (x > 0), mirrored unless a style gives both sides.
-# Outer: from the lowest point up to the crown. Inner: the hairline, from the lowest point up to the middle.
+# Contours of the right half of the head (x > 0), mirrored unless a style gives both sides. Outer contours run from the
+# lowest point up to the crown, inner ones (the hairline) from the lowest point up to the middle.
 _CAP = [(31, -4), (32, -18), (31, -30), (27, -42), (19, -51), (9, -56), (0, -57.5)]
 _HAIRLINE = [(28.4, -3), (27.4, -13), (26.2, -22), (23.6, -29.5), (19.5, -35), (11, -38.2), (0, -39)]
 _CURTAIN = [(25.6, -12), (24.4, -20), (21, -28.5), (14.5, -35), (6, -39.5), (1.0, -43)]
@@ -21,7 +21,7 @@ def _raised(thickness: float, top: float | None = None) -> np.ndarray:
 
 
 def _contours(style: str) -> list[np.ndarray]:
-  """The polygons [n, 2] that a style's front hair fills."""
+  """Polygons [n, 2] of the front hair of a style."""
   closed = lambda outer, inner: spline(np.concatenate([mirrored(outer), mirrored(inner)[::-1]]), steps=8)  # noqa: E731
   sides = lambda outer, right, left: spline(  # noqa: E731
     np.concatenate([mirrored(outer), (np.array(left) * (-1, 1)), np.array(right)[::-1]]), steps=8
@@ -154,7 +154,7 @@ def _blobs(line: np.ndarray, radius: float, spread: float) -> list[np.ndarray]:
 
 
 def strands(grid: Grid, style: str, rng: np.random.Generator) -> np.ndarray:
-  """Light and dark along the way hair grows [h, w], about unit variance."""
+  """Brightness variation along the direction of growth [h, w], about unit variance."""
   x, y = grid.xy
   if style in ('curly', 'curls'):
     ring = noise(rng, grid.size, (2.4, 2.4))
@@ -177,7 +177,7 @@ def strands(grid: Grid, style: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def tint(grid: Grid, base: np.ndarray, mask: np.ndarray, flow: np.ndarray, towards, gloss: float = 1.0) -> np.ndarray:
-  """Hair colour [h, w, 3]: rounded by the light, streaked along its strands, with a band of shine."""
+  """Hair colour [h, w, 3]: shading, streaks along the strands, and a band of shine."""
   x, y = grid.xy
   inside = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / grid.density
   puff = 5 * np.sqrt(np.clip(1 - (1 - np.clip(inside / 9, 0, 1)) ** 2, 0, 1)) + 16 * (
@@ -193,10 +193,10 @@ def tint(grid: Grid, base: np.ndarray, mask: np.ndarray, flow: np.ndarray, towar
   return color + (0.30 * gloss * shine * np.clip(shade, 0, 1))[..., None] * (warm - color)
 
 
-def front(grid: Grid, person, made, color, alpha, contour, rng):
-  """Lays the hair that is in front of the skull over a head's colour [h, w, 3] and coverage [h, w]."""
+def front(grid: Grid, person, anchors, color, alpha, contour, rng):
+  """Composites the front hair over a head's colour [h, w, 3] and coverage [h, w]."""
   style = person.hair_style
-  scale = np.array([made.shape.width, 1.0])
+  scale = np.array([anchors.shape.width, 1.0])
   polygons = [p * scale for p in _contours(style)]
   base = rgb(person.hair)
   if style == 'scarf':
@@ -213,7 +213,7 @@ def front(grid: Grid, person, made, color, alpha, contour, rng):
   )
   if style in ('buzz', 'bald'):
     mask = mask * (0.80 + 0.06 * flow).clip(0, 0.95)
-  # Hair throws a shadow on the skin under it.
+  # Hair casts a shadow on the skin.
   shadow = cv2.GaussianBlur(mask, (0, 0), 2.2 * grid.density)
   shift = np.float32([[1, 0, -1.2 * person.light[0] * grid.density], [0, 1, 1.9 * grid.density]])
   shadow = cv2.warpAffine(shadow, shift, (grid.size[1], grid.size[0]))
@@ -249,10 +249,10 @@ def _scarf(grid: Grid, person, color, alpha, polygons, rng):
   return over(color, mask, painted), np.maximum(alpha * opening, mask)
 
 
-def back(grid: Grid, person, made) -> tuple[np.ndarray, np.ndarray]:
+def back(grid: Grid, person, anchors) -> tuple[np.ndarray, np.ndarray]:
   """Hair behind the neck: colour [h, w, 3] and coverage [h, w] on the body's grid."""
   rng = np.random.default_rng([person.number, 5])
-  w = made.shape.width
+  w = anchors.shape.width
   shapes = {
     'long': [(30, -20), (36, 40), (33, 66), (0, 68)],
     'wavy': [(31, -20), (39, 40), (36, 66), (0, 68)],
@@ -275,11 +275,11 @@ def back(grid: Grid, person, made) -> tuple[np.ndarray, np.ndarray]:
   return tint(grid, rgb(person.hair) * dim, mask, flow, person.light, 0.4), mask
 
 
-def beard(grid: Grid, person, made, color, face, rng):
-  """Lays stubble, a moustache, a goatee or a full beard over a face's colour [h, w, 3]."""
-  chin, mouth, half = made.chin, made.mouth[1], made.mouth_half
-  nose = made.nose[1]
-  jaw = made.landmarks[:9] * (-1, 1)
+def beard(grid: Grid, person, anchors, color, face, rng):
+  """Composites stubble, a moustache, a goatee or a full beard over a face's colour [h, w, 3]."""
+  chin, mouth, half = anchors.chin, anchors.mouth[1], anchors.mouth_half
+  nose = anchors.nose[1]
+  jaw = anchors.landmarks[:9] * (-1, 1)
   flow = strands(grid, 'stubble', rng)
   moustache = spline(
     mirrored(
@@ -296,11 +296,11 @@ def beard(grid: Grid, person, made, color, face, rng):
   full = spline(
     np.concatenate(
       [
-        mirrored([(28.5 * made.shape.width, -6), (jaw[2, 0] + 0.5, 6), *(jaw[4:8] + (0.6, 0.9)), (0, chin + 2.2)]),
+        mirrored([(28.5 * anchors.shape.width, -6), (jaw[2, 0] + 0.5, 6), *(jaw[4:8] + (0.6, 0.9)), (0, chin + 2.2)]),
         mirrored(
           [
-            (26.6 * made.shape.width, -6),
-            (25 * made.shape.width, 8),
+            (26.6 * anchors.shape.width, -6),
+            (25 * anchors.shape.width, 8),
             (20, mouth - 3),
             (half + 4.2, mouth - 4),
             *under,

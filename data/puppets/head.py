@@ -1,4 +1,4 @@
-"""The still part of a head, painted once per person: skin, nose, ears, brows and beard as one RGBA texture."""
+"""The static part of a head, painted once per person: skin, nose, ears, brows and beard as one RGBA texture."""
 
 import cv2
 import numpy as np
@@ -11,42 +11,42 @@ from .identities import Identity
 GRID = Grid(left=-54, top=-72, width=108, height=146, density=2.5)
 
 
-def outline(made: Face) -> np.ndarray:
+def outline(anchors: Face) -> np.ndarray:
   """Closed contour [n, 2] of the face and skull."""
-  left = made.landmarks[:9]
-  w = made.shape.width
+  left = anchors.landmarks[:9]
+  w = anchors.shape.width
   skull = [(-29.4 * w, -19), (-28.2 * w, -30), (-24.5 * w, -41), (-17 * w, -50), (-7 * w, -54.5)]
   half = np.concatenate([np.array(skull[::-1]), left[:8]])
   return spline(np.concatenate([half, left[8:9], half[::-1] * (-1, 1)]))
 
 
-def paint(person: Identity, made: Face) -> np.ndarray:
+def paint(person: Identity, anchors: Face) -> np.ndarray:
   """The head texture, RGBA float32 [h, w, 4] in 0 to 1, colour premultiplied by alpha, on GRID."""
   rng = np.random.default_rng([person.number, 2])
-  contour = outline(made)
+  contour = outline(anchors)
   face = GRID.fill(contour)
-  relief = _relief(made, face)
+  relief = _relief(anchors, face)
   shade = light(relief, GRID.density, person.light)
-  color = _skin(person, made, shade, rng)
-  color, ears = _ears(person, made, color)
-  color = _features(person, made, color, shade)
-  color = _brows(person, made, color, rng)
+  color = _skin(person, anchors, shade, rng)
+  color, ears = _ears(person, anchors, color)
+  color = _features(person, anchors, color, shade)
+  color = _brows(person, anchors, color, rng)
   alpha = np.maximum(face, ears * (1 - face))
   if person.beard:
-    color = hair.beard(GRID, person, made, color, face, rng)
-  color, alpha = hair.front(GRID, person, made, color, alpha, contour, rng)
+    color = hair.beard(GRID, person, anchors, color, face, rng)
+  color, alpha = hair.front(GRID, person, anchors, color, alpha, contour, rng)
   return np.dstack([np.clip(color, 0, 1) * alpha[..., None], alpha]).astype(np.float32)
 
 
-def _relief(made: Face, face: np.ndarray) -> np.ndarray:
+def _relief(anchors: Face, face: np.ndarray) -> np.ndarray:
   """Height of the face in units [h, w]."""
-  g, s = GRID, made.shape
+  g, s = GRID, anchors.shape
   x, y = g.xy
   inside = cv2.distanceTransform((face > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / g.density
   rim = 1 - np.clip(inside / 22, 0, 1)
   height = 13 * np.sqrt(np.clip(1 - rim**2.2, 0, 1)) + 12 * (1 - (x / 36) ** 2 - ((y + 8) / 60) ** 2)
-  ex, ey = made.eye
-  tip = made.nose[1] - 4.6
+  ex, ey = anchors.eye
+  tip = anchors.nose[1] - 4.6
   height += 1.5 * g.pair(ex, ey - 8.4, 9.5, 3.4, 0.05)
   height -= 3.4 * g.pair(ex - 0.8, ey - 0.8, 7.2, 4.8)
   height -= 1.2 * g.pair(4.6, ey - 2.6, 3.0, 4.0)
@@ -56,37 +56,37 @@ def _relief(made: Face, face: np.ndarray) -> np.ndarray:
   height += 3.9 * s.nose_depth * bridge * np.exp(-((x / (3.7 * s.nose_width)) ** 2))
   height += 2.8 * g.bump(0, tip + 0.8, 3.9 * s.nose_width, 3.6)
   height += 2.3 * g.pair(4.9 * s.nose_width, tip + 2.4, 2.0, 2.0)
-  mouth = made.mouth[1]
+  mouth = anchors.mouth[1]
   height += 1.8 * g.bump(0, mouth - 1, 12, 7.5)
   height -= 0.6 * g.bump(0, mouth - 6.5, 1.2, 2.6)
-  height += 2.2 * g.bump(0, made.chin - 5.5, 6.5, 4.4)
+  height += 2.2 * g.bump(0, anchors.chin - 5.5, 6.5, 4.4)
   height -= 1.5 * g.bump(0, mouth + 7.8, 7.5, 1.9)
   return cv2.GaussianBlur(height.astype(np.float32), (0, 0), 0.9 * g.density)
 
 
 def tones(person: Identity, shade: np.ndarray) -> np.ndarray:
-  """Skin [h, w, 3] under light [h, w]: warm in the shadows, as skin is, and a little shiny where it faces the light."""
+  """Skin colour [h, w, 3] for shading [h, w]: warm in shadows, slightly shiny where it faces the light."""
   base = rgb(person.skin)
-  # Light 0.72 is the skin's own colour.
+  # Shading 0.72 gives the base colour of the skin.
   dark = smooth((0.80 - shade) / 0.75)[..., None]
   color = base * (1 - dark) + base * np.float32((0.56, 0.42, 0.38)) * dark
   bright = smooth((shade - 0.80) / 0.24)[..., None]
   return color + bright * (0.30 * (np.float32((1.0, 0.965, 0.91)) - color))
 
 
-def _skin(person: Identity, made: Face, shade: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _skin(person: Identity, anchors: Face, shade: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   g = GRID
   color = tones(person, shade)
-  # Blood: cheeks, nose and chin are redder, the sockets browner.
+  # Cheeks, nose and chin are redder, eye sockets browner.
   warmth = (
     0.62 * g.pair(17, 6.5, 7.5, 6.0)
-    + 0.45 * g.bump(0, made.nose[1] - 4, 5.5, 4.5)
-    + 0.22 * g.bump(0, made.chin - 6, 7, 5)
+    + 0.45 * g.bump(0, anchors.nose[1] - 4, 5.5, 4.5)
+    + 0.22 * g.bump(0, anchors.chin - 6, 7, 5)
   )
   color = color * (1 - warmth[..., None] * np.float32((0.02, 0.15, 0.13)))
   socket = (
-    g.pair(made.eye[0] - 0.5, made.eye[1] - 1.0, 8.0, 5.2) * 0.16
-    + g.pair(made.eye[0] - 1, made.eye[1] + 5.4, 5.5, 1.8) * 0.10
+    g.pair(anchors.eye[0] - 0.5, anchors.eye[1] - 1.0, 8.0, 5.2) * 0.16
+    + g.pair(anchors.eye[0] - 1, anchors.eye[1] + 5.4, 5.5, 1.8) * 0.10
   )
   color = color * (1 - socket[..., None] * np.float32((0.7, 1.0, 0.95)))
   grain = noise(rng, g.size, (3, 3)) * 0.008 + noise(rng, g.size, (14, 14)) * 0.010
@@ -102,8 +102,8 @@ def _skin(person: Identity, made: Face, shade: np.ndarray, rng: np.random.Genera
   return color
 
 
-def _ears(person: Identity, made: Face, color: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  g, w = GRID, made.shape.width
+def _ears(person: Identity, anchors: Face, color: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  g, w = GRID, anchors.shape.width
   ear = np.array(
     [(27.5, -14), (30.6, -17.5), (34.4, -15.8), (35.2, -10), (33.4, -3.5), (31.4, 3.4), (28.6, 4.6), (27, 0)]
   )
@@ -115,7 +115,7 @@ def _ears(person: Identity, made: Face, color: np.ndarray) -> tuple[np.ndarray, 
   lit = 0.74 - 0.20 * smooth((np.abs(x) - 30 * w) / 6) + 0.10 * person.light[0] * np.sign(x)
   ears = tones(person, lit.astype(np.float32)) * np.float32((1.0, 0.90, 0.88))
   ears = over(ears, g.fill(*inner, blur=0.6) * 0.45, rgb(person.skin) * (0.62, 0.42, 0.36))
-  face = g.fill(outline(made))
+  face = g.fill(outline(anchors))
   color = over(ears, face, color)
   if person.earrings:
     for side in (-1, 1):
@@ -126,9 +126,9 @@ def _ears(person: Identity, made: Face, color: np.ndarray) -> tuple[np.ndarray, 
   return color, mask
 
 
-def _features(person: Identity, made: Face, color: np.ndarray, shade: np.ndarray) -> np.ndarray:
-  g, s = GRID, made.shape
-  tip = made.nose[1]
+def _features(person: Identity, anchors: Face, color: np.ndarray, shade: np.ndarray) -> np.ndarray:
+  g, s = GRID, anchors.shape
+  tip = anchors.nose[1]
   skin = rgb(person.skin)
   dark, deep = skin * (0.55, 0.38, 0.33), skin * (0.30, 0.17, 0.15)
   # Under the nose, beside it, and the nostrils.
@@ -153,9 +153,9 @@ def _features(person: Identity, made: Face, color: np.ndarray, shade: np.ndarray
   # A highlight on the tip and along the bridge.
   color = over(color, 0.30 * g.bump(0.9 * person.light[0], tip - 5.6, 1.7, 1.5) * (shade > 0), (1, 0.97, 0.92))
   color = over(color, 0.08 * g.bump(0.6 * person.light[0], tip - 13, 1.3, 6.0), (1, 0.97, 0.92))
-  # Folds from the nose to the mouth, and lines that come with age.
-  mouth = made.mouth[1]
-  half = made.mouth_half
+  # Folds from nose to mouth, and wrinkles.
+  mouth = anchors.mouth[1]
+  half = anchors.mouth_half
   for k in (-1, 1):
     fold = spline(
       [
@@ -168,7 +168,7 @@ def _features(person: Identity, made: Face, color: np.ndarray, shade: np.ndarray
     )
     color = over(color, (0.16 + 0.34 * person.wrinkles) * g.stroke([fold], 0.9, 0.8), dark)
     if person.wrinkles > 0.4:
-      ex, ey = made.eye
+      ex, ey = anchors.eye
       bag = spline([(k * (ex - 5), ey + 4.2), (k * ex, ey + 6.2), (k * (ex + 5.2), ey + 4.6)], False)
       feet = [np.array([(k * (ex + 7.4), ey + i), (k * (ex + 10.5), ey + 1.9 * i - 0.6)]) for i in (-1.5, 0.4, 2.2)]
       color = over(color, 0.30 * person.wrinkles * g.stroke([bag, *feet], 0.5, 0.35), dark)
@@ -177,7 +177,7 @@ def _features(person: Identity, made: Face, color: np.ndarray, shade: np.ndarray
     color = over(color, 0.26 * person.wrinkles * g.stroke(lines, 0.5, 0.5), dark)
   # Under the lower lip, and the upper lid's crease.
   color = over(color, 0.26 * g.bump(0, mouth + 7.0 + 0.5 * s.lower_lip, 6.4, 1.5), dark)
-  eye = made.landmarks[36:42]
+  eye = anchors.landmarks[36:42]
   crease = np.array([eye[0] + (0.2, -1.4), eye[1] + (-0.2, -2.3), eye[2] + (0.2, -2.3), eye[3] + (-0.4, -2.0)])
   both = [spline(crease * (k, 1), False) for k in (-1, 1)]
   color = over(color, 0.52 * g.stroke(both, 0.6, 0.35), dark)
@@ -188,14 +188,14 @@ def _features(person: Identity, made: Face, color: np.ndarray, shade: np.ndarray
   return color
 
 
-def _brows(person: Identity, made: Face, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _brows(person: Identity, anchors: Face, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   g = GRID
   base = rgb(person.hair)
   if person.hair_style == 'scarf' or base.mean() > 0.62:
     base = base * 0.62
   tone = base * 0.78
   strokes, body = [], []
-  for side in (made.landmarks[17:22], made.landmarks[22:27][::-1]):
+  for side in (anchors.landmarks[17:22], anchors.landmarks[22:27][::-1]):
     ridge = spline(side, False, 8)
     k = np.sign(ridge[-1, 0] - ridge[0, 0])  # towards the nose
     t = np.linspace(0, 1, len(ridge))  # 0 at the temple
@@ -210,6 +210,6 @@ def _brows(person: Identity, made: Face, color: np.ndarray, rng: np.random.Gener
   return over(color, 0.55 * np.clip(g.stroke(strokes, 0.4), 0, 1), tone * 0.8)
 
 
-def neck_half(person: Identity, made: Face) -> float:
+def neck_half(person: Identity, anchors: Face) -> float:
   """Half the width of the neck in units."""
-  return (15.2 if person.gender == 'male' else 12.2) * (0.4 + 0.6 * made.shape.width)
+  return (15.2 if person.gender == 'male' else 12.2) * (0.4 + 0.6 * anchors.shape.width)

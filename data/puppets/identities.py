@@ -1,4 +1,4 @@
-"""Who is drawn: 48 people, each a choice of shape, colours, hair, clothes and voice, the same for the same seed."""
+"""Identities: 48 people with shape, colours, hair, clothes and voice, deterministic for a seed."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 from .geometry import Shape
 
 COUNT = 48
-# Test and validation people: never seen in training, half women, spread over hair styles and skin tones.
+# Test and validation people: not in training, half women, with various hair styles and skin tones.
 TEST = (4, 9, 14, 19, 25, 30, 36, 43)
 VALIDATION = (7, 18, 28, 41)
 
@@ -25,7 +25,7 @@ SKINS: tuple[Color, ...] = (
   (126, 84, 58),
   (104, 68, 48),
 )
-# Hair that goes with darker skin is taken from the dark end.
+# For darker skin, hair is chosen from the dark end.
 HAIRS: tuple[Color, ...] = (
   (38, 30, 28),
   (58, 42, 34),
@@ -100,7 +100,7 @@ class Identity:
   cloth_pattern: str
   wall: Color
   wall_pattern: str
-  light: tuple[float, float]  # where the light comes from: x, y in [-1, 1]
+  light: tuple[float, float]  # direction towards the light: x, y in [-1, 1]
   voice: str  # of talkjax.media.speech
   rate_wpm: int
   pitch: int
@@ -113,7 +113,7 @@ class Identity:
 def identity(number: int, seed: int = 0) -> Identity:
   """Person `number` of a corpus made with `seed`."""
   rng = np.random.default_rng([seed, 1, number])
-  # Cycles rather than draws, so that every style and tone is there and no two neighbours look alike.
+  # Cycles instead of random choices, so that every style and tone occurs and neighbours differ.
   kind, turn = number % 2, number // 2
   gender = ('female', 'male')[kind]
   man = gender == 'male'
@@ -125,7 +125,7 @@ def identity(number: int, seed: int = 0) -> Identity:
     hair = HAIRS[int(rng.integers(9, 11))]
   skin = SKINS[tone]
   beard = BEARDS[(turn * 3 + turn // 8) % len(BEARDS)] if man else ''
-  # Lips: the skin's own colour, redder. They stay well below the chroma of the mouth's inside (faces/puppets.py).
+  # Lips: a redder skin colour, with chroma well below that of the mouth's inside (faces/puppets.py).
   red = np.array([204, 112, 106]) if not man else np.array([186, 112, 100])
   if not man and rng.random() < 0.45:
     red = np.array([(200, 98, 104), (206, 104, 96), (190, 96, 116)][int(rng.integers(3))])
@@ -164,7 +164,7 @@ def identity(number: int, seed: int = 0) -> Identity:
 
 
 def _shape(rng: np.random.Generator, man: bool) -> Shape:
-  between = lambda middle, spread: float(middle + spread * np.clip(rng.normal() / 2, -1, 1))  # noqa: E731
+  between = lambda middle, deviation: float(middle + deviation * np.clip(rng.normal() / 2, -1, 1))  # noqa: E731
   return Shape(
     width=between(1.0 if man else 0.96, 0.07),
     jaw=between(1.04 if man else 0.92, 0.09),

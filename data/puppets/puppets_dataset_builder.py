@@ -1,4 +1,4 @@
-"""Puppets: drawn people who talk, with exact truth, made on the spot from a seed (see README.md).
+"""Puppets: drawn talking heads with exact ground truth, generated from a seed (see README.md).
 
 python -m talkjax.build data/puppets [--config=tiny]
 """
@@ -22,7 +22,7 @@ QUALITY = 92  # of the JPEG frames
 
 @dataclasses.dataclass
 class PuppetsConfig(tfds.core.BuilderConfig):
-  """How many clips of each split, and the seed of people, sentences and motion."""
+  """Number of clips of each split, and the seed of people, sentences and motion."""
 
   train: int = 432
   validation: int = 32
@@ -33,7 +33,7 @@ class PuppetsConfig(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """One clip to be made. `lead` and `trail` are the silence before and after the speech, in seconds."""
+  """Parameters of one clip. `lead` and `trail` are the silence before and after the speech, in seconds."""
 
   id: str
   number: int  # of the person
@@ -47,7 +47,7 @@ class Item:
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-  """Drawn talking heads; test people and test sentences are in no other split."""
+  """Drawn talking heads; people and sentences of the test split are in no other split."""
 
   VERSION = tfds.core.Version('2.0.0')
   BUILDER_CONFIGS = [
@@ -68,18 +68,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def items(config: PuppetsConfig) -> dict[str, dict[str, Item]]:
-  """Split -> id -> clip. The same config gives the same clips."""
+  """Split -> id -> clip, deterministic for a config."""
   counts = {'train': config.train, 'validation': config.validation, 'test': config.test}
   held_out = {'validation': identities.VALIDATION, 'test': identities.TEST}
   used = {n for people in held_out.values() for n in people}
   people = {'train': [n for n in range(identities.COUNT) if n not in used], **held_out}
   rng = np.random.default_rng([config.seed, 0])
-  said = sentences.draw(rng, counts, grid_share=1.0 if config.brief else 0.6)
+  texts = sentences.draw(rng, counts, grid_share=1.0 if config.brief else 0.6)
   out = {}
   for split, count in counts.items():
     numbers = np.resize(people[split], count)
     made = [
-      _item(rng, config, f'{split}-{i:04d}', int(number), said[split][i]) for i, number in enumerate(numbers.tolist())
+      _item(rng, config, f'{split}-{i:04d}', int(number), texts[split][i]) for i, number in enumerate(numbers.tolist())
     ]
     out[split] = {item.id: item for item in made}
   return out
@@ -88,7 +88,7 @@ def items(config: PuppetsConfig) -> dict[str, dict[str, Item]]:
 def _item(rng: np.random.Generator, config: PuppetsConfig, name: str, number: int, sentence: str) -> Item:
   text = sentences.spoken(sentence)
   words = text.split()
-  # A pause somewhere inside most sentences, so that two clips are not silent at the same times.
+  # Most sentences get a pause at a random word, so that clips are not silent at the same times.
   if not config.brief and rng.random() < 0.65:
     at = int(rng.integers(2, len(words)))
     text = ' '.join(words[:at]) + rng.choice([',', ',', ':', '.']) + ' ' + ' '.join(words[at:])
@@ -106,30 +106,30 @@ def _item(rng: np.random.Generator, config: PuppetsConfig, name: str, number: in
 
 
 def _silence(rng: np.random.Generator, brief: bool) -> float:
-  """Seconds before or after the speech: mostly short, as long ones would fall together in any two clips."""
+  """Seconds before or after the speech: mostly short, because long silences would coincide in any two clips."""
   low, high = (0.02, 0.16) if brief or rng.random() < 0.7 else (0.3, 0.9)
   return round(float(rng.uniform(low, high)), 3)
 
 
 def make_record(item: Item) -> Record:
-  """Speaks, moves and draws one clip: the same bytes for the same item."""
-  cv2.setNumThreads(1)  # the processes are what uses the cores
+  """Synthesises, animates and renders one clip; the same item gives the same bytes."""
+  cv2.setNumThreads(1)  # clips are built in parallel processes
   person = identities.identity(item.number, item.seed)
-  said = speech.speak(item.spoken, person.voice, person.rate_wpm, person.pitch)
-  frames = int(np.ceil((item.lead + len(said.audio) / AUDIO_RATE + item.trail) * FPS))
+  utterance = speech.speak(item.spoken, person.voice, person.rate_wpm, person.pitch)
+  frames = int(np.ceil((item.lead + len(utterance.audio) / AUDIO_RATE + item.trail) * FPS))
   audio = np.zeros(round(frames * AUDIO_RATE / FPS), np.float32)
   start = round(item.lead * AUDIO_RATE)
-  audio[start : start + len(said.audio)] = said.audio * item.gain
+  audio[start : start + len(utterance.audio)] = utterance.audio * item.gain
   lead = start / AUDIO_RATE
-  later = lambda segments: tuple(Segment(s.text, s.start + lead, s.end + lead) for s in segments)  # noqa: E731
-  phonemes, words = later(said.phonemes), later(said.words)
-  if len(words) == len(item.transcript.split()):  # as written, not as spelt for the synthesiser
+  delay = lambda segments: tuple(Segment(s.text, s.start + lead, s.end + lead) for s in segments)  # noqa: E731
+  phonemes, words = delay(utterance.phonemes), delay(utterance.words)
+  if len(words) == len(item.transcript.split()):  # words as in the transcript, not as spelt for the synthesiser
     words = tuple(dataclasses.replace(s, text=t) for s, t in zip(words, item.transcript.split()))
 
   mouth = articulation.articulate(phonemes, audio, AUDIO_RATE, frames, FPS)
-  motion = articulation.move(np.random.default_rng([item.motion, 1]), phonemes, mouth, FPS)
-  who = drawing.puppet(person)
-  marks = geometry.landmarks(who.made, motion.pose, motion.mouth, motion.brow, motion.blink)
+  motion = articulation.add_motion(np.random.default_rng([item.motion, 1]), phonemes, mouth, FPS)
+  puppet = drawing.make_puppet(person)
+  landmarks = geometry.landmarks(puppet.anchors, motion.pose, motion.mouth, motion.brow, motion.blink)
   return Record(
     id=item.id,
     speaker=person.name,
@@ -137,11 +137,11 @@ def make_record(item: Item) -> Record:
     caption=f'A {"man" if person.gender == "male" else "woman"} is talking',
     transcript=item.transcript,
     fps=FPS,
-    frames=tuple(records.encode_picture(frame, QUALITY) for frame in drawing.draw(who, motion)),
+    frames=tuple(records.encode_picture(frame, QUALITY) for frame in drawing.draw(puppet, motion)),
     size=(drawing.SIZE, drawing.SIZE),
     audio=np.round(audio * 32767).astype(np.int16),
-    box=np.concatenate([marks.min(1), marks.max(1)], axis=1).astype(np.float32),
-    landmarks=marks,
+    box=np.concatenate([landmarks.min(1), landmarks.max(1)], axis=1).astype(np.float32),
+    landmarks=landmarks,
     pose=motion.pose.angles.astype(np.float32),
     coefficients=motion.coefficients(),
     words=words,

@@ -1,9 +1,9 @@
-"""What puppets say: sentences of the GRID grammar, and free English ones written for this corpus."""
+"""Sentences of the corpus: GRID grammar, and free English sentences written for this corpus."""
 
 import numpy as np
 
 # GRID: command colour preposition letter digit adverb ("An audio-visual corpus for speech perception and automatic
-# speech recognition", Cooke et al. 2006). W, the only letter of three syllables, is never said.
+# speech recognition", Cooke et al. 2006). W, the only letter with three syllables, does not occur.
 COMMANDS = ('bin', 'lay', 'place', 'set')
 COLOURS = ('blue', 'green', 'red', 'white')
 PREPOSITIONS = ('at', 'by', 'in', 'with')
@@ -142,7 +142,7 @@ def grid(rng: np.random.Generator) -> str:
 
 
 def spoken(sentence: str) -> str:
-  """How a sentence is spelt for the synthesiser: a single letter of GRID is named, not read as a word."""
+  """A sentence as spelt for the synthesiser: the single letter of a GRID sentence is spelt, not read as a word."""
   words = sentence.split()
   if len(words) == 6 and words[0] in COMMANDS and words[3] in LETTERS:
     words[3] = {'a': 'eigh'}.get(words[3], words[3].upper())
@@ -150,9 +150,9 @@ def spoken(sentence: str) -> str:
 
 
 def draw(rng: np.random.Generator, splits: dict[str, int], grid_share: float = 0.6) -> dict[str, list[str]]:
-  """Sentences for each split (name -> how many clips), no sentence in two splits, GRID ones never twice.
+  """Draws sentences for each split (name -> number of clips); splits share no sentence, and GRID ones are unique.
 
-  Free sentences go to the splits by share (train gets what the others leave) and come again where there are not enough.
+  Validation and test first take their share of the free sentences, train the remaining ones, repeated if necessary.
   """
   free = [FREE[i] for i in rng.permutation(len(FREE))]
   used: set[str] = set()
@@ -160,9 +160,9 @@ def draw(rng: np.random.Generator, splits: dict[str, int], grid_share: float = 0
   others = {name: round(count * (1 - grid_share)) for name, count in splits.items() if name != 'train'}
   assert sum(others.values()) <= len(FREE) // 2
   for name, count in sorted(splits.items(), key=lambda item: item[0] == 'train'):  # train last
-    few = count - round(count * grid_share) if name == 'train' else others[name]
-    pool = free if name == 'train' else [free.pop() for _ in range(few)]
-    chosen = [pool[i % len(pool)] for i in range(few)]
+    num_free = count - round(count * grid_share) if name == 'train' else others[name]
+    pool = free if name == 'train' else [free.pop() for _ in range(num_free)]
+    chosen = [pool[i % len(pool)] for i in range(num_free)]
     while len(chosen) < count:
       sentence = grid(rng)
       if sentence not in used:

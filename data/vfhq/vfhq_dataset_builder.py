@@ -1,4 +1,4 @@
-"""VFHQ: silent clips of faces in high quality, as folders of pictures or as videos (see data/README.md).
+"""VFHQ: silent high-quality clips of faces, as folders of images or as videos (see data/README.md).
 
     python -m talkjax.build data/vfhq --manual_dir=DIR [--config=small]
 
@@ -16,14 +16,14 @@ from talkjax.errors import UserError
 from talkjax.media import files
 
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
-# YouTube id, person, clip of that person, frames of the YouTube video (which some tools leave out).
+# YouTube id, person, clip of that person, frames of the YouTube video (which some tools omit).
 NAME = re.compile(r'Clip\+([\w-]+)\+P(\d+)\+C(\d+)(?:\+F(\d+)-(\d+))?')
 TEST = 0.1  # of the YouTube ids
 
 
 @dataclasses.dataclass
 class VfhqConfig(tfds.core.BuilderConfig):
-  """`size`: of the picture, pixels. `fps`: of folders of pictures of which no meta file tells it."""
+  """`size`: of the frames, pixels. `fps`: of folders of images without a meta file."""
 
   size: int = 512
   fps: float = 25.0
@@ -34,8 +34,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('2.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'a folder with the clips of VFHQ: folders of pictures or videos named Clip+ID+Pn+Cn+Fa-b, optionally the meta '
-    'files of the same names (.txt)'
+    'a folder with the clips of VFHQ: folders of images, or videos, named Clip+ID+Pn+Cn+Fa-b, optionally with the '
+    'meta files of the same names (.txt)'
   )
   BUILDER_CONFIGS = [
     VfhqConfig(name='full', description='512 x 512.'),
@@ -59,25 +59,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:
   """Clips by split and id: a tenth of the YouTube videos, with all their people, are the test set."""
   sources = {clip.id: dict(clip.attributes).get('youtube', '') for clip in clips}
-  held = footage.held_out(filter(None, sources.values()), TEST)
+  held_out = footage.held_out(filter(None, sources.values()), TEST)
   splits = {'train': {}, 'test': {}}
   for clip in clips:
-    splits['test' if sources[clip.id] in held else 'train'][clip.id] = clip
+    splits['test' if sources[clip.id] in held_out else 'train'][clip.id] = clip
   return splits
 
 
 def find_clips(folder: pathlib.Path, size: int = 512, fps: float = 25.0) -> list[footage.Clip]:
-  """All clips in a folder, in the order of their names; pictures are preferred to a video of the same name.
+  """All clips in a folder, sorted by name; a folder of images is preferred to a video of the same name.
 
-  What has another name, or is there a second time, has that as its `problem`.
+  An unexpected or repeated name is the `problem` of its clip.
 
   Raises:
-    UserError: there is none, or a meta file that can't be understood.
+    UserError: there are no clips, or a meta file is invalid.
   """
   paths = footage.find_picture_folders(folder) + footage.find_files(folder, VIDEOS)
   if not any(NAME.fullmatch(_stem(path)) for path in paths):
-    raise UserError(f'{folder} has no clip of VFHQ: expected folders of pictures, or videos, named Clip+ID+Pn+Cn+Fa-b')
-  metas = {path.stem: path for path in footage.find_files(folder, ['.txt']) if NAME.fullmatch(path.stem)}
+    raise UserError(f'{folder} has no clip of VFHQ: expected folders of images, or videos, named Clip+ID+Pn+Cn+Fa-b')
+  meta_files = {path.stem: path for path in footage.find_files(folder, ['.txt']) if NAME.fullmatch(path.stem)}
   clips = {}
   for path in paths:
     stem, where = _stem(path), path.relative_to(folder).as_posix()
@@ -92,7 +92,7 @@ def find_clips(folder: pathlib.Path, size: int = 512, fps: float = 25.0) -> list
       video=str(path),
       size=size,
       window=footage.Window(),
-      fps=read_rate(metas[stem]) if stem in metas else fps,
+      fps=read_rate(meta_files[stem]) if stem in meta_files else fps,
       speaker=f'{source}+P{person}',
       caption=footage.caption_of(''),
       attributes=(('clip', number), ('youtube', source)),
@@ -102,7 +102,7 @@ def find_clips(folder: pathlib.Path, size: int = 512, fps: float = 25.0) -> list
 
 
 def read_rate(path: pathlib.Path) -> float:
-  """Frames per second, from a clip's meta file, in which a line begins with FPS and ends in the number.
+  """Frames per second from a clip's meta file, in a line that starts with FPS and ends with the number.
 
   Raises:
     UserError: there is no such line.
@@ -115,9 +115,9 @@ def read_rate(path: pathlib.Path) -> float:
         break
       if rate > 0:
         return rate
-  raise UserError(f'{path} has no frame rate: expected a line of FPS and a number')
+  raise UserError(f'{path} has no frame rate: expected a line with FPS and a number')
 
 
 def _stem(path: pathlib.Path) -> str:
-  # A folder's name may hold dots that end no name.
+  # A dot in a folder's name does not start a suffix.
   return path.stem if path.suffix.lower() in VIDEOS else path.name

@@ -1,6 +1,6 @@
-"""How a corpus is made: items become records in parallel, clip by clip, whatever single clips do.
+"""Builds a corpus: makes the records of its clips in parallel and skips the clips that fail.
 
-A TFDS builder lists its clips and hands them here; what comes back is what TFDS writes:
+A TFDS builder lists its clips and passes them to `generate`, which returns the examples for TFDS to write:
 
     def _split_generators(self, dl_manager):
       return building.generate(self, {'train': {'clip-1': item, ...}, 'test': {...}}, make_record)
@@ -8,11 +8,11 @@ A TFDS builder lists its clips and hands them here; what comes back is what TFDS
     def _generate_examples(self):
       raise NotImplementedError  # abstract in TFDS, and not called
 
-`make_record(item) -> Record` is a pure module-level function (or a `functools.partial` of one) of one picklable item,
-raising `Skip` for a clip that can't be used. Every other error, the death of its process and a clip that takes longer
-than `Options.clip_timeout` skip that clip with its reason too. Finished records wait in a folder beside the dataset, so
-that an interrupted build goes on where it was; what was skipped is tried again. The dataset depends on items and
-`make_record` alone, not on how many workers ran.
+`make_record(item) -> Record` is a pure module-level function (or a `functools.partial` of one) of one picklable item.
+It raises `Skip` for a clip that can't be used. A clip is also skipped, with the reason, after any other error, after
+the death of its worker process, and when it takes longer than `Options.clip_timeout`. Finished records are cached in a
+folder next to the dataset, so an interrupted build resumes where it stopped; skipped clips are tried again. The dataset
+depends only on the items and `make_record`, not on the number of workers.
 """
 
 import collections
@@ -36,23 +36,23 @@ from talkjax.corpora import pool, records
 from talkjax.errors import UserError
 
 REPORT = 'build_report.json'
-# Seconds. A minute of 1080p video takes a core a minute and a half, and a clip needs all that comes before it in its
-# video decoded: an hour is enough for what is worth having. Few files hang, and the other workers go on meanwhile.
+# Seconds. A minute of 1080p video takes a core a minute and a half, and for a clip the video must be decoded from its
+# start: an hour is enough for any useful clip. Few files hang, and the other workers continue in the meantime.
 CLIP_TIMEOUT = 3600.0
 
 
 class Skip(Exception):
-  """This clip can't be used; the message says why, in a few words that many clips may share."""
+  """A clip can't be used. The message is a short reason without details of the clip, so that reasons can be counted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How to build, apart from what: nothing here changes a record."""
+  """Options of the build process; none of them changes a record."""
 
-  workers: int | None = None  # processes; None: one a core; 0: none but this one
-  limit: int | None = None  # only so many clips of each split
-  beam: bool = False  # hand the work to Apache Beam instead
-  clip_timeout: float = CLIP_TIMEOUT  # seconds a clip may take; not enforced without workers, nor by Beam
+  workers: int | None = None  # processes; None: one per core; 0: run in this process
+  limit: int | None = None  # maximum number of clips per split
+  beam: bool = False  # run on Apache Beam instead of local processes
+  clip_timeout: float = CLIP_TIMEOUT  # maximum seconds per clip; not enforced with 0 workers or with Beam
 
 
 _options = Options()
@@ -60,18 +60,18 @@ _options = Options()
 
 @contextlib.contextmanager
 def options(**values) -> Iterator[None]:
-  """Sets `Options` for the builds inside the `with` block (TFDS has no way to hand them to a builder)."""
+  """Sets `Options` for builds in the `with` block, because TFDS cannot pass them to a builder."""
   global _options  # noqa: PLW0603
-  before, _options = _options, dataclasses.replace(_options, **values)
+  previous, _options = _options, dataclasses.replace(_options, **values)
   try:
     yield
   finally:
-    _options = before
+    _options = previous
 
 
 @dataclasses.dataclass
 class Report:
-  """What became of every clip. `kept` and `skipped` are by split: names, and (name, reason)."""
+  """The result for every clip, by split: the names of `kept` clips, and (name, reason) of `skipped` ones."""
 
   dataset: str
   kept: dict[str, list[str]]
@@ -80,12 +80,12 @@ class Report:
   limit: int | None = None
 
   def __str__(self) -> str:
-    """The table of kept and skipped."""
+    """A table of the kept and skipped clips."""
     rows = [('split', 'clips', 'kept', 'skipped', 'why')]
     for split in self.kept:
-      why = collections.Counter(reason for _, reason in self.skipped[split]).most_common()
+      reasons = collections.Counter(reason for _, reason in self.skipped[split]).most_common()
       kept, skipped = len(self.kept[split]), len(self.skipped[split])
-      first, *others = [f'{count} x {reason}' for reason, count in why] or ['']
+      first, *others = [f'{count} x {reason}' for reason, count in reasons] or ['']
       rows.append((split, str(kept + skipped), str(kept), str(skipped), first))
       rows.extend(('', '', '', '', other) for other in others)
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -116,19 +116,19 @@ class Report:
 def generate(
   builder, splits: Mapping[str, Mapping[str, Any]], process: Callable[[Any], records.Record]
 ) -> dict[str, Any]:
-  """Makes the records of all splits and returns what `_split_generators` has to.
+  """Makes the records of all splits and returns the value for `_split_generators`.
 
   Args:
-    builder: the TFDS builder that asks. Its features are `records.features()`.
-    splits: split -> name of a clip -> item. Items are picklable and their `repr` says all that they hold. Names are
-      unique within a split.
-    process: see the module's docstring.
+    builder: the calling TFDS builder, whose features are `records.features()`.
+    splits: split -> name of a clip -> item. Items are picklable and their `repr` contains all of their content. Names
+      are unique within a split.
+    process: `make_record` of the module docstring.
 
   Returns:
-    split -> generator of (name, example), or a Beam transform. A split that lost all its clips is left out.
+    split -> generator of (name, example), or a Beam transform. Splits whose clips were all skipped are omitted.
 
   Raises:
-    UserError: nothing to build, or nothing kept.
+    UserError: there are no clips, or all were skipped.
   """
   start = time.time()
   limit = _options.limit
@@ -156,18 +156,19 @@ def generate(
 
 
 def partial_folder(builder) -> epath.Path:
-  """Where the finished records of an unfinished build wait: beside the dataset's own folder."""
-  final = epath.Path(builder.data_dir_root) / builder.info.full_name  # while it builds, data_dir is a temporary one
+  """The folder of the finished records of an incomplete build, next to the folder of the dataset."""
+  final = epath.Path(builder.data_dir_root) / builder.info.full_name  # during a build, data_dir is a temporary folder
   return final.parent / f'.{final.name}.partial'
 
 
 def finish(builder) -> Report | None:
-  """After TFDS wrote the dataset: writes the report beside it, throws the waiting records away, returns the report.
+  """Writes the report of a finished dataset into its folder, deletes the partial records and returns the report.
 
-  A builder that did not come to `generate` has none.
+  Returns:
+    the report, or None if the builder did not call `generate`.
 
   Raises:
-    UserError: nothing was kept (which only Beam finds out this late); the empty dataset is removed.
+    UserError: all clips were skipped, which is known this late only with Beam. The empty dataset is removed.
   """
   report, folder = getattr(builder, 'talkjax_report', None), partial_folder(builder)
   if report is None:
@@ -180,17 +181,17 @@ def finish(builder) -> Report | None:
   report.seconds = time.time() - builder.talkjax_start
   target = epath.Path(builder.data_dir) / REPORT
   target.write_text(json.dumps(report.to_json(), indent=2) + '\n')
-  # What TFDS left of builds that were killed goes too.
-  for left in (folder, *folder.parent.glob(f'incomplete.*_{epath.Path(builder.data_dir).name}')):
-    if left.exists():
-      left.rmtree()
+  # Also remove the temporary folders that TFDS leaves after killed builds.
+  for leftover in (folder, *folder.parent.glob(f'incomplete.*_{epath.Path(builder.data_dir).name}')):
+    if leftover.exists():
+      leftover.rmtree()
   return report
 
 
 def in_workers(
   function: Callable[[Any], Any], tasks: Sequence[Any], import_from: str | None = None
 ) -> Iterator[tuple[Any, Any, str | None]]:
-  """`pool.unordered_map` with the workers and the time limit of this build; an error is the reason to skip a clip."""
+  """`pool.unordered_map` with the workers and time limit of the current `Options`; an error is a reason to skip."""
   workers, limit = _options.workers, _options.clip_timeout
   workers = min(os.cpu_count() if workers is None else workers, len(tasks))
   for task, result, error in pool.unordered_map(function, tasks, workers, import_from, limit):
@@ -205,23 +206,23 @@ def in_workers(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-  """What every worker does to every clip: make its record, once, and put it into the folder."""
+  """The task of a worker: makes the record of a clip and writes it to the folder, unless it exists there."""
 
   process: Callable[[Any], records.Record]
-  where: str
-  code: str = ''  # of the builder: records that other code made are made again
+  directory: str
+  code: str = ''  # digest of the builder's source: a change of the source makes all records again
 
   @property
   def folder(self) -> epath.Path:
-    return epath.Path(self.where)
+    return epath.Path(self.directory)
 
   def path(self, name: str, item: Any) -> epath.Path:
-    """A clip's file; another item, or the same under other settings, is another file."""
+    """The file of a clip; its name is a hash of the item and all settings."""
     bound = (self.process.args, self.process.keywords) if isinstance(self.process, functools.partial) else ()
     return self.folder / hashlib.sha256(repr((name, item, bound, self.code)).encode()).hexdigest()[:40]
 
   def __call__(self, task: tuple[str, str, Any]) -> str | None:
-    """Makes one clip of (split, name, item); returns why it was skipped, or None."""
+    """Makes the record of one (split, name, item); returns the reason if it was skipped, else None."""
     _, name, item = task
     path = self.path(name, item)
     if path.exists():
@@ -230,12 +231,12 @@ class _Job:
       record = self.process(item)
     except Skip as skip:
       return str(skip)
-    except UserError as error:  # a sentence for users, from the rooms below
+    except UserError as error:  # its message is already written for users
       return ' '.join(str(error).split())
     except Exception as error:
       return f'unexpected: {type(error).__name__}: {" ".join(str(error).split())[:200]}'
     if record.id != name:
-      return f'unexpected: the record of {name!r} calls itself {record.id!r}'
+      return f'unexpected: the record of {name!r} has the id {record.id!r}'
     features = records.features()
     data = features.serialize_example(records.to_example(record))
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -245,18 +246,18 @@ class _Job:
 
 
 def _make_all(title: str, job: _Job, splits) -> dict[tuple[str, str], str]:
-  """Makes every record that is not there yet; returns (split, name) -> reason of the skipped."""
+  """Makes all missing records; returns (split, name) -> reason for the skipped clips."""
   tasks = [(split, name, item) for split, items in splits.items() for name, item in items.items()]
   todo = [task for task in tasks if not job.path(*task[1:]).exists()]
   skipped = {}
   with tqdm.tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=title, unit='clip', smoothing=0.05) as bar:
     kept = len(tasks) - len(todo)
     for task, reason, error in in_workers(job, todo, _import_folder(job.process)):
-      why = error or reason
-      if why is None:
+      problem = error or reason
+      if problem is None:
         kept += 1
       else:
-        skipped[task[:2]] = why
+        skipped[task[:2]] = problem
       bar.set_postfix(kept=kept, skipped=len(skipped), refresh=False)
       bar.update()
   return skipped
@@ -270,7 +271,7 @@ def _read(job: _Job, items):
 
 
 def _import_folder(process) -> str | None:
-  """The folder that workers must import from: TFDS takes a builder's module from a path that it then forgets."""
+  """The folder that workers import the builder module from, which TFDS does not keep on the import path."""
   module = sys.modules.get(_function(process).__module__)
   if module is None or module.__name__ == '__main__' or not getattr(module, '__file__', None):
     return None
@@ -278,7 +279,7 @@ def _import_folder(process) -> str | None:
 
 
 def _code_of(process) -> str:
-  """A digest of the source in the builder's folder."""
+  """A digest of the source files in the folder of the builder."""
   module = sys.modules.get(_function(process).__module__)
   if not getattr(module, '__file__', None):
     return ''
@@ -308,7 +309,7 @@ def _beam(job: _Job, split: str, items: dict[str, Any]):
     from apache_beam.internal.cloudpickle import cloudpickle
   except ImportError as error:
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"') from error
-  # Beam's workers have talkjax installed, but no folder of builders: the builder's code travels with the pipeline.
+  # Beam workers have talkjax installed but not the builder folders, so the builder's code is pickled with the pipeline.
   cloudpickle.register_pickle_by_value(sys.modules[_function(job.process).__module__.split('.')[0]])
   tasks = [cloudpickle.dumps((split, name, item)) for name, item in items.items()]
   return beam.Create(tasks, reshuffle=True) | beam.FlatMap(functools.partial(_beam_clip, job))
@@ -319,7 +320,7 @@ def _beam_clip(job: _Job, task: bytes):
   reason = job(task)
   if reason is None:
     yield from _read(job, [(name, item)])
-  else:  # the pipeline may run anywhere: reasons come home as files
+  else:  # returned as a file, because the pipeline may run on other machines
     job.path(name, item).with_suffix('.skipped').write_text(json.dumps([split, name, reason]))
 
 

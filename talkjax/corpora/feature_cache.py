@@ -1,9 +1,10 @@
-"""What frozen encoders make of a corpus, kept beside its records: `talkjax.build` writes it, training reads it.
+"""The feature cache: precomputed outputs of frozen encoders, written by `talkjax.build` and read by training.
 
-It is a folder. Of each kind, `latents` (moments of an autoencoder, a row a frame) and `speech` (states of wav2vec 2.0),
-it has KIND.json: the corpus, the encoder's weights, and each split's clips with their rows, in the corpus' order. The
-rows, float16, lie in KIND-SPLIT-NUMBER.f16, CLIPS clips a file, so that training maps them and reads no frame but those
-it wants. KIND.json comes last: until then KIND.json.partial tells which files are whole.
+A cache is a folder in that of the corpus. It holds one or two kinds of features: `latents` (an autoencoder's moments,
+one row per frame) and `speech` (wav2vec 2.0 hidden states). KIND.json describes the corpus, the encoder's weights, and
+the clips of each split with their numbers of rows, in the corpus' order. The float16 rows are in KIND-SPLIT-NUMBER.f16,
+CLIPS clips per file, which training maps into memory to read only the frames it needs. KIND.json is written last; until
+then KIND.json.partial lists the complete files.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ import tqdm
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 
-# By kind: what `talkjax.convert` calls its encoder, and the branch of a system's parameters that is it.
+# Kind: (`talkjax.convert` source of the encoder, its branch in the parameters of a system).
 KINDS = {'latents': ('sd_vae', 'autoencoder'), 'speech': ('wav2vec2', 'wav2vec2')}
-CLIPS = 64  # of a file: what an interrupted run loses at most
+CLIPS = 64  # per file; an interrupted run loses at most one file
 
 
 def fingerprint(params: Mapping[str, np.ndarray]) -> str:
-  """A digest of parameters by path, of their names, shapes and values."""
+  """A digest of the names, shapes and values of parameters by path."""
   digest = hashlib.sha256()
   for path, value in sorted(params.items()):
     digest.update(f'{path} {value.shape}'.encode())
@@ -42,138 +43,139 @@ def write(
   splits: Mapping[str, Sequence[Record]],
   encode: Callable[[Record], Iterator[np.ndarray]],
 ) -> bool:
-  """Encodes every record; goes on where it was interrupted. Returns whether there was anything to do.
+  """Encodes every record, resuming after an interruption. Returns whether there was anything to do.
 
   Args:
-    folder: of the sidecar.
-    kind: of KINDS.
-    about: what it is made of, for the JSON: all but `workdir` must be as it was to go on; `shape` is that of a row.
+    folder: of the cache.
+    kind: a key of KINDS.
+    about: the description stored in the JSON. To resume, all of it but `workdir` must be unchanged. `shape` is that of
+      a row.
     splits: the corpus' records.
-    encode: a record's rows, in pieces [n, *shape] float16.
+    encode: record -> its rows, in chunks [n, *shape] float16.
 
   Raises:
-    UserError: the folder has that kind already, of something else; or numbers that are too large for float16.
+    UserError: the folder already has that kind with another description, or a feature is not a finite float16.
   """
   done, partial = folder / f'{kind}.json', folder / f'{kind}.json.partial'
-  same = lambda other: all(other.get(k) == v for k, v in about.items() if k != 'workdir')
+  matches = lambda other: all(other.get(k) == v for k, v in about.items() if k != 'workdir')
   if done.exists():
     if differs := [k for k in about if k != 'workdir' and _read(done).get(k) != about[k]]:
       was = ', '.join(f'{k} {_read(done).get(k)} instead of {about[k]}' for k in differs)
-      raise UserError(f'{done} was made of something else ({was}): name another folder with --encoded=NAME')
+      raise UserError(f'{done} was made with other settings ({was}): choose another folder with --feature_cache=NAME')
     return False
-  made = _read(partial) if partial.exists() else {}
-  if not made or not same(made):
-    made = {**about, 'clips_a_file': CLIPS, 'splits': {split: {'clips': [], 'rows': []} for split in splits}}
+  index = _read(partial) if partial.exists() else {}
+  if not index or not matches(index):
+    index = {**about, 'clips_a_file': CLIPS, 'splits': {split: {'clips': [], 'rows': []} for split in splits}}
   folder.mkdir(parents=True, exist_ok=True)
   count = sum(map(len, splits.values()))
   with tqdm.tqdm(
-    total=count, initial=sum(len(s['clips']) for s in made['splits'].values()), desc=kind, unit='clip'
+    total=count, initial=sum(len(s['clips']) for s in index['splits'].values()), desc=kind, unit='clip'
   ) as bar:
     for split, records in splits.items():
-      known, each = made['splits'][split], made['clips_a_file']
-      for first in range(len(known['clips']), len(records), each):
-        with _file(folder, kind, split, first // each).open('wb') as file:
-          for i in range(first, min(first + each, len(records))):
+      written, clips_per_file = index['splits'][split], index['clips_a_file']
+      for first in range(len(written['clips']), len(records), clips_per_file):
+        with _file(folder, kind, split, first // clips_per_file).open('wb') as file:
+          for i in range(first, min(first + clips_per_file, len(records))):
             record, rows = records[i], 0
-            for piece in encode(record):
-              if not np.isfinite(piece).all():
+            for chunk in encode(record):
+              if not np.isfinite(chunk).all():
                 raise UserError(f'clip {record.id}: its {kind} are too large for float16, or not numbers')
-              file.write(np.ascontiguousarray(piece, '<f2'))
-              rows += len(piece)
-            known['clips'].append(record.id)
-            known['rows'].append(rows)
+              file.write(np.ascontiguousarray(chunk, '<f2'))
+              rows += len(chunk)
+            written['clips'].append(record.id)
+            written['rows'].append(rows)
             bar.update()
           file.flush()
           os.fsync(file.fileno())
-        _write(partial, made)
+        _write(partial, index)
   partial.replace(done)
   return True
 
 
 @dataclasses.dataclass(frozen=True)
-class Sidecar:
-  """Gives records of one split what was encoded of them: `sidecar(record)`.
+class FeatureCache:
+  """Adds the cached features to records of one split: `cache(record)`.
 
   Attributes:
-    name: as the config calls it.
-    folder: where it lies.
-    about: by kind, what its JSON says of how it was made.
-    places: by kind and clip, its first row's file and number there, and how many rows it has.
+    name: its name in the config.
+    folder: its folder.
+    about: the description in the JSON, by kind.
+    locations: (file, first row, number of rows) of each clip, by kind and clip.
   """
 
   name: str
   folder: pathlib.Path
   about: Mapping[str, Mapping[str, Any]]
-  places: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
+  locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
 
   def __call__(self, record: Record) -> Record:
-    return dataclasses.replace(record, **{kind: self._rows(kind, record.id) for kind in self.about})
+    return dataclasses.replace(record, features={kind: self._rows(kind, record.id) for kind in self.about})
 
   def _rows(self, kind: str, clip: str) -> np.ndarray:
     shape = tuple(self.about[kind]['shape'])
-    if clip not in self.places[kind]:
-      raise UserError(f'{self.folder}/{kind}.json has no clip {clip}: remove it and encode the corpus anew')
-    path, first, rows = self.places[kind][clip]
+    if clip not in self.locations[kind]:
+      raise UserError(f'{self.folder}/{kind}.json has no clip {clip}: remove it and encode the corpus again')
+    path, first, rows = self.locations[kind][clip]
     if not rows:
       return np.zeros((0, *shape), np.float16)
-    # Mapped anew each time, as a mapping does not travel to other processes.
+    # Mapped on each access, because a memory map cannot be sent to other processes.
     return np.memmap(path, '<f2', 'r', 2 * first * int(np.prod(shape)), (rows, *shape))
 
   def check_weights(self, params: Mapping[str, np.ndarray], branches: Sequence[str]) -> None:
-    """Raises UserError unless a run that starts with `params`, by path, has the encoders that this was made with.
+    """Raises UserError unless a run starts with the encoders that computed this cache.
 
     Args:
-      params: what the run does not begin afresh.
-      branches: the branches of parameters that it has at all.
+      params: the parameters that the run loads, by path.
+      branches: all branches of its parameters.
     """
     for kind, about in self.about.items():
-      foundation, branch = KINDS[kind]
-      mine = {path.removeprefix(f'{branch}/'): x for path, x in params.items() if path.startswith(f'{branch}/')}
-      if branch in branches and (not mine or fingerprint(mine) != about['weights']):
+      source, branch = KINDS[kind]
+      loaded = {path.removeprefix(f'{branch}/'): x for path, x in params.items() if path.startswith(f'{branch}/')}
+      if branch in branches and (not loaded or fingerprint(loaded) != about['weights']):
         raise UserError(
-          f'{kind} of config.data.encoded={self.name} were made with the {branch} of {about["workdir"]}, and this run '
-          f'{"starts with another" if mine else "has none to start with"}: set '
-          f'--config.foundations.{foundation}={about["workdir"]}, or encode the corpus with the one it has'
+          f'{kind} of config.data.feature_cache={self.name} were made with the {branch} of {about["workdir"]}, but '
+          f'this run {"starts with another" if loaded else "has none to start with"}: set '
+          f'--config.pretrained.{source}={about["workdir"]}, or encode the corpus with the one of this run'
         )
 
 
-def open_sidecar(builder, name: str, split: str) -> Sidecar:
-  """What was encoded of a split of a corpus.
+def open_cache(builder, name: str, split: str) -> FeatureCache:
+  """The feature cache of a split of a corpus.
 
   Args:
-    builder: of TFDS.
-    name: of the folder in the corpus' own, or its path.
-    split: its name.
+    builder: the TFDS builder of the corpus.
+    name: of the cache's folder in that of the corpus, or its path.
+    split: name of the split.
 
   Raises:
-    UserError: there is none, it is not finished, or it is of another corpus.
+    UserError: there is no such cache, it is incomplete, or it is of another corpus.
   """
-  folder, what = pathlib.Path(builder.data_dir) / name, f'config.data.encoded={name}'
+  folder, what = pathlib.Path(builder.data_dir) / name, f'config.data.feature_cache={name}'
   kinds = [kind for kind in KINDS if (folder / f'{kind}.json').exists()]
-  command = f'`python -m talkjax.build data/{builder.name} --latents=WORKDIR --encoded={name}`'
+  command = f'`python -m talkjax.build data/{builder.name} --latents=WORKDIR --feature_cache={name}`'
   if not kinds and list(folder.glob('*.json.partial')):
-    raise UserError(f'{what}: {folder} is not finished, run the command that makes it again: {command}')
+    raise UserError(f'{what}: {folder} is incomplete; run the command that makes it again: {command}')
   if not kinds:
-    raise UserError(f'{what}: no latents.json or speech.json in {folder}, make it with {command}')
-  about, places = {}, {}
+    raise UserError(f'{what}: no latents.json or speech.json in {folder}; make it with {command}')
+  about, locations = {}, {}
   for kind in kinds:
     about[kind] = _read(folder / f'{kind}.json')
     if about[kind]['corpus'] != builder.info.full_name:
-      raise UserError(f'{what} has {kind} of {about[kind]["corpus"]}, and the corpus is {builder.info.full_name}')
-    known = about[kind].pop('splits').get(split, {'clips': [], 'rows': []})
+      raise UserError(f'{what} has {kind} of {about[kind]["corpus"]}, but the corpus is {builder.info.full_name}')
+    written = about[kind].pop('splits').get(split, {'clips': [], 'rows': []})
     count = builder.info.splits[split].num_examples
-    if len(known['clips']) != count:
+    if len(written['clips']) != count:
       raise UserError(
-        f'{what} has {kind} of {len(known["clips"])} clips of split {split!r}, and the corpus has {count}: remove '
-        f'{folder}/{kind}.json and encode the corpus anew'
+        f'{what} has {kind} of {len(written["clips"])} clips of split {split!r}, but the corpus has {count}: remove '
+        f'{folder}/{kind}.json and encode the corpus again'
       )
-    places[kind], each = {}, about[kind]['clips_a_file']
-    for first in range(0, count, each):
-      clips, rows = (known[k][first : first + each] for k in ('clips', 'rows'))
+    locations[kind], clips_per_file = {}, about[kind]['clips_a_file']
+    for first in range(0, count, clips_per_file):
+      clips, rows = (written[k][first : first + clips_per_file] for k in ('clips', 'rows'))
       starts = itertools.accumulate(rows, initial=0)
-      file = _file(folder, kind, split, first // each)
-      places[kind] |= {clip: (file, start, n) for clip, start, n in zip(clips, starts, rows)}
-  return Sidecar(name, folder, about, places)
+      file = _file(folder, kind, split, first // clips_per_file)
+      locations[kind] |= {clip: (file, start, n) for clip, start, n in zip(clips, starts, rows)}
+  return FeatureCache(name, folder, about, locations)
 
 
 def _file(folder: pathlib.Path, kind: str, split: str, number: int) -> pathlib.Path:

@@ -1,8 +1,9 @@
-"""From a video file of a talking person to a record: what every corpus of real people shares.
+"""Makes the record of a video of a talking person; shared by all corpora of real people.
 
-As 3.3.3 of "Speech Driven Video Editing via an Audio-Conditioned Diffusion Model": frames at 25 per second, landmarks
-found in each, the face aligned to the canonical one with a smoothing window of 7 frames, and a square crop around it.
-Corpora with crops of their own keep theirs: a square that stays in its place, in which the head moves (`Window`).
+Follows section 3.3.3 of "Speech Driven Video Editing via an Audio-Conditioned Diffusion Model": frames at 25 per
+second, landmarks detected in each, the face aligned to the canonical face with a smoothing window of 7 frames, and a
+square crop around it. Corpora with published crops use those instead: a fixed square in which the head moves
+(`Window`).
 """
 
 import dataclasses
@@ -27,36 +28,36 @@ from talkjax.media import picture, segments, video
 FPS = 25.0
 SAMPLES_PER_FRAME = round(segments.AUDIO_RATE / FPS)
 SMOOTH = 7  # frames
-MIN_FOUND = 0.8  # share of frames in which the face has to be seen
-MAX_GAP = 12  # frames in a row in which it may be missing: half a second
+MIN_FOUND = 0.8  # minimum fraction of frames with a detected face
+MAX_GAP = 12  # maximum number of consecutive frames without a face: half a second
 MIN_SECONDS = 0.2
-QUIET = 1e-3  # a sound track that never gets louder than this (of 1) has nobody talking in it
-AGREE = 0.15  # seconds by which sound in a file of its own may differ in length from the video
+MIN_AMPLITUDE = 1e-3  # of 1; an audio track whose peak is lower contains no speech
+MAX_AUDIO_DIFFERENCE = 0.15  # seconds between the durations of a separate audio file and the video
 PICTURES = ('.png', '.jpg', '.jpeg')
-ROUNDING = 2  # pixels by which a window may reach beyond the picture, and is moved in
+ROUNDING = 2  # pixels by which a window may exceed the frame; it is then moved inside
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """A square of the picture that is the same for all frames of a clip; without a side the largest one in the middle."""
+  """A square crop that is the same for all frames of a clip; with side 0, the largest centred square."""
 
-  x: int = 0  # pixels, of its left upper corner
+  x: int = 0  # pixels, of the upper left corner
   y: int = 0
   side: int = 0
-  height: int = 0  # of the picture that the numbers are of: a video of another height has them to scale; 0: its own
+  height: int = 0  # frame height that the numbers refer to; they are scaled to the height of the video. 0: no scaling
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """What to make a record from; texts that are not known are ''."""
+  """The sources and metadata of a record; unknown texts are ''."""
 
   id: str
-  video: str  # a file, or a folder of pictures, `fps` of them a second
+  video: str  # a video file, or a folder of images at `fps` frames per second
   size: int = 128  # of the square crop, pixels
-  window: Window | None = None  # the crop; None: around the face, upright
-  fps: float = FPS  # of a folder of pictures; a file knows its own
-  audio: str = ''  # a file with better sound; used where it is as long as the video, else the video's own is
-  start: float = 0.0  # seconds; with `end` a piece of the video
+  window: Window | None = None  # a fixed crop; None: a crop around the aligned face
+  fps: float = FPS  # of a folder of images; ignored for video files
+  audio: str = ''  # a file with better audio; used if its duration matches the video, else the video's audio is
+  start: float = 0.0  # seconds; `start` and `end` select a part of the video
   end: float | None = None
   speaker: str = ''
   gender: str = ''
@@ -64,33 +65,33 @@ class Clip:
   transcript: str = ''
   words: tuple[segments.Segment, ...] = ()
   attributes: tuple[tuple[str, str], ...] = ()
-  silent_ok: bool = False  # keep the clip although it has no sound
-  problem: str = ''  # why the clip can't be used, where its corpus knows without opening it
+  silent_ok: bool = False  # keep the clip even if it has no audio
+  problem: str = ''  # why the clip can't be used, if this is known without opening it
 
 
 def caption_of(gender: str) -> str:
-  """The caption of a clip of which no more is known (the two of shared use: a man, a woman is talking)."""
+  """The default caption: 'A man is talking', 'A woman is talking', or 'A person is talking' for other genders."""
   return {'male': 'A man is talking', 'female': 'A woman is talking'}.get(gender, 'A person is talking')
 
 
 def find_files(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[pathlib.Path]:
-  """All files below a folder, through links to folders too, that end in one of `suffixes` ('.mp4'), sorted.
+  """All files below a folder whose names end in one of `suffixes` ('.mp4'), sorted; follows links to folders.
 
-  Hidden files are left out: unpacking on some systems leaves '._name.mp4' beside every 'name.mp4'.
+  Hidden files are ignored: unpacking on some systems creates a '._name.mp4' for every 'name.mp4'.
   """
-  return sorted(pathlib.Path(where, name) for where, names in _walk(folder, suffixes) for name in names)
+  return sorted(pathlib.Path(parent, name) for parent, names in _walk(folder, suffixes) for name in names)
 
 
 def find_picture_folders(folder: str | os.PathLike) -> list[pathlib.Path]:
-  """All folders below (and including) a folder, through links too, that hold pictures themselves, sorted."""
-  return sorted(pathlib.Path(where) for where, names in _walk(folder, PICTURES) if names)
+  """All folders below a folder, and the folder itself, that directly contain images, sorted; follows links."""
+  return sorted(pathlib.Path(parent) for parent, names in _walk(folder, PICTURES) if names)
 
 
 def held_out(names: Iterable[str], share: float) -> set[str]:
-  """Which of some people (or whatever must not be on both sides) are the test set: `share` of them, at least one.
+  """Selects the names of the test set, such as speakers, which must not be in both sets: a fraction `share` of them.
 
-  Chosen by a digest of the name, so that the alphabet decides nothing; the same for the same names in any order. Of one
-  alone none is held out.
+  Names are ranked by a hash, so the selection depends neither on their alphabetical order nor on the input order. At
+  least one name is selected, but none if there is only one.
   """
   ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
   return set(ranked[: max(1, round(share * len(ranked)))]) if len(ranked) > 1 else set()
@@ -99,19 +100,20 @@ def held_out(names: Iterable[str], share: float) -> set[str]:
 def talking_record(clip: Clip) -> records.Record:
   """Makes the record of one clip.
 
-  Landmarks and box are in pixels of the crop, pose is of the head in the crop (its roll is what alignment left).
+  Landmarks and box are in pixels of the crop. The pose is that of the head in the crop, so its roll is the one that
+  remains after alignment.
 
   Raises:
-    Skip: no usable face, sound or video; the message is the reason and names no file.
+    Skip: the clip has no usable face, audio or video; the message is the reason, without file names.
   """
   if clip.problem:
     raise Skip(clip.problem)
   try:
     waveform = _waveform(clip)
-    pictures, track = _aligned(clip) if clip.window is None else _framed(clip)
+    frames, track = _aligned_frames(clip) if clip.window is None else _window_frames(clip)
   except UserError as error:
-    raise Skip(_without_names(str(error), clip)) from error
-  count = len(pictures)
+    raise Skip(_without_paths(str(error), clip)) from error
+  count = len(frames)
   if count < MIN_SECONDS * FPS:
     raise Skip(f'shorter than {MIN_SECONDS} s')
   return records.Record(
@@ -121,9 +123,9 @@ def talking_record(clip: Clip) -> records.Record:
     caption=clip.caption or caption_of(clip.gender),
     transcript=clip.transcript,
     fps=FPS,
-    frames=pictures,
+    frames=frames,
     size=(clip.size, clip.size),
-    audio=_as_long_as(waveform, clip, count),
+    audio=_trim_audio(waveform, clip, count),
     box=track.box,
     landmarks=track.landmarks,
     pose=track.pose,
@@ -134,13 +136,13 @@ def talking_record(clip: Clip) -> records.Record:
 
 
 def pieces(path: str, max_seconds: float | None) -> list[tuple[float, float | None]]:
-  """Where to cut a video so that no piece is longer than `max_seconds`: (start, end), equal lengths, whole frames.
+  """Splits a video into (start, end) pieces of at most `max_seconds`, in seconds, of equal length and whole frames.
 
-  A video that can't be read, or is short enough, is one piece to its end.
+  A video that can't be read, or is short enough, gives one piece with the end None.
   """
   try:
     seconds = video.probe(path).duration if max_seconds else 0.0
-  except UserError:  # whoever makes the record says what is wrong
+  except UserError:  # reported when the record is made
     seconds = 0.0
   if not max_seconds or seconds <= max_seconds:
     return [(0.0, None)]
@@ -150,13 +152,14 @@ def pieces(path: str, max_seconds: float | None) -> list[tuple[float, float | No
 def pieces_of_all(
   paths: Sequence[str], max_seconds: float | None
 ) -> tuple[dict[str, list[tuple[float, float | None]]], dict[str, str]]:
-  """`pieces` of many videos, found by the workers of the build, and the problems of those that overran its time limit.
+  """Runs `pieces` for many videos in the worker processes of the build.
 
   Returns:
-    By path the pieces, and by path the problems; a video with a problem is one piece.
+    (pieces by path, errors by path). Errors are those of videos that crashed a worker or exceeded the time limit of the
+    build; such a video is one piece.
   """
   found, problems = dict.fromkeys(paths, [(0.0, None)]), {}
-  if max_seconds:  # else nothing has to be opened
+  if max_seconds:  # otherwise the videos need not be opened
     for path, cuts, error in building.in_workers(functools.partial(pieces, max_seconds=max_seconds), paths):
       if error is None:
         found[path] = cuts
@@ -166,63 +169,63 @@ def pieces_of_all(
 
 
 def even_parts(frames: int, max_seconds: float) -> list[int]:
-  """Frames into the fewest parts of equal length of at most `max_seconds`: where each begins, and the end."""
-  most = max(1, int(max_seconds * FPS))
-  return [int(n) for n in np.linspace(0, frames, -(-frames // most) + 1).round()]
+  """Divides frames into the fewest equal parts of at most `max_seconds`: the start of each part, and the end."""
+  longest = max(1, int(max_seconds * FPS))
+  return [int(n) for n in np.linspace(0, frames, -(-frames // longest) + 1).round()]
 
 
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:
-  """A clip's frames, 25 a second: uint8 [h, w, 3] RGB as they are, or its window at [size, size, 3].
+  """Yields the frames of a clip at 25 per second: uint8 [h, w, 3] RGB, or [size, size, 3] if the clip has a window.
 
   Raises:
-    Skip: there is none in its time, or its window reaches beyond the picture.
-    UserError: they can't be read.
+    Skip: the video has no frames between `start` and `end`, or the window exceeds the frame.
+    UserError: the video can't be read.
   """
   first, last = round(clip.start * FPS), None if clip.end is None else round(clip.end * FPS)
   if os.path.isdir(clip.video):
-    frames = _pictures(clip, first, last)
+    frames = _read_images(clip, first, last)
   else:
     frames = itertools.islice(video.read_frames(clip.video, fps=FPS), first, last)
   empty = True
   for frame in frames:
     empty = False
-    yield frame if clip.window is None else _cut_out(frame, clip.window, clip.size)
+    yield frame if clip.window is None else _crop(frame, clip.window, clip.size)
   if empty:
     raise Skip('the video ends before the clip begins')
 
 
-def _aligned(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]:
-  """Pictures around the upright face, and the face in them."""
-  track = _face(read_frames(clip))
+def _aligned_frames(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]:
+  """Encoded crops around the aligned face, and the face track in their coordinates."""
+  track = _find_face(read_frames(clip))
   transforms = align.canonical_transforms(track.landmarks, size=clip.size, smooth=SMOOTH)
-  # The video is read a second time rather than held: a minute of 1080p is 9 GB.
-  pictures = tuple(
+  # The video is read a second time because a minute of 1080p takes 9 GB of memory.
+  crops = tuple(
     records.encode_picture(align.crop(frame, transform, clip.size))
     for frame, transform in zip(read_frames(clip), transforms)
   )
-  return pictures, dataclasses.replace(
+  return crops, dataclasses.replace(
     track,
-    box=_boxes(track.box, transforms),
-    landmarks=_moved(track.landmarks, transforms),
-    pose=_turned(track.pose, transforms),
+    box=_transform_boxes(track.box, transforms),
+    landmarks=_transform_points(track.landmarks, transforms),
+    pose=_rotate_pose(track.pose, transforms),
   )
 
 
-def _framed(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]:
-  """Pictures of the clip's window, and the face in them."""
-  pictures = []
+def _window_frames(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]:
+  """Encoded crops of the clip's window, and the face track in their coordinates."""
+  crops = []
 
-  def passing():
+  def encode_and_yield():
     for frame in read_frames(clip):
-      pictures.append(records.encode_picture(frame))
+      crops.append(records.encode_picture(frame))
       yield frame
 
-  track = _face(passing())
-  return tuple(pictures), track
+  track = _find_face(encode_and_yield())
+  return tuple(crops), track
 
 
-def _face(frames: Iterable[np.ndarray]) -> landmarks.FaceTrack:
-  """The face of a clip; the reasons against it are of few kinds, so that they can be counted."""
+def _find_face(frames: Iterable[np.ndarray]) -> landmarks.FaceTrack:
+  """The face track of a clip. Raises Skip with one of a few reasons, so that they can be counted."""
   try:
     track = landmarks.find_faces(frames, min_found=0.0, max_gap=sys.maxsize)
   except landmarks.NoFace as error:
@@ -235,20 +238,20 @@ def _face(frames: Iterable[np.ndarray]) -> landmarks.FaceTrack:
 
 
 def _walk(folder: str | os.PathLike, suffixes: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-  """(folder, those of its files that end in one of `suffixes` and are not hidden), each folder once."""
+  """Yields (folder, names of its non-hidden files that end in one of `suffixes`), each folder once."""
   seen = set()
-  for where, folders, names in os.walk(folder, followlinks=True):
-    if os.path.realpath(where) in seen:  # a link to a folder above
+  for parent, folders, names in os.walk(folder, followlinks=True):
+    if os.path.realpath(parent) in seen:  # for example a link to a parent folder
       folders.clear()
       continue
-    seen.add(os.path.realpath(where))
-    yield where, [n for n in names if n.lower().endswith(tuple(suffixes)) and not n.startswith('.')]
+    seen.add(os.path.realpath(parent))
+    yield parent, [n for n in names if n.lower().endswith(tuple(suffixes)) and not n.startswith('.')]
 
 
-def _pictures(clip: Clip, first: int, last: int | None) -> Iterator[np.ndarray]:
-  """Frames of a folder of pictures, resampled to 25 per second as `video.read_frames` does it (the nearest in time)."""
+def _read_images(clip: Clip, first: int, last: int | None) -> Iterator[np.ndarray]:
+  """Yields frames of a folder of images, resampled to 25 per second like `video.read_frames` (nearest in time)."""
   names = [n for n in os.listdir(clip.video) if n.lower().endswith(PICTURES) and not n.startswith('.')]
-  # '2.png' before '10.png'; as shipped all numbers have eight digits.
+  # Sorts '2.png' before '10.png'; as published, all numbers have eight digits.
   paths = [pathlib.Path(clip.video, name) for name in sorted(names, key=lambda n: (len(n), n))]
   count, shape = max(1, round(len(paths) / clip.fps * FPS)) if paths else 0, None
   for index in range(first, count if last is None else min(last, count)):
@@ -256,15 +259,15 @@ def _pictures(clip: Clip, first: int, last: int | None) -> Iterator[np.ndarray]:
     try:
       frame = picture.read(path)
     except UserError as error:
-      why = str(error).removeprefix(f'{path} ').split(': ')[0]
-      raise UserError(f'{clip.video} has a picture that is not readable (it {why}): {path.name}') from error
+      reason = str(error).removeprefix(f'{path} ').split(': ')[0]
+      raise UserError(f'{clip.video} has a picture that is not readable (it {reason}): {path.name}') from error
     shape = shape or frame.shape
     if frame.shape != shape:
-      raise UserError(f'{clip.video} has pictures of several sizes: {path.name} differs from those before')
+      raise UserError(f'{clip.video} has pictures of several sizes: {path.name} differs from the previous ones')
     yield frame
 
 
-def _cut_out(frame: np.ndarray, window: Window, size: int) -> np.ndarray:
+def _crop(frame: np.ndarray, window: Window, size: int) -> np.ndarray:
   """The window of a frame, uint8 [size, size, 3]."""
   height, width = frame.shape[:2]
   if window.side:
@@ -277,30 +280,30 @@ def _cut_out(frame: np.ndarray, window: Window, size: int) -> np.ndarray:
   else:
     side = min(height, width)
     x, y = (width - side) // 2, (height - side) // 2
-  method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-  return cv2.resize(frame[y : y + side, x : x + side], (size, size), interpolation=method)
+  interpolation = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+  return cv2.resize(frame[y : y + side, x : x + side], (size, size), interpolation=interpolation)
 
 
 def _waveform(clip: Clip) -> np.ndarray:
-  """All the sound of the video, float32 [s]; empty where there is none and that is allowed."""
+  """The audio of the whole video, float32 [s]; empty if it has none and the clip allows that."""
   waveform = np.zeros(0, np.float32)
   info = None if os.path.isdir(clip.video) else video.probe(clip.video)
   if info and clip.audio and not (clip.start or clip.end):
-    alone = sound.read_audio(clip.audio, segments.AUDIO_RATE)
-    if abs(len(alone) / segments.AUDIO_RATE - info.duration) <= AGREE:
-      waveform = alone
+    separate = sound.read_audio(clip.audio, segments.AUDIO_RATE)
+    if abs(len(separate) / segments.AUDIO_RATE - info.duration) <= MAX_AUDIO_DIFFERENCE:
+      waveform = separate
   if not len(waveform) and info and info.has_audio:
     waveform = sound.read_audio(clip.video, segments.AUDIO_RATE)
   if not clip.silent_ok:
     if not len(waveform):
       raise Skip('no sound')
-    if np.abs(waveform).max() < QUIET:
+    if np.abs(waveform).max() < MIN_AMPLITUDE:
       raise Skip('the sound track is silent')
   return waveform
 
 
-def _as_long_as(waveform: np.ndarray, clip: Clip, frames: int) -> np.ndarray:
-  """The clip's part of the sound as int16, to the sample as long as its frames."""
+def _trim_audio(waveform: np.ndarray, clip: Clip, frames: int) -> np.ndarray:
+  """The clip's part of the audio as int16, trimmed or zero-padded to exactly the duration of its frames."""
   if not len(waveform):
     return np.zeros(0, np.int16)
   first = round(clip.start * FPS) * SAMPLES_PER_FRAME
@@ -309,27 +312,27 @@ def _as_long_as(waveform: np.ndarray, clip: Clip, frames: int) -> np.ndarray:
   return np.clip(np.round(part * 32767.0), -32768, 32767).astype(np.int16)
 
 
-def _moved(points: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-  """Points [f, n, 2] of the source -> of the crop."""
-  moved = [align.transform_points(p, t) for p, t in zip(points, transforms)]
-  return np.asarray(moved, np.float32)
+def _transform_points(points: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+  """Points [f, n, 2] in the source frame -> in the crop."""
+  transformed = [align.transform_points(p, t) for p, t in zip(points, transforms)]
+  return np.asarray(transformed, np.float32)
 
 
-def _boxes(box: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-  """Boxes [f, 4] of the source -> the upright boxes around them in the crop."""
-  corners = _moved(box[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), transforms)
+def _transform_boxes(box: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+  """Boxes [f, 4] in the source frame -> their axis-aligned bounding boxes in the crop."""
+  corners = _transform_points(box[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2), transforms)
   return np.concatenate([corners.min(1), corners.max(1)], 1).astype(np.float32)
 
 
-def _turned(pose: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-  """Pose [f, 3] in the source -> in the crop, which alignment has turned in the picture's plane."""
-  turn = np.degrees(np.arctan2(transforms[:, 1, 0], transforms[:, 0, 0]))
-  roll = (pose[:, 2] + turn + 180.0) % 360.0 - 180.0
+def _rotate_pose(pose: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+  """Pose [f, 3] in the source frame -> in the crop, which is rotated in the image plane by the alignment."""
+  rotation = np.degrees(np.arctan2(transforms[:, 1, 0], transforms[:, 0, 0]))
+  roll = (pose[:, 2] + rotation + 180.0) % 360.0 - 180.0
   return np.stack([pose[:, 0], pose[:, 1], roll], 1).astype(np.float32)
 
 
-def _without_names(reason: str, clip: Clip) -> str:
-  """A reason that many clips can share: without the file's name, and without the advice that follows a colon."""
+def _without_paths(reason: str, clip: Clip) -> str:
+  """An error message as a reason that clips can share: without paths, and without the remedy after the colon."""
   for path, name in ((clip.video, 'the file'), (clip.audio, 'the sound file')):
     if path:
       reason = reason.replace(str(pathlib.Path(path)), name)

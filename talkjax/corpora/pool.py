@@ -1,9 +1,9 @@
-"""A pool of worker processes that survives its tasks: one that crashes its process, or never ends, fails alone.
+"""A pool of worker processes in which a task that crashes or hangs fails without affecting the other tasks.
 
-`concurrent.futures` gives up the whole pool when one process dies, without telling which task did it; a decoder that
-crashes on one broken file would end a build of a hundred thousand. Here each worker holds one task at a time, so the
-parent knows which task died, and starts another worker in its place. It also knows how long each task has been running,
-and kills the worker whose task overruns the time limit.
+`concurrent.futures` stops the whole pool when one process dies, without identifying the task: a decoder that crashes on
+one broken file would end a build of 100,000 clips. Here each worker has one task at a time. When a worker dies, the
+parent process therefore knows the task and starts a new worker. It also knows how long each task has been running, and
+kills the worker of a task that exceeds the time limit.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-# One thread a worker: the pool is what uses the cores. Read when numpy and its kind are imported, hence at start.
+# One thread per worker, because the pool uses all cores. Libraries read these variables when they are imported.
 _THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMEXPR_NUM_THREADS')
-_LONGEST_WAIT = 3600.0  # seconds; the operating system takes no number as large as some time limits
-_BEGUN = 'begun'
+_MAX_WAIT = 3600.0  # seconds; the operating system rejects values as large as some time limits
+_STARTED = 'started'
 _QUIET = {'TF_CPP_MIN_LOG_LEVEL': '3', 'GLOG_minloglevel': '3', 'JAX_PLATFORMS': 'cpu', 'TQDM_DISABLE': '1'}
 
 
 class TimedOut(str):
-  """The error of a task that was ended because it overran the time limit."""
+  """The error of a task that was killed because it exceeded the time limit."""
 
 
 def unordered_map(
@@ -39,46 +39,46 @@ def unordered_map(
   import_from: str | None = None,
   time_limit: float = math.inf,
 ) -> Iterator[tuple[Any, Any, str | None]]:
-  """Yields (task, result, error) for every task, as they get done; error is None where the task succeeded.
+  """Yields (task, result, error) for each task in order of completion; error is None if the task succeeded.
 
   Args:
-    function: picklable, of one task. What it raises comes back as the text `error`; so does the death of its process.
-    tasks: picklable; taken one by one as workers get free.
-    workers: number of spawned processes; 0 works in this process.
-    import_from: a folder to import modules from, beside what this process imports from, to unpickle `function`.
-    time_limit: seconds that a task may take, from when its worker begins it; then the worker is killed, and the task's
-      error is a `TimedOut`. Not enforced without workers: nothing can end a task in this process.
+    function: picklable, takes one task. An exception, or the death of the process, is returned as the text `error`.
+    tasks: picklable; consumed one by one as workers become idle.
+    workers: number of spawned processes; 0 runs the tasks in this process.
+    import_from: an additional folder to import modules from, needed to unpickle `function`.
+    time_limit: maximum seconds per task, counted from when its worker starts it. After that the worker is killed, and
+      the error of the task is a `TimedOut`. Not enforced with 0 workers: a task in this process cannot be killed.
   """
   if workers == 0:
     for task in tasks:
       yield task, *_attempt(function, task)
     return
-  waiting, payload = iter(tasks), pickle.dumps(function)
+  pending, payload = iter(tasks), pickle.dumps(function)
   busy: list[_Worker] = []
   idle: list[_Worker] = []
   try:
     while True:
-      for task in itertools.islice(waiting, workers - len(busy)):
+      for task in itertools.islice(pending, workers - len(busy)):
         worker = idle.pop() if idle else _Worker(payload, import_from)
         busy.append(worker)
-        worker.give(task)
+        worker.assign(task)
       if not busy:
         return
-      left = min(w.begun for w in busy) + time_limit - time.monotonic()
-      multiprocessing.connection.wait([w.pipe for w in busy], min(max(left, 0.0), _LONGEST_WAIT))
+      remaining = min(w.started for w in busy) + time_limit - time.monotonic()
+      multiprocessing.connection.wait([w.pipe for w in busy], min(max(remaining, 0.0), _MAX_WAIT))
       for worker in list(busy):
         if worker.pipe.poll():
           try:
             message = worker.pipe.recv()
-          except (EOFError, OSError):  # nobody is at the other end any more
-            message = None, worker.last_words()
+          except (EOFError, OSError):  # the worker process has died
+            message = None, worker.exit_error()
             worker.close()
           else:
-            if message == _BEGUN:
-              worker.begun = time.monotonic()
+            if message == _STARTED:
+              worker.started = time.monotonic()
               continue
             idle.append(worker)
-        elif time.monotonic() - worker.begun > time_limit:
+        elif time.monotonic() - worker.started > time_limit:
           message = None, TimedOut(f'took longer than {time_limit:g} s')
           worker.close(kill=True)
         else:
@@ -93,64 +93,64 @@ def unordered_map(
 def _attempt(function, task):
   try:
     return function(task), None
-  except Exception as error:  # text travels between processes, not every exception does
+  except Exception as error:  # returned as text, because not every exception can be pickled
     return None, f'{type(error).__name__}: {error}'
 
 
 class _Worker:
-  """One process, the pipe to it, and the task it holds."""
+  """A worker process, the pipe to it, and its current task."""
 
   def __init__(self, payload: bytes, import_from: str | None):
     context = multiprocessing.get_context('spawn')
-    self.pipe, theirs = context.Pipe()
+    self.pipe, worker_pipe = context.Pipe()
     self.task = None
-    self.begun = math.inf  # time.monotonic() at which the worker began the task
+    self.started = math.inf  # time.monotonic() at which the worker started the task
     self.log = tempfile.NamedTemporaryFile(prefix='talkjax-worker-', delete=False)  # noqa: SIM115 (closed in close)
-    self.process = context.Process(target=_work, args=(theirs, payload, import_from, self.log.name), daemon=True)
+    self.process = context.Process(target=_work, args=(worker_pipe, payload, import_from, self.log.name), daemon=True)
     with _environment({**dict.fromkeys(_THREADS, '1'), **_QUIET}):
       self.process.start()
-    theirs.close()  # so that the pipe ends when the process does
+    worker_pipe.close()  # otherwise the pipe would stay open after the process exits
 
-  def give(self, task):
-    self.task, self.begun = task, math.inf
-    with contextlib.suppress(OSError):  # it died meanwhile: the next recv says so
+  def assign(self, task):
+    self.task, self.started = task, math.inf
+    with contextlib.suppress(OSError):  # the worker has died, which the next recv reports
       self.pipe.send(task)
 
-  def last_words(self) -> str:
+  def exit_error(self) -> str:
     self.process.join(10)
     code = self.process.exitcode
     if code is not None and code < 0:
-      how = f'killed by signal {-code} ({signal.Signals(-code).name})'
+      reason = f'killed by signal {-code} ({signal.Signals(-code).name})'
     else:
-      how = f'exit code {code}'
+      reason = f'exit code {code}'
     self.log.seek(0)
     lines = self.log.read().decode(errors='replace').split('\n')
-    said = next((line.strip() for line in reversed(lines) if line.strip()), '')
-    return f'the worker process died: {how}' + (f', its last words: {said[:200]}' if said else '')
+    output = next((line.strip() for line in reversed(lines) if line.strip()), '')
+    return f'the worker process died: {reason}' + (f', last output: {output[:200]}' if output else '')
 
   def close(self, kill: bool = False):
     self.pipe.close()
     if not kill:
       self.process.join(10)
-    # SIGTERM gives a worker no chance to clean up either, and a library may block it.
+    # SIGKILL, because workers do not clean up on SIGTERM either and a library may block SIGTERM.
     self.process.kill()
-    self.process.join(10)  # not for ever: the kernel keeps a process that waits for a dead network disk
+    self.process.join(10)  # with a timeout: a process blocked on an unreachable network disk cannot be killed
     self.log.close()
-    pathlib.Path(self.log.name).unlink(missing_ok=True)  # where it died before it could
+    pathlib.Path(self.log.name).unlink(missing_ok=True)  # if the worker died before it did this
 
 
 def _work(pipe, payload: bytes, import_from: str | None, log: str):
-  """A worker's life: tasks in, (result, error) out, until the pipe ends."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-  # What libraries print would tear the progress bar; it is kept for the last words.
+  """Main loop of a worker: receives tasks and sends (result, error) until the pipe is closed."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
+  # Output of libraries would disrupt the progress bar; it is kept for the error message.
   with open(log, 'w') as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-  os.unlink(log)  # both ends have it open: nothing stays behind, even if the parent is killed
+  os.unlink(log)  # both processes have it open, and it is deleted even if the parent process is killed
   if import_from and import_from not in sys.path:
     sys.path.insert(0, import_from)
   function = pickle.loads(payload)
-  import cv2  # after the environment is set, and only where it is needed
+  import cv2  # imported here because it reads the environment and only workers need it
 
   cv2.setNumThreads(1)
   while True:
@@ -158,7 +158,7 @@ def _work(pipe, payload: bytes, import_from: str | None, log: str):
       task = pipe.recv()
     except (EOFError, OSError):
       return
-    pipe.send(_BEGUN)  # the time limit does not count what was imported before
+    pipe.send(_STARTED)  # the time limit excludes imports
     pipe.send(_attempt(function, task))
 
 

@@ -1,7 +1,7 @@
-"""The one record that every corpus builds (see data/README.md) and how it is written to and read from array_record.
+"""The record that every corpus builds (see data/README.md), and its conversion to and from array_record.
 
-In memory a record is a `Record`; on disk it is a TFDS example made of features that need no TensorFlow. Frames are
-stored as encoded pictures, so that a reader decodes only the frames it wants.
+In memory a record is a `Record`; on disk it is a TFDS example of features that need no TensorFlow. Frames are stored
+as encoded images, so that a reader decodes only the frames it needs.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ LANDMARKS = 68  # iBUG 68-point layout, of every record
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One clip of one talking person. Arrays a corpus does not have are empty along axis 0, texts are ''."""
+  """One clip of one talking person. Arrays that a corpus lacks are empty along axis 0, texts are ''."""
 
   id: str  # unique in the corpus
   speaker: str
@@ -26,26 +26,22 @@ class Record:
   caption: str
   transcript: str
   fps: float
-  frames: tuple[bytes, ...]  # f encoded pictures (JPEG or PNG), all of one size h, w
+  frames: tuple[bytes, ...]  # f encoded images (JPEG or PNG), all of the same size
   size: tuple[int, int]  # h, w of the frames
-  audio: np.ndarray  # [s] int16, 16 kHz mono; sample 0 sounds as frame 0 begins
+  audio: np.ndarray  # [s] int16, 16 kHz mono; sample 0 is at the start of frame 0
   box: np.ndarray  # [f, 4] float32, the face: x0, y0, x1, y1 in pixels of the frame
   landmarks: np.ndarray  # [f, 68, 2] float32, x, y in pixels of the frame
   pose: np.ndarray  # [f, 3] float32, yaw, pitch, roll of the head in degrees
-  num_faces: int = 1  # most faces seen at once in the source; the largest is the record's
+  num_faces: int = 1  # most faces visible at once in the source; the record is of the largest
   coefficients: np.ndarray = dataclasses.field(
     default_factory=lambda: np.zeros((0, 0), np.float32)
   )  # [f, k] expression
   words: tuple[Segment, ...] = ()
   phonemes: tuple[Segment, ...] = ()
-  attributes: dict[str, str] = dataclasses.field(
-    default_factory=dict
-  )  # what only this corpus knows (emotion, level, ...)
-  # Of the sidecar (`talkjax.corpora.feature_cache`), float16; no part of the record on disk.
-  latents: np.ndarray = dataclasses.field(
-    default_factory=lambda: np.zeros((0, 0, 0, 0), np.float16)
-  )  # [f, h', w', 2 c]
-  speech: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0, 0), np.float16))  # [n, layers, d]
+  attributes: dict[str, str] = dataclasses.field(default_factory=dict)  # specific to the corpus (emotion, level, ...)
+  # Cached features by name (`talkjax.corpora.feature_cache`), not part of the record on disk. float16: `latents`
+  # [f, h', w', 2 c], `speech` [n, layers, d].
+  features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def frame(self, index: int) -> np.ndarray:
     """Frame `index` as uint8 [h, w, 3] RGB."""
@@ -61,7 +57,7 @@ def encode_picture(rgb: np.ndarray, quality: int = 95) -> bytes:
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-  """Encoded picture -> uint8 [h, w, 3] RGB."""
+  """Encoded image -> uint8 [h, w, 3] RGB."""
   return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
@@ -79,14 +75,14 @@ def features() -> tfds.features.FeaturesDict:
       'fps': np.float32,
       'frames': tfds.features.Sequence(text()),
       'size': tensor(shape=(2,), dtype=np.int32),
-      'audio': text(),  # 16-bit little-endian samples: as a list of numbers it reads ten times slower
+      'audio': text(),  # bytes of 16-bit little-endian samples, which read ten times faster than a list of numbers
       'box': tensor(shape=(None, 4), dtype=np.float32),
       'landmarks': tensor(shape=(None, LANDMARKS, 2), dtype=np.float32),
       'pose': tensor(shape=(None, 3), dtype=np.float32),
       'num_faces': np.int32,
       'coefficients': tensor(
         shape=(None,), dtype=np.float32
-      ),  # flattened: one unknown axis is all that TFDS stores plainly
+      ),  # flattened, because TFDS stores only one unknown axis plainly
       'words': segments,
       'phonemes': segments,
       'attributes': tfds.features.Sequence({'name': text(), 'value': text()}),
@@ -96,7 +92,7 @@ def features() -> tfds.features.FeaturesDict:
 
 def to_example(record: Record) -> dict:
   """A record as the dict that a TFDS builder yields."""
-  example = {f.name: getattr(record, f.name) for f in dataclasses.fields(Record) if f.name not in ('latents', 'speech')}
+  example = {f.name: getattr(record, f.name) for f in dataclasses.fields(Record) if f.name != 'features'}
   example['frames'] = list(record.frames)
   example['audio'] = record.audio.astype('<i2').tobytes()
   example['size'] = np.asarray(record.size, np.int32)
@@ -128,7 +124,7 @@ def from_example(example: dict) -> Record:
 
 
 def _columns(segments, names: Sequence[str]):
-  # TFDS hands a sequence of dicts back as a dict of sequences.
+  # TFDS returns a sequence of dicts as a dict of sequences.
   return zip(*(segments[n] for n in names), strict=True)
 
 

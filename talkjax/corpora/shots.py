@@ -1,7 +1,7 @@
-"""Hard cuts: where one picture gives way to quite another from one frame to the next, and the clips between them.
+"""Shot detection: finds hard cuts in videos and splits clips at them.
 
-A model that learns how faces move must not learn that they jump. A corpus of cut footage hands its clips to `split`
-before it hands them to `building.generate`.
+Cuts inside a clip would teach a model that faces jump. A builder of edited footage passes its clips through `split`
+before `building.generate`.
 """
 
 import dataclasses
@@ -19,26 +19,26 @@ from etils import epath
 
 from talkjax.corpora import building, footage, pool
 
-THUMB = 24  # pixels of the side to which pictures are reduced
-FAINT = 12.0  # grey levels of contrast that count little: noise, and pictures that come out of the dark
-SIDE = 3  # frames looked at on either side of a cut
-CUT = 0.2  # distance (1 - correlation) that a cut makes at least (a face that talks in a fixed square: below 0.1) ...
-RATIO = 2.0  # ... and by how much it exceeds what changes within the frames on either side
+THUMB = 24  # side of the thumbnails in pixels
+FAINT = 12.0  # grey levels of contrast below which differences count little: noise, fades from black
+SIDE = 3  # frames compared on either side of a cut
+CUT = 0.2  # least distance (1 - correlation) across a cut (below 0.1 for a talking face in a fixed square) ...
+RATIO = 2.0  # ... and its least ratio to the distances among the frames on either side
 
 
 def find_cuts(frames: Iterable[np.ndarray]) -> tuple[int, list[int]]:
   """Counts frames and finds the hard cuts between them.
 
-  Two pictures are compared by the correlation of their thumbnails, which brightness, contrast and colour cast leave
-  alone. A cut lies where each of three frames before differs from each of three frames after, by more than frames on
-  the same side differ among themselves. So a flash is none (the picture comes back), nor is fast motion (its frames
-  differ from each other as well), nor a fade. One frame between, blended from both sides, is allowed.
+  Frames are compared by the correlation of their thumbnails, which does not depend on brightness, contrast and colour
+  cast. At a cut, each of the three frames before differs from each of the three frames after by more than frames on the
+  same side differ among themselves. A flash is therefore no cut (the same image follows), nor are fast motion (its
+  frames also differ among themselves) and fades. One frame in between may be a blend of both sides.
 
   Args:
     frames: uint8 [h, w, 3], any number.
 
   Returns:
-    The number of frames, and the first frame after each cut, growing.
+    The number of frames, and the indices of the first frame after each cut, ascending.
   """
   thumbs = [_thumbnail(frame) for frame in frames]
   count = len(thumbs)
@@ -46,19 +46,19 @@ def find_cuts(frames: Iterable[np.ndarray]) -> tuple[int, list[int]]:
     return count, []
   thumbs = np.stack(thumbs)
   reach = 2 * SIDE + 1
-  # apart[k][t] is the distance of frames t and t + k.
-  apart = {k: 1 - np.einsum('tp,tp->t', thumbs[:-k], thumbs[k:]) for k in range(1, reach)}
+  # distance[k][t] is that of frames t and t + k.
+  distance = {k: 1 - np.einsum('tp,tp->t', thumbs[:-k], thumbs[k:]) for k in range(1, reach)}
   found = []
-  for t in range(SIDE, count - SIDE):  # frame t is the one between, or the first after
+  for t in range(SIDE, count - SIDE):  # frame t is the blended one, or the first after the cut
     before, after = range(t - SIDE, t), range(t + 1, min(t + 1 + SIDE, count))
-    across = min(apart[b - a][a] for a in before for b in after)
-    within = max(apart[b - a][a] for side in (before, after) for a, b in itertools.combinations(side, 2))
+    across = min(distance[b - a][a] for a in before for b in after)
+    within = max(distance[b - a][a] for side in (before, after) for a, b in itertools.combinations(side, 2))
     if across > CUT and across > RATIO * within:
       found.append(t)
-  # Neighbours tell of the same cut; it lies where the picture changes most from one frame to the next.
+  # Neighbouring detections are the same cut, which is where the image changes most from one frame to the next.
   groups = np.split(found, np.flatnonzero(np.diff(found) > 1) + 1) if found else []
   return count, [
-    int(max(range(group[0], min(group[-1] + 1, count - 1) + 1), key=lambda t: apart[1][t - 1])) for group in groups
+    int(max(range(group[0], min(group[-1] + 1, count - 1) + 1), key=lambda t: distance[1][t - 1])) for group in groups
   ]
 
 
@@ -67,20 +67,20 @@ def split(
 ) -> dict[str, dict[str, footage.Clip]]:
   """Clips (by split and id) -> the clips between their cuts, none longer than `max_seconds`.
 
-  Of a clip that is divided become NAME#1, NAME#2, ... with the attributes `piece` and, where it had cuts, `shot`; they
-  have no transcript, as nobody knows which words they hold. A clip that can't be read stays whole: whoever makes its
-  record says what is wrong with it. One that overran the time limit of a clip has that as its `problem`.
+  A divided clip becomes NAME#1, NAME#2, ... with the attributes `piece` and, if it had cuts, `shot`. The parts have no
+  transcript, because the transcript does not say which words belong to which part. A clip that can't be read is not
+  divided; making its record reports the problem. One that exceeds the time limit of a clip has that as its `problem`.
 
-  The frames of all clips are read for it, in as many processes as the build has; what was found waits beside the
-  dataset, so that an interrupted build does not look again.
+  This reads the frames of all clips, in as many processes as the build has. The results are stored beside the dataset,
+  so an interrupted build does not repeat the work.
 
   Args:
-    builder: the TFDS builder that asks.
-    splits: as `building.generate` takes them.
-    max_seconds: None leaves long clips as they are.
+    builder: the TFDS builder of the corpus.
+    splits: as for `building.generate`.
+    max_seconds: None does not divide long clips.
   """
   limit = building._options.limit
-  # Each clip is at least one: of a trial no more have to be looked at.
+  # Every clip gives at least one part, so a trial build needs no more clips than its limit.
   splits = {name: dict(itertools.islice(clips.items(), limit)) for name, clips in splits.items()}
   scan = functools.partial(_scan, os.fspath(building.partial_folder(builder) / 'cuts'))
   clips = [clip for part in splits.values() for clip in part.values() if not clip.problem]
@@ -96,7 +96,7 @@ def split(
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
-  """A picture as a unit vector, float32 [p]: products of two are their correlation (of two empty ones 1)."""
+  """An image as a unit vector, float32 [p]; dot products are correlations (1 for two uniform images)."""
   small = cv2.resize(frame, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
   contrast = (small - small.mean((0, 1))).ravel()
   vector = np.append(contrast, FAINT * np.sqrt(contrast.size))
@@ -104,7 +104,7 @@ def _thumbnail(frame: np.ndarray) -> np.ndarray:
 
 
 def _scan(folder: str, clip: footage.Clip) -> tuple[int, list[int]]:
-  """`find_cuts` of a clip, or what it once found, from the folder."""
+  """`find_cuts` of a clip, cached in the folder."""
   stamp = os.stat(clip.video)
   key = hashlib.sha256(repr((clip, stamp.st_size, stamp.st_mtime)).encode()).hexdigest()[:40]
   path = epath.Path(folder) / f'{key}.json'
@@ -120,7 +120,7 @@ def _scan(folder: str, clip: footage.Clip) -> tuple[int, list[int]]:
 
 
 def _pieces(clip: footage.Clip, found: tuple | str | None, max_seconds: float | None) -> list[footage.Clip]:
-  """The clip, or what it is divided into; `found` is what `find_cuts` returned, a problem, or None where it failed."""
+  """The clip, or the clips it is divided into; `found` is what `find_cuts` returned, a problem, or None on failure."""
   if found is None:
     return [clip]
   if isinstance(found, str):

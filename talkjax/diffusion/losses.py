@@ -1,4 +1,4 @@
-"""Losses between a network's output and its target, and the weights put on them."""
+"""Losses between a network's output and its target, and their weights."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from talkjax.diffusion import targets
 
 
 def snr(level: Any) -> jax.Array:
-  """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) of a level."""
+  """Signal-to-noise ratio of a level, alpha_bar / (1 - alpha_bar)."""
   return jnp.square(jnp.asarray(level.signal_scale) / level.noise_scale)
 
 
@@ -18,11 +18,11 @@ def min_snr_weight(ratio: jax.Array, target: str, gamma: float = 5.0, velocity_o
 
   Args:
     ratio: signal-to-noise ratios, any shape.
-    target: what the loss is taken on. epsilon: min(snr, gamma) / snr; x0: min(snr, gamma); velocity:
+    target: what the loss compares. epsilon: min(snr, gamma) / snr; x0: min(snr, gamma); velocity:
       min(snr + velocity_offset, gamma) / (snr + 1).
     gamma: the cap.
-    velocity_offset: 0 as in the paper and diffusers; 1 adds the one before the minimum too, so that the weight at SNR 0
-      is 1, not 0, which a zero-terminal-SNR schedule needs in order to learn its last timestep.
+    velocity_offset: 0 as in the paper and diffusers. With 1 the weight at SNR 0 is 1 instead of 0; a zero-terminal-SNR
+      schedule needs this to learn its last timestep.
   """
   ratio = jnp.asarray(ratio)
   if targets.check(target) == targets.EPSILON:
@@ -33,13 +33,13 @@ def min_snr_weight(ratio: jax.Array, target: str, gamma: float = 5.0, velocity_o
 
 
 def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, normalize: bool = True) -> jax.Array:
-  """Mean squared error of each example, [b] float32.
+  """Mean squared error per example, [b] float32.
 
   Args:
     prediction, target: [b, ...], any float type.
     weight: weights over positions (a mask, a mouth map), broadcast against prediction: [b, h, w, 1] for [b, h, w, c].
-    normalize: divide by the sum of the weights, which makes a mask's loss the mean over its region, whatever its size;
-      False divides by the number of elements (the published masked loss, and maps whose weights mean what they say). An
+    normalize: True divides by the sum of the weights: a masked loss is then the mean over the mask, whatever its size.
+      False divides by the number of elements (the published masked loss, and maps whose absolute weights matter). An
       example whose weights are all 0 has loss 0.
   """
   error = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32))
@@ -57,12 +57,12 @@ def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, 
 def loss(
   prediction: Any, target: Any, *, weight: Any = None, example_weight: jax.Array | None = None, normalize: bool = True
 ) -> jax.Array:
-  """The loss, a float32 scalar: `squared_error` of each leaf, summed over leaves (modalities), averaged over examples.
+  """The loss, a float32 scalar: `squared_error` per leaf, summed over leaves (modalities) and averaged over examples.
 
   Args:
     prediction, target: trees of [b, ...].
-    weight: None, one map for all leaves, or a tree like prediction.
-    example_weight: [b], such as min-SNR weights; averaged as a plain mean of weight * error.
+    weight: None, one weight map for all leaves, or a tree like prediction.
+    example_weight: [b], such as min-SNR weights; the loss is the plain mean of weight * error.
     normalize: see `squared_error`.
   """
   leaves, structure = jax.tree.flatten(prediction)

@@ -1,14 +1,14 @@
-"""Samplers: each is a table of coefficients, and `sample` is one scan over any of them.
+"""Samplers: each is a table of coefficients, and `sample` is one scan over such a table.
 
-A step from a noisier x to a less noisy one is, for every sampler here,
+For every sampler here, a step from x to the less noisy x' is
 
     x' = table.x * x + table.x0 * x0 + table.epsilon * epsilon + table.x0_previous * x0' + table.noise * z
 
-where x0 and epsilon are what the network's output at x means (targets.py), x0' is the x0 of the step before, and z is
-fresh noise. `ddpm`, `ddim`, `dpm_solver_pp_2m` and `palette` differ in their tables alone.
+where x0 and epsilon are computed from the network's output at x (targets.py), x0' is the x0 of the previous step, and
+z is fresh noise. `ddpm`, `ddim`, `dpm_solver_pp_2m` and `palette` differ only in their tables.
 
-Noise is the caller's: the start x is given and z comes from `noise(step)`. Keyed by (seed, frame) and folded with the
-step, it makes a frame independent of the batch, window and device it is sampled in.
+The caller provides the noise: the initial x, and z from `noise(step)`. If noise is keyed by (seed, frame) and folded
+with the step, a frame does not depend on the batch, window and device it is sampled in.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ VARIANCES = ('fixed_small', 'fixed_large', 'learned_range')
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """The steps of a sampler, the noisiest first: all [steps] float32. A row of it is the `level` a denoiser is given."""
+  """The steps of a sampler, noisiest first: all [steps] float32. A denoiser receives one row as its `level`."""
 
-  timestep: Any  # what the network is told
+  timestep: Any  # the network's timestep input
   alpha_bar: Any
   signal_scale: Any  # sqrt(alpha_bar)
   noise_scale: Any  # sqrt(1 - alpha_bar)
@@ -37,19 +37,19 @@ class Table:
   x0: Any
   epsilon: Any
   x0_previous: Any
-  noise: Any  # standard deviation; with learned variance 1 where there is noise, else 0
-  variance: Any  # of the reverse step, also where no noise is added (classifier guidance reads it)
-  log_variance: Any  # its clipped logarithm; with learned variance the lower end of the range
-  log_variance_max: Any  # the upper end
-  # Which of x, epsilon, x0_previous, noise and learned (variance) the steps use at all: what they don't costs nothing.
+  noise: Any  # standard deviation; with learned variance 1 if the step adds noise, else 0
+  variance: Any  # of the reverse step, also if the step adds no noise (classifier guidance reads it)
+  log_variance: Any  # clipped logarithm of it; with learned variance the lower end of the range
+  log_variance_max: Any  # upper end of the range
+  # Which of x, epsilon, x0_previous, noise and learned (variance) the steps use; `sample` does not compute the others.
   terms: frozenset[str] = frozenset()
-  epsilon_from_clipped: bool = True  # clipping x0 changes epsilon with it
+  epsilon_from_clipped: bool = True  # recompute epsilon from the clipped x0
 
   def __len__(self) -> int:
     return self.x0.shape[0]
 
   def rows(self, index: Any) -> 'Table':
-    """Some rows: a list of steps, a slice, or one (scalars: a level)."""
+    """Selected rows: a list of steps, a slice, or one index (which gives scalars: a level)."""
     return jax.tree.map(lambda a: a[index], self)
 
 
@@ -59,11 +59,11 @@ jax.tree_util.register_dataclass(Table, [f.name for f in dataclasses.fields(Tabl
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-  """What happened at each step, [steps, ...] each, in the order taken."""
+  """Intermediate results of each step, [steps, ...] each, in sampling order."""
 
-  x: Any  # after the step, noise and constraint included
-  x0: Any  # the clean picture predicted at the step (clipped)
-  mean: Any  # the step without its noise and constraint
+  x: Any  # after the step, including noise and constraint
+  x0: Any  # the clean example predicted at the step (clipped)
+  mean: Any  # the step's result before noise and constraint
 
 
 jax.tree_util.register_dataclass(Steps, ['x', 'x0', 'mean'], [])
@@ -86,15 +86,15 @@ def ddpm(
   """Ancestral sampling (DDPM algorithm 2) on strided timesteps (improved DDPM section 4).
 
   Args:
-    schedule: what the network was trained on.
-    steps: how many (see schedules.spaced), or the entries themselves, the noisiest first.
+    schedule: the schedule the network was trained on.
+    steps: number of steps (see schedules.spaced), or the schedule's entries to visit, noisiest first.
     spacing, offset: see schedules.spaced.
-    variance: 'fixed_small' (the posterior's), 'fixed_large' (beta), 'learned_range' (the network says where between the
-      two: its output has twice the channels).
+    variance: 'fixed_small' (the posterior's), 'fixed_large' (beta) or 'learned_range' (the network interpolates between
+      the two; its output has twice the channels).
     first_variance: see schedules.posterior.
 
   Returns:
-    A table. No noise is added at entry 0 of the schedule.
+    A table. The step from entry 0 of the schedule adds no noise.
 
   Raises:
     ValueError: for an unknown spacing or variance, or too many steps.
@@ -105,7 +105,7 @@ def ddpm(
   alpha_bar = schedule.alpha_bar[entries]
   previous = np.append(alpha_bar[1:], 1.0)
   betas = 1.0 - alpha_bar / previous
-  # The posterior's tables run from the least noise up.
+  # The posterior's tables are ordered from least to most noise.
   flipped = schedules.posterior_between(betas[::-1], alpha_bar[::-1], previous[::-1], first_variance)
   small, log_small = flipped.variance[::-1], flipped.log_variance[::-1]
   large = betas.copy()
@@ -128,10 +128,11 @@ def ddpm(
 
 
 def palette(schedule: Schedule) -> Table:
-  """Every step of this schedule, ancestral with the posterior's variance (SR3 algorithm 2, Palette).
+  """Ancestral sampling over every step of this schedule with the posterior's variance (SR3 algorithm 2, Palette).
 
-  The network is conditioned on alpha_bar itself (`level.alpha_bar`), not on a timestep, so it can be sampled on any
-  schedule: fewer steps are a fresh schedule, `palette(schedules.make('cosine', 100))`, not a part of the training one.
+  The network is conditioned on alpha_bar itself (`level.alpha_bar`), not on a timestep, so it can be sampled with any
+  schedule. For fewer steps make a new schedule, `palette(schedules.make('cosine', 100))`, instead of subsampling the
+  training schedule.
   """
   return ddpm(schedule, schedule.num_steps)
 
@@ -151,26 +152,26 @@ def ddim(
 
   Args:
     schedule, steps, spacing, offset: see `ddpm`.
-    eta: 0 deterministic, 1 as noisy as DDPM.
-    previous: the entry a step leads to: 'next' of the list, or 'stride' below this one (diffusers; the same where the
-      number of steps divides the schedule).
-    final_alpha_bar: alpha_bar after the last step; diffusers without set_alpha_to_one takes schedule.alpha_bar[0].
-    epsilon_from_clipped: where x0 is clipped, epsilon is computed again from it (guided-diffusion) or left (diffusers).
+    eta: 0 is deterministic, 1 adds as much noise as DDPM.
+    previous: the entry a step leads to: the 'next' one of the list, or one 'stride' below this one (diffusers; both are
+      the same if the number of steps divides the length of the schedule).
+    final_alpha_bar: alpha_bar after the last step; diffusers without set_alpha_to_one uses schedule.alpha_bar[0].
+    epsilon_from_clipped: recompute epsilon from the clipped x0 (guided-diffusion) or keep the prediction (diffusers).
   """
   entries = _entries(schedule, steps, spacing, offset)
   if previous == 'stride':
-    before = entries - schedule.num_steps // len(entries)
+    target = entries - schedule.num_steps // len(entries)
   else:
-    before = np.append(entries[1:], -1)
+    target = np.append(entries[1:], -1)
   alpha_bar = schedule.alpha_bar[entries]
-  alpha_bar_before = np.where(before >= 0, schedule.alpha_bar[np.maximum(before, 0)], final_alpha_bar)
-  variance = (1 - alpha_bar_before) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_before)  # eq. 16, eta = 1
+  alpha_bar_previous = np.where(target >= 0, schedule.alpha_bar[np.maximum(target, 0)], final_alpha_bar)
+  variance = (1 - alpha_bar_previous) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_previous)  # eq. 16, eta = 1
   noise = eta * np.sqrt(np.maximum(variance, 0.0))
   return _table(
     schedule,
     entries,
-    x0=np.sqrt(alpha_bar_before),
-    epsilon=np.sqrt(np.maximum(1 - alpha_bar_before - noise**2, 0.0)),
+    x0=np.sqrt(alpha_bar_previous),
+    epsilon=np.sqrt(np.maximum(1 - alpha_bar_previous - noise**2, 0.0)),
     noise=noise,
     variance=noise**2,
     epsilon_from_clipped=epsilon_from_clipped,
@@ -188,14 +189,14 @@ def dpm_solver_pp_2m(
   solver: str = 'midpoint',
   lower_order_final: bool = True,
 ) -> Table:
-  """DPM-Solver++(2M), a multistep solver of second order (arXiv 2211.01095, algorithm 2). Deterministic.
+  """DPM-Solver++(2M), a deterministic second-order multistep solver (arXiv 2211.01095, algorithm 2).
 
   Args:
-    schedule, steps, spacing, offset: see `ddpm`; leading and linspace as multistep solvers lay them.
-    lambda_min: timesteps whose log(signal_scale / noise_scale) is below are not visited (-5.1 helps cosine schedules).
-    final: where the last step leads: 'zero' noise, or the 'sigma_min' of the schedule's first entry.
-    solver: how the second order is taken: 'midpoint' or 'heun'.
-    lower_order_final: the last of fewer than 15 steps is first order, for stability (a step to zero noise always is).
+    schedule, steps, spacing, offset: see `ddpm`; leading and linspace are spaced as in multistep solvers.
+    lambda_min: skip timesteps with log(signal_scale / noise_scale) below this (-5.1 helps cosine schedules).
+    final: noise level after the last step: 'zero', or 'sigma_min', that of the schedule's first entry.
+    solver: type of the second-order update: 'midpoint' or 'heun'.
+    lower_order_final: make the last of fewer than 15 steps first order, for stability (a step to zero noise always is).
   """
   half_log_snr = _half_log_snr(schedule.alpha_bar)
   last = int(np.sum(half_log_snr >= lambda_min))
@@ -205,10 +206,10 @@ def dpm_solver_pp_2m(
   lambda_from, lambda_to = _half_log_snr(alpha_bar), _half_log_snr(target)
   with np.errstate(invalid='ignore', divide='ignore'):
     h = lambda_to - lambda_from
-    # alpha_t (1 - exp(-h)): the weight of x0 in the first order step, finite from pure noise and to none.
+    # alpha_t (1 - exp(-h)): the weight of x0 in a first-order step; finite from pure noise and to zero noise.
     weight = np.sqrt(target) * -np.expm1(-h)
-    h_before = np.append(np.inf, h[:-1])  # a first step has no step before it: first order
-    inverse_r = np.where(np.isfinite(h_before) & np.isfinite(h), h / h_before, 0.0)
+    h_previous = np.append(np.inf, h[:-1])  # the first step has no previous one: first order
+    inverse_r = np.where(np.isfinite(h_previous) & np.isfinite(h), h / h_previous, 0.0)
     slope = weight / 2 if solver == 'midpoint' else np.sqrt(target) * (np.expm1(-h) / h + 1)
   if lower_order_final and len(entries) < 15:
     inverse_r[-1] = 0.0
@@ -227,13 +228,13 @@ def _half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
     return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
 
 
-def _entries(schedule: Schedule, steps: int | Sequence[int], spacing: str, offset: int, **how) -> np.ndarray:
+def _entries(schedule: Schedule, steps: int | Sequence[int], spacing: str, offset: int, **options) -> np.ndarray:
   if isinstance(steps, int | np.integer):
-    entries = schedules.spaced(spacing, schedule.num_steps, int(steps), offset, **how)
+    entries = schedules.spaced(spacing, schedule.num_steps, int(steps), offset, **options)
   else:
     entries = np.asarray(steps)
   if not len(entries) or np.any(np.diff(entries) >= 0) or entries[-1] < 0 or entries[0] >= schedule.num_steps:
-    raise ValueError(f'steps must fall from at most {schedule.num_steps - 1} to at least 0, the noisiest first')
+    raise ValueError(f'steps must decrease from at most {schedule.num_steps - 1} to at least 0, noisiest first')
   return entries
 
 
@@ -265,30 +266,30 @@ def sample(
   constrain: Callable[[Any], Any] | None = None,
   trajectory: bool = False,
 ) -> Any:
-  """Samples along a table: one lax.scan, to be called inside jit.
+  """Runs a sampler's table: one lax.scan, to be called inside jit.
 
   Args:
-    denoise: (x, level) -> the network's output, a tree like x, or with twice x's channels on the last axis where the
-      network learned its variance. `level` is a row of the table: scalars timestep, alpha_bar and what else it has.
-    x: the noisiest examples, a tree of arrays [b, ...], float32.
-    table: a sampler. One row (`table.rows([i])`) is a single step.
-    noise: step (0, 1, ... in the order taken) -> standard normal numbers like x; may be None where the table has none.
+    denoise: (x, level) -> the network's output, a tree like x, or with twice its channels on the last axis if the
+      network learned its variance. `level` is a row of the table: timestep, alpha_bar and its other fields as scalars.
+    x: the initial (noisiest) examples, a tree of arrays [b, ...], float32.
+    table: a sampler. A table of one row (`table.rows([i])`) takes a single step.
+    noise: step (0, 1, ... in sampling order) -> standard normal values like x; may be None if the table adds no noise.
     target: what the network predicts: 'epsilon', 'x0' or 'velocity'.
-    clip: bound on the absolute value of x0, or a function on its tree; None leaves it.
-    constrain: applied to x before the first and after each step, such as pasting pixels that are known.
+    clip: bound on the absolute value of x0, or a function of the x0 tree; None does not clip.
+    constrain: applied to x before the first and after each step, such as pasting known pixels.
     trajectory: also return `Steps`.
 
   Returns:
     x after the last step; with `trajectory` (x, Steps).
 
   Raises:
-    ValueError: where the table needs noise and there is none, or epsilon is predicted where no signal is left.
+    ValueError: the table adds noise and `noise` is None, or the target is epsilon at a timestep with zero signal.
   """
   targets.check(target)
   if 'noise' in table.terms and noise is None:
     raise ValueError('this sampler adds noise at each step: pass noise(step), or take eta=0')
   if target == targets.EPSILON and isinstance(table.alpha_bar, np.ndarray) and np.any(table.alpha_bar == 0):
-    raise ValueError('epsilon says nothing of x0 at zero signal: predict velocity or x0, or leave that timestep out')
+    raise ValueError('epsilon does not determine x0 at zero signal: predict velocity or x0, or leave that timestep out')
   constrain = constrain or (lambda tree: tree)
   multistep = 'x0_previous' in table.terms
 
@@ -296,11 +297,11 @@ def sample(
     x, x0_previous = carry
     row, index = row_and_index
     mean, x0, deviation = _mean(denoise, x, x0_previous, row, target, clip)
-    after = mean
+    x_next = mean
     if 'noise' in table.terms:
-      after = jax.tree.map(lambda m, s, z: m + s * z, mean, deviation, noise(index))
-    after = constrain(jax.tree.map(lambda a, old: a.astype(old.dtype), after, x))
-    return (after, x0 if multistep else None), Steps(after, x0, mean) if trajectory else None
+      x_next = jax.tree.map(lambda m, s, z: m + s * z, mean, deviation, noise(index))
+    x_next = constrain(jax.tree.map(lambda a, old: a.astype(old.dtype), x_next, x))
+    return (x_next, x0 if multistep else None), Steps(x_next, x0, mean) if trajectory else None
 
   x = constrain(jax.tree.map(jnp.asarray, x))
   start = (x, jax.tree.map(jnp.zeros_like, x) if multistep else None)
@@ -309,8 +310,8 @@ def sample(
 
 
 def _mean(denoise, x, x0_previous, row, target, clip):
-  """A step without its noise: (its mean, x0, its standard deviation for each leaf)."""
-  output, spread = split_variance(denoise(x, row), x)
+  """A step before its noise is added: (mean, x0, standard deviation per leaf)."""
+  output, variance_output = split_variance(denoise(x, row), x)
   x0 = targets.to_x0(target, output, x, row)
   if clip is not None:
     x0 = clip(x0) if callable(clip) else jax.tree.map(lambda a: jnp.clip(a, -clip, clip), x0)
@@ -326,28 +327,30 @@ def _mean(denoise, x, x0_previous, row, target, clip):
   if 'x0_previous' in row.terms:
     mean = jax.tree.map(lambda m, a: m + row.x0_previous * a, mean, x0_previous)
   if 'learned' in row.terms:
-    if jax.tree.structure(spread) != jax.tree.structure(x):
+    if jax.tree.structure(variance_output) != jax.tree.structure(x):
       raise ValueError('learned variance: the network must return twice the channels of x')
-    deviation = jax.tree.map(lambda v: row.noise * jnp.exp(0.5 * log_variance(v, row)), spread)
+    deviation = jax.tree.map(lambda v: row.noise * jnp.exp(0.5 * log_variance(v, row)), variance_output)
   else:
     deviation = jax.tree.map(lambda a: row.noise, x)
   return mean, x0, deviation
 
 
 def split_variance(output: Any, x: Any) -> tuple[Any, Any]:
-  """A network's output as (prediction, what it says of its variance or None), by its channels; trees like x."""
+  """Splits a network's output by channels into (prediction, variance output or None), trees like x."""
 
   def split(o, a, half):
     if o.shape[-1] == a.shape[-1]:
       return o if half == 0 else None
     if o.shape[-1] != 2 * a.shape[-1]:
-      raise ValueError(f'the network returned {o.shape[-1]} channels for {a.shape[-1]}: expected as many or twice')
+      raise ValueError(
+        f'the network returned {o.shape[-1]} channels for {a.shape[-1]}: expected as many or twice as many'
+      )
     return o[..., : a.shape[-1]] if half == 0 else o[..., a.shape[-1] :]
 
   return tuple(jax.tree.map(lambda a, o, half=half: split(o, a, half), x, output) for half in (0, 1))
 
 
-def log_variance(spread: jax.Array, row: Table) -> jax.Array:
-  """The variance a network learned (improved DDPM eq. 15): spread -1 is the row's lower end, 1 its upper."""
-  fraction = (spread + 1) / 2
+def log_variance(variance_output: jax.Array, row: Table) -> jax.Array:
+  """Learned log variance (improved DDPM eq. 15): output -1 is the lower end of the row's range, 1 the upper end."""
+  fraction = (variance_output + 1) / 2
   return fraction * row.log_variance_max + (1 - fraction) * row.log_variance

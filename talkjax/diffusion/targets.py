@@ -1,4 +1,4 @@
-"""What a network predicts: one table between epsilon, x0 and velocity.
+"""Prediction targets: conversions between epsilon, x0 and velocity.
 
 With s = sqrt(alpha_bar) and n = sqrt(1 - alpha_bar) of the level, a noisy example is x = s x0 + n epsilon, and
 
@@ -7,9 +7,9 @@ With s = sqrt(alpha_bar) and n = sqrt(1 - alpha_bar) of the level, a noisy examp
     x0         x0                  itself                 (x - s x0) / n
     velocity   s epsilon - n x0    s x - n velocity       n x + s velocity
 
-(velocity: arXiv 2202.00512, appendix D). At zero terminal SNR (s = 0) x0 and velocity are defined, epsilon says nothing
-of x0. Examples are trees of arrays [b, ...], mapped; a level is anything with `signal_scale` (s) and `noise_scale` (n),
-scalars or [b], as schedules.Level and the rows of a sampler's table.
+(velocity: arXiv 2202.00512, appendix D). At zero terminal SNR (s = 0) x0 and velocity determine x0; epsilon does not.
+Examples are trees of arrays [b, ...]. A level is any object with `signal_scale` (s) and `noise_scale` (n), scalars or
+[b]: a schedules.Level or a row of a sampler's table.
 """
 
 from typing import Any
@@ -22,19 +22,19 @@ TARGETS = (EPSILON, X0, VELOCITY)
 
 
 def check(target: str) -> str:
-  """The target's name, or ValueError."""
+  """Returns the target's name; raises ValueError if it is unknown."""
   if target not in TARGETS:
     raise ValueError(f'unknown prediction target {target!r}: expected one of {", ".join(TARGETS)}')
   return target
 
 
 def add_noise(x0: Any, epsilon: Any, level: Any) -> Any:
-  """x = s x0 + n epsilon, the noisy examples."""
+  """The noisy examples x = s x0 + n epsilon."""
   return _map(lambda a, e, s, n: s * a + n * e, level, x0, epsilon)
 
 
 def make(target: str, x0: Any, epsilon: Any, level: Any) -> Any:
-  """What the network should output for these clean examples and this noise."""
+  """The network's training target for these clean examples and this noise."""
   if check(target) == EPSILON:
     return epsilon
   if target == X0:
@@ -43,7 +43,7 @@ def make(target: str, x0: Any, epsilon: Any, level: Any) -> Any:
 
 
 def to_x0(target: str, output: Any, x: Any, level: Any) -> Any:
-  """The clean examples that the network's output at noisy examples x means; float32 (or x's type if wider)."""
+  """The clean examples predicted by the network's output at noisy examples x; float32, or x's dtype if wider."""
   if check(target) == X0:
     return _map(lambda o, y, s, n: o.astype(y.dtype), level, output, x)
   if target == EPSILON:
@@ -52,7 +52,7 @@ def to_x0(target: str, output: Any, x: Any, level: Any) -> Any:
 
 
 def to_epsilon(target: str, output: Any, x: Any, level: Any) -> Any:
-  """The noise that the network's output at noisy examples x means."""
+  """The noise predicted by the network's output at noisy examples x."""
   if check(target) == EPSILON:
     return _map(lambda o, y, s, n: o.astype(y.dtype), level, output, x)
   if target == X0:
@@ -61,7 +61,7 @@ def to_epsilon(target: str, output: Any, x: Any, level: Any) -> Any:
 
 
 def from_x0(target: str, x0: Any, x: Any, level: Any) -> Any:
-  """The output that would mean these clean examples: the inverse of `to_x0`, for guidance that moves x0."""
+  """The network output that predicts these clean examples: the inverse of `to_x0`, for guidance that modifies x0."""
   if check(target) == X0:
     return x0
   return make(target, x0, to_epsilon(X0, x0, x, level), level)
@@ -76,6 +76,6 @@ def _map(function, level, *trees):
 
 
 def per_example(scale: Any, x: jax.Array) -> jax.Array:
-  """A scalar or [b] scale, shaped to multiply x [b, ...]."""
+  """Reshapes a scalar or [b] scale so that it broadcasts against x [b, ...]."""
   scale = jnp.asarray(scale)
   return scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim)) if scale.ndim else scale

@@ -1,23 +1,23 @@
-"""Which part of a face picture is generated: masks are 1 where the net paints, 0 where the picture stays."""
+"""Masks of face crops: 1 where the network generates, 0 where the crop is unchanged."""
 
 import cv2
 import numpy as np
 
-from talkjax.faces.landmarks import eye_distance
+from talkjax.faces.measures import eye_distance
 
 KINDS = ('published', 'rectangle')
 
 
 def jaw_mask(landmarks: np.ndarray, size: int, kind: str = 'published') -> np.ndarray:
-  """The part of a crop that speech moves (section 3.3.3 of Speech Driven Video Editing): float32 [size, size, 1].
+  """The region of a crop that speech moves (section 3.3.3 of Speech Driven Video Editing): float32 [size, size, 1].
 
-  Neither kind follows the chin or the lips: their place would give the mouth's opening away to the net.
+  Neither kind depends on chin or lips, whose positions would reveal the mouth opening to the network.
 
   Args:
     landmarks: [68, 2] pixels of the crop.
-    size: pixels of the crop's side.
-    kind: 'published' is what the released weights saw, `square_mask`. 'rectangle' is what the paper describes: upright,
-      from just below the nose to below the chin of an open mouth, wider than the jaw.
+    size: side of the crop in pixels.
+    kind: 'published' is `square_mask`, with which the released weights were trained. 'rectangle' is described in the
+      paper: upright, from just below the nose to below the chin of an open mouth, wider than the jaw.
   """
   if kind == 'published':
     return square_mask(np.trunc(landmarks).astype(np.int32), (size, size)).astype(np.float32)
@@ -35,7 +35,7 @@ def jaw_mask(landmarks: np.ndarray, size: int, kind: str = 'published') -> np.nd
 
 
 def square_mask(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """The published mask (golden case dve_mask, `square`): between jaw points 1 and 15, down to the picture's bottom.
+  """The published mask (golden case dve_mask, `square`): between jaw points 1 and 15, down to the bottom of the image.
 
   Args:
     landmarks: int32 [68, 2] pixels, from `landmarks.mesh_to_68`.
@@ -46,18 +46,18 @@ def square_mask(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """
   height, width = size
   left, right = np.asarray(landmarks)[[1, 15]]
-  left_foot, right_foot = (left[0], height), (right[0], height)
-  # The published outline crosses itself; the parts it encloses, with its edges, are the quadrilateral.
-  outline = np.array([left, left_foot, right, right_foot, left, right, left_foot, right_foot], np.int32)
+  left_bottom, right_bottom = (left[0], height), (right[0], height)
+  # The published outline intersects itself; the regions it encloses, with its edges, form the quadrilateral.
+  outline = np.array([left, left_bottom, right, right_bottom, left, right, left_bottom, right_bottom], np.int32)
   mask = np.zeros((height, width, 1), np.uint8)
   cv2.drawContours(mask, [outline[:, None]], -1, color=1, thickness=cv2.FILLED)
   return mask
 
 
 def contour_mask(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """The other published mask (golden case dve_mask, `contour`): the jaw's outline with the lips left out as lines.
+  """The other published mask (golden case dve_mask, `contour`): the filled jaw outline, with the lip contours cut out.
 
-  Args and result as `square_mask`.
+  Arguments and result as in `square_mask`.
   """
   height, width = size
   points = np.asarray(landmarks, np.int32)
@@ -65,5 +65,7 @@ def contour_mask(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   cv2.drawContours(mask, [points[2:15, None]], -1, color=1, thickness=cv2.FILLED)
   for lips in (points[48:60], points[60:68]):
     cv2.polylines(mask, [lips[:, None]], isClosed=False, color=0, thickness=1)
-    cv2.line(mask, lips[0].tolist(), lips[-1].tolist(), color=0, thickness=1)  # drawn one way only: not a closed line
+    cv2.line(
+      mask, lips[0].tolist(), lips[-1].tolist(), color=0, thickness=1
+    )  # drawn in one direction only, as published: not a closed polyline
   return mask

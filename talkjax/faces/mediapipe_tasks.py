@@ -1,9 +1,9 @@
 """MediaPipe's face mesh on releases without `solutions` (0.10.30 and later; the only ones for Python 3.13).
 
-They carry no models. Those of 0.10.21 (Apache-2.0), the last release that does, are put into `FOLDER` by
-launch/setup.sh, and bundled here as the newer code expects them. It wants one output of 478 points where the older
-model has the mesh, lips and eyes apart, so two operators are appended to the model that gather the refined points into
-one, as the older release does after it.
+These releases contain no models. launch/setup.sh copies those of 0.10.21 (Apache-2.0), the last release with models,
+into `FOLDER`, and this module bundles them in the newer format. That format needs one output of 478 points, but the
+older model has separate outputs for mesh, lips and eyes. Two operators appended to the model merge them, as the older
+release does in a later step.
 """
 
 import functools
@@ -20,7 +20,7 @@ FOLDER = pathlib.Path(sys.prefix) / 'share' / 'talkjax'
 DETECTOR, MESH = 'face_detection_short_range.tflite', 'face_landmark_with_attention.tflite'
 POINTS = 478
 
-# Which points of the mesh each refining output stands for (MediaPipe, tensors_to_face_landmarks_with_attention).
+# The points of the mesh that each refined output replaces (MediaPipe, tensors_to_face_landmarks_with_attention).
 LIPS = (
     61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409,
     78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415,
@@ -45,11 +45,11 @@ REFINED = {
   'output_left_iris': tuple(range(468, 473)),
   'output_right_iris': tuple(range(473, 478)),
 }
-CONCATENATION, GATHER, INT32 = 2, 36, 2  # of the tflite format
+CONCATENATION, GATHER, INT32 = 2, 36, 2  # codes of the tflite format
 
 
 class TasksMesh:
-  """`process(rgb)` gives a list of [478, 3] meshes, x and y as fractions of the picture."""
+  """`process(rgb)` returns a list of [478, 3] meshes, x and y as fractions of the image size."""
 
   def __init__(self, static: bool, max_faces: int, confidence: float, tracking_confidence: float):
     from mediapipe.tasks.python import BaseOptions, vision
@@ -62,7 +62,7 @@ class TasksMesh:
       min_face_detection_confidence=confidence,
       min_tracking_confidence=tracking_confidence,
     )
-    self._finder = vision.FaceLandmarker.create_from_options(options)
+    self._landmarker = vision.FaceLandmarker.create_from_options(options)
     self._static, self._time = static, 0
 
   def process(self, rgb: np.ndarray) -> list[np.ndarray]:
@@ -70,22 +70,24 @@ class TasksMesh:
 
     image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=rgb)
     if self._static:
-      found = self._finder.detect(image)
+      result = self._landmarker.detect(image)
     else:
-      self._time += 40  # milliseconds; it must grow and is used for nothing else here
-      found = self._finder.detect_for_video(image, self._time)
-    return [np.array([(p.x, p.y, p.z) for p in face]) for face in found.face_landmarks]
+      self._time += 40  # milliseconds; only has to increase
+      result = self._landmarker.detect_for_video(image, self._time)
+    return [np.array([(p.x, p.y, p.z) for p in face]) for face in result.face_landmarks]
 
   def close(self) -> None:
-    self._finder.close()
+    self._landmarker.close()
 
 
 @functools.cache
 def _bundle() -> bytes:
-  """The two models as the .task archive that the newer code reads."""
+  """The two models as a .task archive, the format of the newer releases."""
   missing = [name for name in (DETECTOR, MESH) if not (FOLDER / name).is_file()]
   if missing:
-    raise UserError(f'{FOLDER} lacks the face models {" and ".join(missing)}: run launch/setup.sh, which fetches them')
+    raise UserError(
+      f'{FOLDER} lacks the face models {" and ".join(missing)}: run launch/setup.sh, which downloads them'
+    )
   archive = io.BytesIO()
   with zipfile.ZipFile(archive, 'w', zipfile.ZIP_STORED) as bundle:
     bundle.writestr('face_detector.tflite', (FOLDER / DETECTOR).read_bytes())
@@ -94,7 +96,7 @@ def _bundle() -> bytes:
 
 
 def with_one_output(data: bytes) -> bytes:
-  """The attention model with outputs [1, 1, 1, 478 * 3] and the face's presence, in place of seven."""
+  """The attention model with two outputs (points [1, 1, 1, 478 * 3] and face presence) instead of seven."""
   import flatbuffers
   from mediapipe.tasks.metadata import schema_py_generated as schema
 
@@ -138,10 +140,13 @@ def with_one_output(data: bytes) -> bytes:
 
 
 def _sources(ends: np.ndarray) -> np.ndarray:
-  """Where in the joined outputs each of the 478 x 3 numbers stands: int32."""
+  """Index of each of the 478 x 3 coordinates in the concatenated outputs: int32."""
   source = np.zeros((POINTS, 3), np.int32)
   source[:468] = np.arange(468 * 3).reshape(468, 3)
-  source[468:473, 2], source[473:, 2] = 3 * 33 + 2, 3 * 263 + 2  # irises have no depth: that of the eyes' outer corners
+  source[468:473, 2], source[473:, 2] = (
+    3 * 33 + 2,
+    3 * 263 + 2,
+  )  # irises have no depth: use that of the eyes' outer corners
   for start, points in zip(ends, REFINED.values()):
     source[list(points), :2] = start + np.arange(2 * len(points)).reshape(-1, 2)
   return source.reshape(-1)

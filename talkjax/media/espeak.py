@@ -1,13 +1,13 @@
-"""The synthesiser's own process: speaks requests read from stdin, each in a fresh fork, and writes them to stdout.
+"""Speech synthesis process: reads requests from stdin, synthesises each in a new fork and writes it to stdout.
 
-Run by `talkjax.media.speech` as a script, never imported with the package: it needs nothing but the standard library,
-so it starts in some 30 ms. espeak-ng keeps state from one utterance to the next (the same text sounds a little
-different the second time), so the library is opened once and every utterance is spoken in a fork that starts
-from that same state; a fork costs 1 ms. The noise of breathy voices is seeded there too.
+`talkjax.media.speech` runs this file as a script. It imports only the standard library and so starts in about 30 ms.
+espeak-ng keeps state between utterances (the same text sounds slightly different the second time). Therefore the
+library is loaded once, and every utterance is synthesised in a fork that starts from the same state. A fork takes 1 ms.
+The noise of breathy voices is seeded in the fork too.
 
-A request is one JSON line {text, voice, rate, pitch, range}. An answer is a JSON line, then `bytes` bytes of int16 PCM:
-{status, bytes, rate, events: [[kind, sample, text_position, length, symbol], ...]}. status 'voice' means that espeak-ng
-has no such voice.
+A request is one JSON line {text, voice, rate, pitch, range}. A response is a JSON line {status, bytes, rate, events:
+[[kind, sample, text_position, length, symbol], ...]}, then `bytes` bytes of int16 PCM, then an empty line. The status
+'voice' means that espeak-ng has no such voice.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 
-_SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: the samples come back through the callback
+_SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: samples are passed to the callback
 _PHONEME_EVENTS, _PHONEMES_IPA, _DONT_EXIT = 1, 2, 0x8000
 _UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
@@ -43,7 +43,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def _speak(library, rate: int, request: dict) -> tuple[dict, bytes]:
-  library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # or breathy voices get noise seeded by the time of day
+  library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # otherwise the noise of breathy voices is seeded by the time of day
   if library.espeak_SetVoiceByName(request['voice'].encode()) != 0:
     return {'status': 'voice', 'bytes': 0}, b''
   for parameter, name in ((_RATE, 'rate'), (_PITCH, 'pitch'), (_RANGE, 'range')):
@@ -86,7 +86,7 @@ def main(library_path: str, data_path: str):
       finally:
         os._exit(0)
     os.waitpid(child, 0)
-    sys.stdout.buffer.write(b'\n')  # an empty line after each answer; alone, it says that the fork died
+    sys.stdout.buffer.write(b'\n')  # ends each response; an empty line alone means that the fork died
     sys.stdout.buffer.flush()
 
 

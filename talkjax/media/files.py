@@ -1,4 +1,4 @@
-"""Opens files that a user or a corpus names: regular files only, so that reading always comes to an end."""
+"""Opens files named by a user or a corpus. Only regular files are opened, so reading always terminates."""
 
 import io
 import os
@@ -21,18 +21,18 @@ def open_regular(path, expected: str) -> io.FileIO:
 
   Args:
     path: the file.
-    expected: what the caller reads from it ('a video or audio file'), for the error.
+    expected: the kind of file for the error message ('a video or audio file').
 
   Returns:
     the unbuffered file; its `name` is the path as a string.
 
   Raises:
-    UserError: the file is absent or unreadable, or is a folder, a FIFO, a socket or a device.
+    UserError: the file is missing or unreadable, or is a folder, a FIFO, a socket or a device.
   """
   path = pathlib.Path(path)
   try:
-    _check(path, os.stat(path), expected)  # before it is opened: opening a device can act on it
-    file = open(path, 'rb', buffering=0, opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
+    _check(path, os.stat(path), expected)  # checked before opening, because opening a device can have side effects
+    file = open(path, 'rb', buffering=0, opener=_open_nonblocking)  # noqa: SIM115 (the caller closes it)
   except (FileNotFoundError, NotADirectoryError, ValueError) as error:
     if path.is_symlink():
       raise UserError(f'{path} is a link to {os.readlink(path)}, which does not exist: give {expected}') from error
@@ -42,7 +42,7 @@ def open_regular(path, expected: str) -> io.FileIO:
   except OSError as error:
     raise UserError(f'{path} cannot be opened ({error.strerror or error}): give {expected}') from error
   try:
-    _check(path, os.fstat(file.fileno()), expected)  # another file may have taken its place meanwhile
+    _check(path, os.fstat(file.fileno()), expected)  # the file may have been replaced since the first check
   except BaseException:
     file.close()
     raise
@@ -50,13 +50,13 @@ def open_regular(path, expected: str) -> io.FileIO:
 
 
 def read_bytes(path, expected: str) -> bytes:
-  """The content of a regular file; arguments and errors as `open_regular`."""
+  """Reads a regular file; arguments and errors as `open_regular`."""
   with open_regular(path, expected) as file:
     return file.read()
 
 
-def _open_without_waiting(path, flags: int) -> int:
-  # Without O_NONBLOCK, opening a FIFO waits for a writer.
+def _open_nonblocking(path, flags: int) -> int:
+  # Without O_NONBLOCK, opening a FIFO would block until it has a writer.
   return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 

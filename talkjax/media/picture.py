@@ -1,4 +1,4 @@
-"""Still pictures in and out of files, and strips that show frames beside each other."""
+"""Reads, writes, resizes and normalises images, and arranges video frames in a grid."""
 
 import contextlib
 import os
@@ -11,11 +11,15 @@ import numpy as np
 from talkjax.errors import UserError
 from talkjax.media import files
 
-GAP = 2  # white pixels between the pictures of a strip
+GAP = 2  # white pixels between the frames of a strip
 
 
 def read(path) -> np.ndarray:
-  """A picture file as uint8 [h, w, 3] RGB, upright; what is transparent is black. Raises UserError if it cannot."""
+  """Reads an image file as uint8 [h, w, 3] RGB, upright; transparent pixels become black.
+
+  Raises:
+    UserError: the file cannot be read or is not an image.
+  """
   data = np.frombuffer(files.read_bytes(path, 'a PNG or JPEG'), np.uint8)
   bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
   if bgr is None:
@@ -24,7 +28,11 @@ def read(path) -> np.ndarray:
 
 
 def write(path, rgb: np.ndarray) -> None:
-  """Writes uint8 [h, w, 3] RGB to .png or .jpg, whole or not at all. Raises UserError if that fails."""
+  """Writes uint8 [h, w, 3] RGB to a .png or .jpg file atomically.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
   path = pathlib.Path(path)
   kind = path.suffix.lower() if path.suffix.lower() in ('.png', '.jpg', '.jpeg') else '.png'
   ok, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
@@ -37,20 +45,23 @@ def write(path, rgb: np.ndarray) -> None:
   except OSError as error:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
-    raise UserError(f'cannot write {path} ({error.strerror}): choose a folder that can be written') from error
+    raise UserError(f'cannot write {path} ({error.strerror}): choose a writable folder') from error
 
 
 def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Sequence[str] = ()) -> np.ndarray:
-  """Rows of frames as one picture, one row under the other (truth above, generated below).
+  """Arranges rows of frames in one image, for example ground truth above generated frames.
 
   Args:
-    rows: lists of uint8 [h, w, 3] RGB frames, all of one size; frame i of every row stands in one column, so the rows
-      are cut to the shortest.
-    columns: most frames in a row; of more, this many are shown, evenly spread from the first to the last.
-    labels: of the rows, written to their left.
+    rows: lists of uint8 [h, w, 3] RGB frames, all of one size. Frame i of every row is in the same column, so frames
+      after the end of the shortest row are dropped.
+    columns: maximum number of columns; of longer rows, this many evenly spaced frames are shown.
+    labels: texts written to the left of the rows.
 
   Returns:
     uint8 [H, W, 3].
+
+  Raises:
+    ValueError: a row is empty.
   """
   count = min(len(row) for row in rows)
   if count == 0:
@@ -65,27 +76,27 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Seque
   if not labels:
     return result
   font, scale, thickness = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1
-  space = max(cv2.getTextSize(label, font, scale, thickness)[0][0] for label in labels) + 4 * GAP
-  margin = np.full((result.shape[0], space, 3), 255, np.uint8)
+  label_width = max(cv2.getTextSize(label, font, scale, thickness)[0][0] for label in labels) + 4 * GAP
+  margin = np.full((result.shape[0], label_width, 3), 255, np.uint8)
   for r, label in enumerate(labels):
     cv2.putText(margin, label, (GAP, r * (height + GAP) + height // 2), font, scale, (0, 0, 0), thickness, cv2.LINE_AA)
   return np.concatenate([margin, result], axis=1)
 
 
 def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
-  """The middle square of a picture, resized: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
+  """Crops the centre square of an image and resizes it: uint8 [h, w, 3] -> uint8 [size, size, 3]."""
   height, width = frame.shape[:2]
   side = min(height, width)
   top, left = (height - side) // 2, (width - side) // 2
   square = frame[top : top + side, left : left + side]
   if side == size:
     return square
-  how = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
-  return cv2.resize(square, (size, size), interpolation=how)
+  interpolation = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
+  return cv2.resize(square, (size, size), interpolation=interpolation)
 
 
 def to_float(picture: np.ndarray) -> np.ndarray:
-  """uint8 of any shape -> float32 in [-1, 1], what networks see."""
+  """uint8 of any shape -> float32 in [-1, 1], the input range of the networks."""
   return picture * np.float32(1 / 127.5) - 1
 
 

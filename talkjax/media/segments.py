@@ -1,4 +1,4 @@
-"""Sound as every record stores it, and the times of what is said in it."""
+"""The audio rate of records, and the timing of words and phonemes."""
 
 import dataclasses
 

@@ -1,6 +1,6 @@
-"""Speech from text, offline: espeak-ng, with the times of words and phonemes, the same bytes for the same request.
+"""Offline text-to-speech with espeak-ng: deterministic audio, with the times of words and phonemes.
 
-This is the embedded default that stands in for a neural voice; nothing it makes passes for one.
+It is the bundled default, with clearly synthetic voices; it does not match the quality of neural text-to-speech.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from talkjax.media.segments import AUDIO_RATE, Segment
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What to say and how: a voice is an espeak-ng language, with or without a variant ('en-us', 'en-us+f2')."""
+  """A text and how to speak it. A voice is an espeak-ng language with an optional variant ('en-us', 'en-us+f2')."""
 
   text: str
   voice: str = 'en-us'
@@ -35,30 +35,30 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-  """What was said. Segments are in seconds from the first sample; phonemes are IPA, stress marks included."""
+  """Synthesised speech. Segment times are in seconds from the first sample; phonemes are IPA with stress marks."""
 
   audio: np.ndarray  # [s] float32, 16 kHz mono, in [-1, 1]
   words: tuple[Segment, ...]
-  phonemes: tuple[Segment, ...]  # pauses are gaps
+  phonemes: tuple[Segment, ...]  # pauses have no segment
 
 
 def speak(text: str, voice: str = 'en-us', rate_wpm: int = 175, pitch: int = 50, pitch_range: int = 50) -> Speech:
-  """Says `text`. The same request gives the same bytes, whatever was said before.
+  """Synthesises `text`. The output depends only on the arguments, not on earlier requests.
 
   Raises:
-    UserError: no such voice, nothing to say, a number out of range, or the synthesiser fails.
+    UserError: the voice is unknown, the text has no words, a number is out of range, or the synthesiser fails.
   """
-  return _say(Request(text, voice, rate_wpm, pitch, pitch_range))
+  return _synthesise(Request(text, voice, rate_wpm, pitch, pitch_range))
 
 
 def speak_all(requests: Sequence[Request], workers: int | None = None) -> list[Speech]:
-  """Says many requests, `workers` (default: one per core) at once; order and bytes do not depend on `workers`."""
+  """Synthesises requests in parallel in `workers` threads (default: one per core); the output does not depend on it."""
   with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-    return list(pool.map(_say, requests))
+    return list(pool.map(_synthesise, requests))
 
 
 def voices() -> tuple[list[str], list[str]]:
-  """The languages and the variants that a voice can be made of."""
+  """The languages and the variants that a voice name can be composed of."""
   data = pathlib.Path(espeakng_loader.get_data_path())
   languages = sorted(p.name.lower() for p in (data / 'lang').rglob('*') if p.is_file())
   return languages, sorted(p.name for p in (data / 'voices' / '!v').iterdir())
@@ -73,7 +73,7 @@ class _Server:
     self.process = subprocess.Popen(
       [
         sys.executable,
-        *('-I', '-S', str(script)),  # nothing but the standard library: starts in 30 ms
+        *('-I', '-S', str(script)),  # standard library only: starts in 30 ms
         *(espeakng_loader.get_library_path(), espeakng_loader.get_data_path()),
       ],
       stdin=subprocess.PIPE,
@@ -88,11 +88,11 @@ class _Server:
       line = pipe.readline()
       header = json.loads(line) if line.strip() else None
       sound = pipe.read(header['bytes']) if header else b''
-      ended = pipe.readline() if header else line
+      terminator = pipe.readline() if header else line
     except BrokenPipeError:
-      header, ended = None, b''
-    if header is None or not ended:
-      raise UserError(f'the speech synthesiser stopped while saying {request["text"]!r}; say it in shorter sentences')
+      header, terminator = None, b''
+    if header is None or not terminator:
+      raise UserError(f'the speech synthesiser stopped while speaking {request["text"]!r}: use shorter sentences')
     return header, sound
 
   def close(self):
@@ -101,11 +101,11 @@ class _Server:
     self.process.wait()
 
 
-_idle: list[_Server] = []  # servers of this process that nobody is talking to
+_idle: list[_Server] = []  # servers of this process that have no request
 _lock = threading.Lock()
 
 
-def _say(request: Request) -> Speech:
+def _synthesise(request: Request) -> Speech:
   _check(request)
   with _lock:
     server = _idle.pop() if _idle else None
@@ -130,7 +130,7 @@ def _say(request: Request) -> Speech:
   if header['status'] == 'voice':
     raise _no_voice(request.voice)
   if header['status'] != 'ok':
-    raise UserError(f'the speech synthesiser could not say {request.text!r}: {header["status"]}')
+    raise UserError(f'the speech synthesiser could not speak {request.text!r}: {header["status"]}')
   return _speech(request.text, np.frombuffer(sound, np.int16), header['rate'], header['events'])
 
 
@@ -144,11 +144,11 @@ def _close():
 
 def _check(request: Request):
   if not any(c.isalnum() for c in request.text) or '\0' in request.text:
-    raise UserError(f'there is nothing to say in {request.text!r}: give a text with words in it')
+    raise UserError(f'the text {request.text!r} has no words: give a text with at least one word')
   for name, low, high in (('rate_wpm', 80, 450), ('pitch', 0, 99), ('pitch_range', 0, 99)):
     if not low <= getattr(request, name) <= high:
       raise UserError(f'{name} of speech is {getattr(request, name)}: expected {low} to {high}')
-  # espeak-ng silently ignores a variant that it does not have, so it is looked up here.
+  # espeak-ng silently ignores unknown variants, so they are checked here.
   _, plus, variant = request.voice.partition('+')
   if plus and variant not in voices()[1]:
     raise _no_voice(request.voice)
@@ -168,7 +168,7 @@ def _no_voice(voice: str) -> UserError:
 def _speech(text: str, pcm: np.ndarray, rate: int, events: list) -> Speech:
   audio = soxr.resample(pcm.astype(np.float32) / 32768, rate, AUDIO_RATE, quality='HQ')
   total = len(pcm) / rate
-  words, phonemes = [], []  # [text, start, end]; an end is the start of whatever comes next
+  words, phonemes = [], []  # [text, start, end]; a segment ends where the next event starts
   word_start = None
 
   def close(segments, time):
@@ -182,12 +182,12 @@ def _speech(text: str, pcm: np.ndarray, rate: int, events: list) -> Speech:
       close(phonemes, time)
       words.append([text[position - 1 : position - 1 + length], time, None])
       word_start = time
-    elif kind == 'end' or not symbol.strip():  # the end of a clause, or a pause phoneme
+    elif kind == 'end' or not symbol.strip():  # the end of a clause, or a pause
       close(words, time)
       close(phonemes, time)
     else:
       close(phonemes, time)
-      # A stop is announced at its burst: the closure before the first phoneme of a word is part of it.
+      # The event of a stop is at its burst: the closure before the first phoneme of a word belongs to that phoneme.
       phonemes.append([symbol, time if word_start is None else word_start, None])
       word_start = None
   close(words, total)

@@ -1,7 +1,7 @@
-"""Videos in and out of files: what is in one, its frames in time, and an H.264 + AAC writer that streams.
+"""Reads and writes video files: metadata, frames at a constant rate, and a streaming H.264 + AAC writer.
 
-Files are opened by their content, not their name, and none opens another file or a connection. Frame times count from
-the first frame.
+Formats are detected by content, not by file name, and opening a file never opens other files or connections. Frame
+times are relative to the first frame.
 """
 
 import contextlib
@@ -20,29 +20,29 @@ from absl import logging
 from talkjax.errors import UserError
 from talkjax.media import files
 
-# What the AAC encoder takes; other rates are resampled to 48 kHz.
+# Rates in Hz that the AAC encoder supports; audio of other rates is resampled to 48 kHz.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-# BT.601 matrix, BT.709 primaries and transfer, studio range. The matrix is the one that readers assume where they
-# ignore the tag, so that a frame comes back the same from all of them.
+# BT.601 matrix, BT.709 primaries and transfer, studio range. Readers that ignore the tag assume this matrix, so all
+# readers decode the same frame.
 MATRIX_BT601, PRIMARIES_BT709, TRANSFER_BT709, STUDIO_RANGE = 6, 1, 1, 1
-LONGEST_JUMP = 30.0  # seconds between two frames, or two blocks of sound, that are believed
-# PyAV before 19 refuses a file for one badly encoded tag, unless told otherwise; later it takes no such argument.
+MAX_JUMP = 30.0  # seconds; a larger jump between the timestamps of two frames or audio blocks is ignored
+# PyAV before 19 needs this argument to open files with badly encoded tags; later versions do not accept it.
 LENIENT = {'metadata_errors': 'replace'} if int(av.__version__.split('.', maxsplit=1)[0]) < 19 else {}
-# Demuxers, by the first of their names in ffmpeg, that are allowed: containers and streams whose data is all in the
-# one file, as cameras, editors and recorders write it. Left out are those that open other files or connections (hls,
-# dash, concat, imf, image2, sdp, rtsp, mlv, vobsub, webm_dash_manifest, lavfi, devices), text, and single pictures.
+# Allowed demuxers, by the first of their names in ffmpeg: self-contained files as written by cameras, editors and
+# recorders. Not allowed are demuxers that open other files or connections (hls, dash, concat, imf, image2, sdp, rtsp,
+# mlv, vobsub, webm_dash_manifest, lavfi, devices), text, and still images.
 CONTAINERS = (
   *('mov', 'matroska', 'avi', 'mpeg', 'mpegts', 'asf', 'flv', 'ogg', 'mxf', 'nut', 'ivf', 'gif', 'yuv4mpegpipe'),
-  *('mpegvideo', 'm4v', 'h264', 'hevc', 'obu', 'dv'),  # video alone
-  *('wav', 'w64', 'aiff', 'au', 'caf', 'amr', 'mp3', 'aac', 'ac3', 'eac3', 'flac'),  # audio alone
+  *('mpegvideo', 'm4v', 'h264', 'hevc', 'obu', 'dv'),  # video only
+  *('wav', 'w64', 'aiff', 'au', 'caf', 'amr', 'mp3', 'aac', 'ac3', 'eac3', 'flac'),  # audio only
 )
-# swscale's flags bicubic, accurate rounding, full chroma: its fast default darkens every frame it decodes by 1 of 255.
+# Flags of swscale: bicubic, accurate rounding, full chroma. The fast default darkens every decoded frame by 1 of 255.
 SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-  """What a video file holds; sizes are those of the upright picture (rotation applied)."""
+  """Properties of a video file; width and height are those after rotation."""
 
   width: int
   height: int
@@ -50,20 +50,20 @@ class VideoInfo:
   num_frames: int | None
   duration: float  # seconds, from the first frame to the end of the last
   has_audio: bool
-  variable: bool  # frames are not evenly spaced
-  pixel_aspect: fractions.Fraction = fractions.Fraction(1)  # width of a pixel over its height, as it is to be shown
+  variable: bool  # whether the frame rate is variable
+  pixel_aspect: fractions.Fraction = fractions.Fraction(1)  # displayed width of a pixel / its height
 
 
 @contextlib.contextmanager
 def open_media(path) -> Iterator[av.container.InputContainer]:
-  """Opens a media file by content; nothing but this file is read.
+  """Opens a media file of a format detected by content; no other file is read.
 
   Raises:
-    UserError: the file is absent, empty or unreadable, is not a regular file, or is of a format not in `CONTAINERS`.
+    UserError: the file is missing, empty, unreadable or not a regular file, or its format is not in `CONTAINERS`.
   """
   path = pathlib.Path(path)
-  # A Python file, which demuxes and decodes as fast as a path, so that what was checked is what is read. It does not
-  # keep demuxers such as hls and concat from opening others by their paths: that takes the two lists.
+  # Passing an open file, which is as fast as passing a path, ensures that the checked file is the one that is read. The
+  # two whitelists prevent demuxers such as hls and concat from opening other files by path.
   options = {'format_whitelist': ','.join(CONTAINERS), 'protocol_whitelist': 'none'}
   with files.open_regular(path, 'a video or audio file') as file:
     if os.fstat(file.fileno()).st_size == 0:
@@ -71,13 +71,13 @@ def open_media(path) -> Iterator[av.container.InputContainer]:
     try:
       container = av.open(file, options=options, **LENIENT)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-      if getattr(error, 'errno', None) == errno.EINVAL:  # what a format outside of the list gives
+      if getattr(error, 'errno', None) == errno.EINVAL:  # the error for a format outside the whitelist
         raise UserError(
-          f'{path} is not a readable video or audio file (it is text, a picture, a playlist or of another format that '
-          'is refused): give an MP4, MKV, AVI, MPEG, WAV, MP3 or similar file'
+          f'{path} is not a readable video or audio file (it is text, a picture, a playlist or of another unsupported '
+          'format): give an MP4, MKV, AVI, MPEG, WAV, MP3 or similar file'
         ) from error
       raise UserError(
-        f'{path} is not a readable video or audio file ({_reason(error)}): give a whole file that ffmpeg can play'
+        f'{path} is not a readable video or audio file ({_reason(error)}): give a complete file that ffmpeg can play'
       ) from error
     with container:
       yield container
@@ -88,7 +88,7 @@ def _reason(error) -> str:
 
 
 def video_stream(container):
-  """The first video stream that is not a cover picture, or None."""
+  """The first video stream that is not cover art, or None."""
   return next((s for s in container.streams.video if not _is_cover(s)), None)
 
 
@@ -96,22 +96,22 @@ def _is_cover(stream) -> bool:
   return bool(stream.disposition & stream.disposition.__class__.attached_pic)
 
 
-def _need_video(container, path):
+def _require_video(container, path):
   stream = video_stream(container)
   if stream is None:
-    raise UserError(f'{path} has no video, only sound: give a file with pictures')
+    raise UserError(f'{path} has no video, only sound: give a video file')
   stream.thread_type = 'AUTO'
   return stream
 
 
 def probe(path) -> VideoInfo:
-  """Size, rate and length of a video, from its packets' times (nothing but the first frame is decoded).
+  """Reads the properties of a video from its packet timestamps; only the first frame is decoded.
 
   Raises:
-    UserError: the file is absent, unreadable, or has no video.
+    UserError: the file is missing or unreadable, or has no video.
   """
   with open_media(path) as container:
-    stream = _need_video(container, path)
+    stream = _require_video(container, path)
     has_audio = bool(container.streams.audio)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     aspect = fractions.Fraction(stream.sample_aspect_ratio or 1) or fractions.Fraction(1)
@@ -127,8 +127,8 @@ def probe(path) -> VideoInfo:
     base = float(stream.time_base)
   first = next(read_frames(path))
   height, width = first.shape[:2]
-  aspect = aspect if (height, width) == stored else 1 / aspect  # turned by a quarter
-  times = np.unique(np.asarray(times, np.int64))  # decode order to display order
+  aspect = aspect if (height, width) == stored else 1 / aspect  # rotated by 90 degrees
+  times = np.unique(np.asarray(times, np.int64))  # from decoding order to presentation order
   if len(times) < 2:
     return VideoInfo(width, height, rate, len(times) or None, len(times) / rate, has_audio, False, aspect)
   steps = np.diff(times) * base
@@ -141,7 +141,7 @@ def probe(path) -> VideoInfo:
 
 
 def start_time(container) -> float | None:
-  """Seconds on the container's clock at which the first frame of its video is shown; None without video."""
+  """Presentation time of the first video frame in seconds on the clock of the container; None without video."""
   stream = video_stream(container)
   if stream is None:
     return None
@@ -153,37 +153,37 @@ def start_time(container) -> float | None:
 
 
 def read_frames(path, fps: float | None = None) -> Iterator[np.ndarray]:
-  """Yields frames as uint8 [h, w, 3] RGB, upright (rotation metadata applied), in constant memory.
+  """Yields frames as uint8 [h, w, 3] RGB, rotated upright according to the metadata, in constant memory.
 
   Args:
     path: any video file.
-    fps: None gives the frames as they are stored. A rate gives a constant one by time: frame k is the source frame
-      whose time is nearest to k / fps, and there are round(duration * fps) of them.
+    fps: None yields the stored frames. Otherwise the video is resampled to this constant rate: frame k is the source
+      frame nearest in time to k / fps, and there are round(duration * fps) frames.
 
   Raises:
-    UserError: the file is absent, unreadable, has no video, or no frame of it can be decoded.
+    UserError: the file is missing or unreadable, has no video, or none of its frames can be decoded.
   """
   frames = _timed_frames(path)
   if fps is None:
     for rgb, _, _ in frames:
       yield rgb
     return
-  index, held, end = 0, None, 0.0
+  index, previous, end = 0, None, 0.0
   for rgb, time, duration in frames:
-    if held is not None:
-      while index / fps < (held[1] + time) / 2:
-        yield held[0]
+    if previous is not None:
+      while index / fps < (previous[1] + time) / 2:
+        yield previous[0]
         index += 1
-    held, end = (rgb, time), time + duration
+    previous, end = (rgb, time), time + duration
   while index < max(1, round(end * fps)):
-    yield held[0]
+    yield previous[0]
     index += 1
 
 
 def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
-  """(uint8 rgb, seconds since the first frame, seconds it lasts); times always grow."""
+  """Yields (uint8 rgb, seconds since the first frame, duration in seconds); times increase strictly."""
   with open_media(path) as container:
-    stream = _need_video(container, path)
+    stream = _require_video(container, path)
     nominal = 1 / float(stream.average_rate or stream.guessed_rate or 25)
     start, time, size, damaged = None, -nominal, None, 0
     packets = container.demux(stream)
@@ -202,21 +202,21 @@ def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
         logging.warning('%s ends early: it is damaged (%s)', path, _reason(error))
         break
       for frame in decoded:
-        stamp = None if frame.pts is None else float(frame.pts * frame.time_base)
-        start = stamp if start is None else start
-        if stamp is not None and abs(stamp - start - time) > LONGEST_JUMP:
-          start = stamp - time - nominal  # a joint or a broken stamp, not a frame shown for so long
-        now = time + nominal if stamp is None else stamp - start
-        time = max(now, time + 1e-4)  # a stamp that does not grow is a broken one
-        lasts = float(frame.duration * frame.time_base) if frame.duration else nominal
+        timestamp = None if frame.pts is None else float(frame.pts * frame.time_base)
+        start = timestamp if start is None else start
+        if timestamp is not None and abs(timestamp - start - time) > MAX_JUMP:
+          start = timestamp - time - nominal  # concatenated streams or a wrong timestamp, not a frame of that duration
+        now = time + nominal if timestamp is None else timestamp - start
+        time = max(now, time + 1e-4)  # a timestamp that does not increase is wrong
+        frame_duration = float(frame.duration * frame.time_base) if frame.duration else nominal
         rgb = _upright(frame)
         size = size or rgb.shape
         if rgb.shape != size:
           raise UserError(
-            f'{path} changes its picture size from {size[1]}x{size[0]} to {rgb.shape[1]}x{rgb.shape[0]}: '
-            'convert it to one size with ffmpeg'
+            f'{path} changes its frame size from {size[1]}x{size[0]} to {rgb.shape[1]}x{rgb.shape[0]}: '
+            'convert it to a single size with ffmpeg'
           )
-        yield rgb, time, lasts
+        yield rgb, time, frame_duration
     if size is None:
       raise UserError(f'no frame of {path} can be decoded: convert it with ffmpeg')
     if damaged:
@@ -225,35 +225,35 @@ def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
 
 def _upright(frame) -> np.ndarray:
   rgb = frame.to_ndarray(format='rgb24', interpolation=SCALER)
-  turns = round(frame.rotation / 90) % 4  # counter-clockwise degrees that set the picture upright
+  turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns that make the frame upright
   return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
 def read_metadata(path) -> dict[str, str]:
-  """The tags of a media file, as `VideoWriter` or another program wrote them."""
+  """Metadata tags of a media file."""
   with open_media(path) as container:
     return dict(container.metadata)
 
 
 class VideoWriter:
-  """Writes frames one by one to an MP4 (H.264, with AAC sound if given); a context manager.
+  """Context manager that writes frames one by one to an MP4 file (H.264, with AAC audio if given).
 
-  The file appears at a clean exit and not before: it is written beside its place and renamed; an error removes it.
-  Pictures of even size are yuv420p, which everything plays. An odd size exists only in yuv444p, which browsers, VLC
-  and ffmpeg play: the size is kept.
+  A temporary file in the same folder is renamed when the block exits normally, and removed after an error. Frames of
+  even size are encoded as yuv420p, which every player supports. Odd sizes need yuv444p, which browsers, VLC and ffmpeg
+  support; the size is never changed.
 
   Args:
-    path: the .mp4 to write; its folder is made.
+    path: the .mp4 file; its folder is created.
     fps: frames per second (29.97 becomes 30000/1001).
     size: (h, w) of every frame.
-    audio: [s] or [s, channels] float32 in [-1, 1], muxed to exactly its length, or None.
+    audio: [s] or [s, channels] float32 in [-1, 1], muxed with its exact duration, or None.
     audio_rate: Hz.
-    metadata: tags that `read_metadata` gives back.
+    metadata: tags, which `read_metadata` reads.
     crf: x264 quality, lower is better; 18 is visually lossless.
-    pixel_aspect: width of a pixel over its height, as `probe` gives it.
+    pixel_aspect: width of a pixel / its height, see `probe`.
 
   Raises:
-    UserError: the folder cannot be written.
+    UserError: the file cannot be written.
   """
 
   def __init__(
@@ -273,20 +273,23 @@ class VideoWriter:
     self._rate = exact_rate(fps)
     self._count = 0
     self._samples, rate = aac_input(np.zeros(0) if audio is None else audio, audio_rate)
-    # In the default timescale, 1 ms, the sound's length would be rounded.
+    # The default timescale of 1 ms would round the duration of the audio.
     options = {'movflags': '+faststart+use_metadata_tags', 'movie_timescale': str(rate)}
     try:
       self.path.parent.mkdir(parents=True, exist_ok=True)
       self._container = av.open(str(self._temporary), 'w', format='mp4', options=options)
     except (OSError, av.error.FFmpegError) as error:
-      raise UserError(f'cannot write {self.path} ({_reason(error)}): choose a folder that can be written') from error
+      raise UserError(f'cannot write {self.path} ({_reason(error)}): choose a writable folder') from error
     self._container.metadata.update(metadata or {})
     self._video = self._add_video(crf, pixel_aspect)
     self._audio, self._sent = None, 0
     if self._samples.shape[1]:
-      self._audio = self._container.add_stream('aac', rate=rate)
-      self._audio.layout = 'mono' if self._samples.shape[0] == 1 else 'stereo'
-      self._audio.bit_rate = 96_000 * self._samples.shape[0]
+      self._add_audio(rate)
+
+  def _add_audio(self, rate: int) -> None:
+    self._audio = self._container.add_stream('aac', rate=rate)
+    self._audio.layout = 'mono' if self._samples.shape[0] == 1 else 'stereo'
+    self._audio.bit_rate = 96_000 * self._samples.shape[0]
 
   def _add_video(self, crf: int, pixel_aspect: fractions.Fraction):
     height, width = self._size
@@ -312,8 +315,24 @@ class VideoWriter:
     self._container.mux(self._video.encode(frame))
     self._write_audio(until=self._count / self._rate)
 
+  def append_audio(self, samples: np.ndarray, rate: int) -> None:
+    """Appends mono audio, to a file without audio or whose audio was started with this method.
+
+    Args:
+      samples: float32 [s] in [-1, 1].
+      rate: Hz, one of AAC_RATES.
+
+    Raises:
+      ValueError: the rate is unsupported, or the first audio comes after the first frame.
+    """
+    if rate not in AAC_RATES or (self._audio is None and self._count):
+      raise ValueError(f'audio of {rate} Hz at frame {self._count}: expected one of {AAC_RATES}, starting at frame 0')
+    self._samples = np.concatenate([self._samples, aac_input(samples, rate)[0]], axis=1)
+    if self._audio is None:
+      self._add_audio(rate)
+
   def _write_audio(self, until: fractions.Fraction | None) -> None:
-    """Sends the sound up to a time (seconds), so that it lies beside its pictures in the file; None: all of it."""
+    """Encodes the audio up to a time in seconds, which interleaves it with the frames; None encodes all of it."""
     if self._audio is None:
       return
     total, rate, block = self._samples.shape[1], self._audio.rate, 1024  # an AAC frame
@@ -326,7 +345,7 @@ class VideoWriter:
       self._container.mux(self._audio.encode(frame))
 
   def close(self) -> None:
-    """Finishes the file and puts it in its place."""
+    """Finishes the file and moves it to its final path."""
     if self._count == 0:
       self._abort()
       raise UserError(f'{self.path} was not written: there was no frame to write')
@@ -339,7 +358,7 @@ class VideoWriter:
       os.replace(self._temporary, self.path)
     except (OSError, av.error.FFmpegError) as error:
       self._abort()
-      raise UserError(f'cannot write {self.path} ({_reason(error)}): check the space left on the disk') from error
+      raise UserError(f'cannot write {self.path} ({_reason(error)}): check the free disk space') from error
     except BaseException:
       self._abort()
       raise
@@ -360,7 +379,7 @@ class VideoWriter:
 
 
 def exact_rate(fps: float) -> fractions.Fraction:
-  """29.97 -> 30000/1001, 25.0 -> 25: the broadcast fraction behind a rounded rate, where there is one."""
+  """The exact rate of a rounded one: a broadcast fraction (29.97 -> 30000/1001) or a small one (25.0 -> 25)."""
   for whole in (24, 30, 48, 60, 120):
     broadcast = fractions.Fraction(whole * 1000, 1001)
     if abs(float(broadcast) - float(fps)) < 5e-3:
@@ -369,7 +388,7 @@ def exact_rate(fps: float) -> fractions.Fraction:
 
 
 def aac_input(audio: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-  """[s] or [s, channels] -> ([1 or 2, s] float32, a rate that AAC has)."""
+  """Audio [s] or [s, channels] -> (float32 [1 or 2, s], a rate that AAC supports)."""
   audio = np.asarray(audio, np.float32)
   audio = audio[:, None] if audio.ndim == 1 else audio
   if audio.shape[1] > 2:

@@ -1,8 +1,8 @@
-"""CPBD, the cumulative probability of blur detection (Narvekar and Karam 2011), with the numbers of python-cpbd.
+"""CPBD, the cumulative probability of blur detection (Narvekar and Karam 2011), with the parameters of python-cpbd.
 
-Edges are found twice: Canny's tell which 64x64 blocks have edges at all, thinned vertical Sobel edges are measured in
-width. The wider an edge is against the width at which blur is just noticeable, the likelier the blur is seen; the score
-is the share of edges whose blur goes unseen: 1 is sharp, 0 is blurred (or without any edge).
+Edges are detected twice: Canny edges select the 64x64 blocks that have edges, and the widths of thinned vertical Sobel
+edges are measured. The wider an edge relative to the just noticeable blur, the more probably its blur is detected. The
+score is the fraction of edges whose blur is not detected: 1 is sharp, 0 is blurred (or has no edges).
 """
 
 import logging
@@ -13,19 +13,19 @@ from scipy import ndimage
 from skimage.feature import canny
 
 BLOCK = 64  # pixels
-EDGE_SHARE = 0.002  # a block with more Canny edges than this share of its pixels is an edge block
+EDGE_SHARE = 0.002  # an edge block has more Canny edge pixels than this fraction of its pixels
 BETA = 3.6
-LOW_CONTRAST = 50  # grey levels; a block of at most this contrast has the wider just noticeable blur
+LOW_CONTRAST = 50  # grey levels; blocks of at most this contrast use the wider just noticeable blur
 JNB_LOW, JNB_HIGH = 5, 3  # pixels, width of a just noticeable blur at low and at high contrast
-MAX_WALK = 101  # pixels to either side of an edge
-UNSEEN = 64  # buckets of 1 % of detection probability that count as unseen
+MAX_WALK = 101  # most pixels searched on either side of an edge
+UNDETECTED = 64  # bins of 1 % detection probability that count as undetected
 
 
 def cpbd(picture: np.ndarray) -> float:
-  """Sharpness in [0, 1], higher is sharper; 0 where there is no edge; nan (with a warning) under 64x64 pixels.
+  """Sharpness in [0, 1], higher is sharper; 0 without edges; nan (with a warning) below 64x64 pixels.
 
   Args:
-    picture: [h, w] grey or [h, w, 3] RGB, 0..255; RGB becomes grey by ITU-R 601 luma, rounded to 8 bits.
+    picture: [h, w] grey or [h, w, 3] RGB, 0..255; RGB is converted to ITU-R 601 luma, rounded to 8 bits.
   """
   grey = to_grey(picture)
   if min(grey.shape) < BLOCK:
@@ -46,7 +46,7 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
 
 
 def canny_edges(grey: np.ndarray) -> np.ndarray:
-  """Canny edges (scikit-image's defaults, thresholds on the 0..255 scale as it is), bool [h, w]."""
+  """Canny edges (scikit-image's defaults, thresholds on the unscaled 0..255 range), bool [h, w]."""
   return canny(grey)
 
 
@@ -54,43 +54,42 @@ def sobel_edges(grey: np.ndarray) -> np.ndarray:
   """Thinned edges of the horizontal Sobel gradient of a float64 [h, w] picture, bool [h, w]."""
   kernel = np.outer([1, 2, 1], [1, 0, -1]) / 8
   strength = ndimage.convolve(grey, kernel) ** 2
-  # As published, the squared strength is held against a threshold of the unsquared scale.
+  # As published, the squared strength is compared with a threshold for the unsquared strength.
   strength[strength <= 2 * np.sqrt(strength.mean())] = 0
-  framed = np.pad(strength, 1)
-  left, right = framed[1:-1, :-2], framed[1:-1, 2:]
-  above, below = framed[:-2, 1:-1], framed[2:, 1:-1]
+  padded = np.pad(strength, 1)
+  left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+  above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
   return ((strength > left) & (strength > right)) | ((strength > above) & (strength > below))
 
 
 def edge_widths(grey: np.ndarray, edges: np.ndarray) -> np.ndarray:
   """Width of every measurable edge in pixels (Marziliano et al. 2002), int16 [h, w], 0 elsewhere.
 
-  Measurable are edges off the picture's border whose gradient, to the nearest 45 degrees, points right (brightening) or
-  left (darkening). The width runs from the local extremum on one side to that on the other, each at most `MAX_WALK`
-  away.
+  An edge is measurable if it is not on the border and its gradient, rounded to 45 degrees, points right (brightening)
+  or left (darkening). Its width is the distance between the local extrema on both sides, each at most `MAX_WALK` away.
 
   Args:
     grey: float64 [h, w], 0..255.
     edges: bool [h, w].
   """
   gradient_y, gradient_x = np.gradient(grey)
-  # A gradient straight up or down counts as angle 0, as published: it is measured along the row.
+  # As published, vertical gradients count as angle 0, so their width is measured along the row.
   angle = np.where(gradient_x != 0, np.degrees(np.arctan2(gradient_y, gradient_x)), 0)
   widths = np.zeros(grey.shape, np.int16)
   if not angle.any():
-    return widths  # as published: a picture that only brightens to the right measures nothing
+    return widths  # as published: no widths for an image whose gradients all point right
   octant = np.abs(np.round(angle / 45))
   inner = np.zeros(grey.shape, bool)
   inner[1:-1, 1:-1] = True
   for sign, direction in ((1, 0), (-1, 4)):
     row, column = np.nonzero(edges & inner & (octant == direction))
     rising = sign * grey
-    widths[row, column] = _walk(-rising, row, column, -1) + _walk(rising, row, column, 1)
+    widths[row, column] = _climb(-rising, row, column, -1) + _climb(rising, row, column, 1)
   return widths
 
 
-def _walk(height: np.ndarray, row: np.ndarray, column: np.ndarray, step: int) -> np.ndarray:
-  """Pixels from each (row, column) in direction `step` to the last one of a strict climb, from its neighbour on."""
+def _climb(height: np.ndarray, row: np.ndarray, column: np.ndarray, step: int) -> np.ndarray:
+  """Pixels from each (row, column) in direction `step` to the end of the strictly increasing run."""
   width = height.shape[1]
   steps = np.ones(len(row), np.int16)
   climbing = np.arange(len(row))
@@ -116,6 +115,6 @@ def _score(grey: np.ndarray, edges: np.ndarray, widths: np.ndarray) -> float:
         continue
       measured = widths[block][widths[block] > 0]
       noticeable = JNB_LOW if int(np.ptp(grey[block])) <= LOW_CONTRAST else JNB_HIGH
-      seen = 1 - np.exp(-((measured / noticeable) ** BETA))
-      histogram += np.bincount(np.round(100 * seen).astype(int), minlength=len(histogram))
-  return float(histogram[:UNSEEN].sum() / max(histogram.sum(), 1))
+      probability = 1 - np.exp(-((measured / noticeable) ** BETA))
+      histogram += np.bincount(np.round(100 * probability).astype(int), minlength=len(histogram))
+  return float(histogram[:UNDETECTED].sum() / max(histogram.sum(), 1))

@@ -1,4 +1,4 @@
-"""Scores of generated videos against the true ones: two videos, or two folders matched by file name."""
+"""Scores of generated videos against reference videos: two videos, or two folders matched by file name."""
 
 import itertools
 import logging
@@ -16,25 +16,26 @@ from talkjax.metrics import cpbd, image, lips
 
 VIDEOS = ('.mp4', '.m4v', '.mov', '.mpg', '.mpeg', '.avi', '.mkv', '.webm', '.flv', '.wmv', '.ts', '.ogv')
 SCORES = ('psnr', 'ssim', 'cpbd', 'cpbd_reference', 'lip_score', 'lip_score_other_speech')
-SAME_RATE = 0.01  # relative difference of frame rates below which frames are compared one to one
+SAME_RATE = 0.01  # relative difference of frame rates up to which frames are compared one to one
 
 
 def compare_videos(generated: str | os.PathLike, reference: str | os.PathLike, faces: bool = True) -> dict:
-  """Scores of one generated video against the true one, over the frames both have.
+  """Scores of a generated video against its reference, over their common length.
 
-  Where the frame rates differ, the generated video is read at the reference's. The lip score needs a face in both.
+  If the frame rates differ, the generated video is resampled to that of the reference. The lip score needs a face in
+  both.
 
   Args:
-    generated, reference: video files of one picture size.
-    faces: False leaves the lip score out (it takes most of the time).
+    generated, reference: video files with the same frame size.
+    faces: False omits the lip score (which takes most of the time).
 
   Returns:
-    Values that JSON can hold: `name`, `frames` (compared), `frames_generated`, `frames_reference`, `psnr`, `ssim`,
-    `identical_frames`, `cpbd` and `cpbd_reference` (sharpness of either), `lip_score`, and `notes`, a list of
-    sentences. A score that has no value is None and a note says why.
+    JSON-serialisable values: `name`, `frames` (compared), `frames_generated`, `frames_reference`, `psnr`, `ssim`,
+    `identical_frames`, `cpbd` and `cpbd_reference` (sharpness of each), `lip_score`, and `notes`, a list of sentences.
+    An undefined score is None, and a note says why.
 
   Raises:
-    UserError: a file cannot be read, or the picture sizes differ.
+    UserError: a file cannot be read, or the frame sizes differ.
   """
   return _compare(pathlib.Path(generated), pathlib.Path(reference), faces)[0]
 
@@ -42,41 +43,41 @@ def compare_videos(generated: str | os.PathLike, reference: str | os.PathLike, f
 def compare_folders(
   generated_dir: str | os.PathLike, reference_dir: str | os.PathLike, faces: bool = True
 ) -> tuple[list[dict], dict]:
-  """Scores of every video in a folder against the one of the same name (endings may differ) in another.
+  """Scores of every video in a folder against the one of the same name (suffixes may differ) in another folder.
 
   Returns:
-    The rows, one `compare_videos` each with `lip_score_other_speech` added: the lip score against the reference of
-    another pair, which says what lips that follow other speech get here. And the means over rows of every score that
-    has a value, `lip_score_pooled`, `videos`, `frames`.
+    (rows, means). A row is the result of `compare_videos` plus `lip_score_other_speech`, the lip score against the
+    reference of another pair: the baseline of lips that follow other speech. The means are those of every defined
+    score, with `lip_score_pooled`, `videos` and `frames`.
 
   Raises:
-    UserError: a folder is missing or has no videos, a video has no counterpart, or whatever `compare_videos` raises.
+    UserError: a folder is missing or has no videos, a video has no counterpart, or as in `compare_videos`.
   """
   folders = [pathlib.Path(generated_dir), pathlib.Path(reference_dir)]
   generated, reference = (_videos(folder) for folder in folders)
-  for have, lack, folder in ((generated, reference, folders[1]), (reference, generated, folders[0])):
-    missing = [have[name].name for name in have if name not in lack]
+  for videos, others, folder in ((generated, reference, folders[1]), (reference, generated, folders[0])):
+    missing = [videos[name].name for name in videos if name not in others]
     if missing:
       listed = ', '.join(missing[:10]) + (f' and {len(missing) - 10} more' if len(missing) > 10 else '')
       raise UserError(
-        f'{len(missing)} of {len(have)} videos have no counterpart of the same name in {folder}: {listed}; '
-        f'add them there or take these away'
+        f'{len(missing)} of {len(videos)} videos have no counterpart of the same name in {folder}: {listed}; '
+        f'add them there or remove these'
       )
-  rows, made, true = [], [], []
+  rows, generated_openings, true_openings = [], [], []
   for name in generated:
     row, openings = _compare(generated[name], reference[name], faces)
     rows.append(row)
-    made.append(openings[0])
-    true.append(openings[1])
+    generated_openings.append(openings[0])
+    true_openings.append(openings[1])
   for i, row in enumerate(rows):
     row['lip_score_other_speech'] = None
-    if faces and len(rows) > 1 and made[i] is not None:
-      row['lip_score_other_speech'] = _against_another(made, true, i)
-  return rows, _means(rows, made, true)
+    if faces and len(rows) > 1 and generated_openings[i] is not None:
+      row['lip_score_other_speech'] = _score_other_speech(generated_openings[i], true_openings, i)
+  return rows, _means(rows, generated_openings, true_openings)
 
 
 def table(rows: list[dict], means: dict, scores: Sequence[str] = SCORES) -> str:
-  """The rows and their means as text: fixed columns, names first, '-' where there is no value, notes below."""
+  """The rows and their means as a text table, with '-' for undefined scores and the notes below."""
   shown = [s for s in scores if any(row.get(s) is not None for row in rows)]
   lines = [['video', 'frames', *shown]]
   lines += [[row['name'], str(row['frames']), *(_cell(s, row.get(s)) for s in shown)] for row in rows]
@@ -97,7 +98,7 @@ def _compare(generated: pathlib.Path, reference: pathlib.Path, faces: bool):
   notes, rate = [], None
   if abs(infos[0].fps - infos[1].fps) > SAME_RATE * infos[1].fps:
     rate = infos[1].fps
-    notes.append(f'read at the {rate:g} frames/s of the reference instead of its own {infos[0].fps:g}')
+    notes.append(f'resampled to the {rate:g} frames/s of the reference (its own rate is {infos[0].fps:g})')
   streams = [lambda: video.read_frames(generated, rate), lambda: video.read_frames(reference)]
   scores, counts = _picture_scores(*(stream() for stream in streams))
   frames = min(counts)
@@ -119,24 +120,24 @@ def _compare(generated: pathlib.Path, reference: pathlib.Path, faces: bool):
         notes.append('no lip score: the mouth of the reference does not move')
     except UserError as error:
       notes.append(f'no lip score: {error}')
-  counted = {'frames': frames, 'frames_generated': counts[0], 'frames_reference': counts[1]}
-  return {'name': generated.stem} | counted | scores | {'notes': notes}, openings
+  frame_counts = {'frames': frames, 'frames_generated': counts[0], 'frames_reference': counts[1]}
+  return {'name': generated.stem} | frame_counts | scores | {'notes': notes}, openings
 
 
 def _picture_scores(generated: Iterable[np.ndarray], reference: Iterable[np.ndarray]) -> tuple[dict, list[int]]:
   counts = [0, 0]
   values: dict[str, list[float]] = {'psnr': [], 'ssim': [], 'cpbd': [], 'cpbd_reference': []}
   logger = logging.getLogger(cpbd.__name__)
-  logger.disabled = True  # the reason is a note of the row, once, instead of a warning for every frame
+  logger.disabled = True  # a note of the row gives the reason once, instead of a warning per frame
   try:
-    for made, true in itertools.zip_longest(generated, reference):
-      counts = [counts[0] + (made is not None), counts[1] + (true is not None)]
-      if made is None or true is None:
+    for frame, reference_frame in itertools.zip_longest(generated, reference):
+      counts = [counts[0] + (frame is not None), counts[1] + (reference_frame is not None)]
+      if frame is None or reference_frame is None:
         continue
-      values['psnr'].append(image.psnr(true, made))
-      values['ssim'].append(image.ssim(true, made))
-      values['cpbd'].append(cpbd.cpbd(made))
-      values['cpbd_reference'].append(cpbd.cpbd(true))
+      values['psnr'].append(image.psnr(reference_frame, frame))
+      values['ssim'].append(image.ssim(reference_frame, frame))
+      values['cpbd'].append(cpbd.cpbd(frame))
+      values['cpbd_reference'].append(cpbd.cpbd(reference_frame))
   finally:
     logger.disabled = False
   scores = {k: _number(np.mean(v)) for k, v in values.items() if v}
@@ -151,23 +152,23 @@ def _openings(path: pathlib.Path, frames: Iterable[np.ndarray]) -> np.ndarray:
     raise UserError(f'{path.name}: {error}') from error
 
 
-def _against_another(made, true, i: int) -> float | None:
-  # The next pair around the circle that has a face.
+def _score_other_speech(generated, true, i: int) -> float | None:
+  # Against the next pair, cyclically, that has a face.
   for step in range(1, len(true)):
     other = true[(i + step) % len(true)]
     if other is not None:
-      frames = min(len(other), len(made[i]))
-      return _number(lips.lip_score(made[i][:frames], other[:frames]))
+      frames = min(len(other), len(generated))
+      return _number(lips.lip_score(generated[:frames], other[:frames]))
   return None
 
 
-def _means(rows, made, true) -> dict:
+def _means(rows, generated, true) -> dict:
   means = {'videos': len(rows), 'frames': sum(row['frames'] for row in rows)}
   for score in SCORES:
     values = [row[score] for row in rows if row.get(score) is not None]
     means[score] = float(np.mean(values)) if values else None
-  faced = [i for i, opening in enumerate(made) if opening is not None]
-  pooled = lips.summary([made[i] for i in faced], [true[i] for i in faced])['lip_score_pooled']
+  with_face = [i for i, opening in enumerate(generated) if opening is not None]
+  pooled = lips.summary([generated[i] for i in with_face], [true[i] for i in with_face])['lip_score_pooled']
   return means | {
     'lip_score_pooled': _number(pooled),
     'lip_score_videos': sum(r['lip_score'] is not None for r in rows),
@@ -182,7 +183,7 @@ def _videos(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if path.suffix.lower() not in VIDEOS or path.name.startswith('.'):
       continue
     if path.stem in found:
-      raise UserError(f'{folder} has both {found[path.stem].name} and {path.name}: names without endings must differ')
+      raise UserError(f'{folder} has both {found[path.stem].name} and {path.name}: names without suffixes must differ')
     found[path.stem] = path
   if not found:
     raise UserError(f'{folder} has no videos: expected files ending in {", ".join(VIDEOS)}')

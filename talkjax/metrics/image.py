@@ -1,16 +1,16 @@
-"""PSNR and SSIM of pictures and of videos, on the whole frame or inside a mask.
+"""PSNR and SSIM of images and videos, over the whole frame or inside a mask.
 
-SSIM has the settings of Wang et al. 2004 (11x11 Gaussian window, sigma 1.5, biased covariance, K1 0.01, K2 0.03) as
-scikit-image computes them; colour is scored channel by channel and averaged.
+SSIM uses the settings of Wang et al. 2004 (11x11 Gaussian window, sigma 1.5, biased covariance, K1 0.01, K2 0.03) as
+implemented by scikit-image; colour channels are scored separately and averaged.
 
 Inside a mask (weights in [0, 1], one per pixel):
-- PSNR comes from the weighted mean of the squared error, 10 log10(range^2 * sum(w) / sum(w * mse of the pixel)).
-- SSIM is the weighted mean of the SSIM map. Windows near the mask's edge reach outside it, so what lies outside is
-  first taken from the reference in both pictures: what was generated outside cannot change the score. No border is
+- PSNR uses the weighted mean of the squared error, 10 log10(range^2 * sum(w) / sum(w * mse of the pixel)).
+- SSIM is the weighted mean of the SSIM map. Windows near the mask's edge extend beyond it, so pixels outside the mask
+  are first set to the reference in both images: generated pixels outside cannot change the score. No border is
   cropped.
 
-PSNR of identical pictures is infinite. A mean over frames counts every frame at no more than `PSNR_CAP` dB, so that one
-identical frame does not hide the others and the score stays a number that JSON can hold.
+PSNR of identical images is infinite. Means over frames cap every frame at `PSNR_CAP` dB, so that one identical frame
+does not dominate and the score can be stored as JSON.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,17 +20,17 @@ from skimage.metrics import structural_similarity
 
 from talkjax.errors import UserError
 
-PSNR_CAP = 100.0  # dB; above anything 8 bits can show short of equality on pictures up to 200 pixels wide
+PSNR_CAP = 100.0  # dB; above the PSNR of any two different 8-bit images up to 200 pixels wide
 SSIM_WINDOW = 11  # pixels
 
 
 def psnr(
   reference: np.ndarray, generated: np.ndarray, mask: np.ndarray | None = None, data_range: float = 255.0
 ) -> float:
-  """Peak signal-to-noise ratio in dB; inf for identical pictures (see the module's docstring for masks).
+  """Peak signal-to-noise ratio in dB; inf for identical images (see the module's docstring for masks).
 
   Args:
-    reference, generated: [h, w, c] or [h, w], of one shape, values in [0, data_range].
+    reference, generated: [h, w, c] or [h, w], of the same shape, values in [0, data_range].
     mask: [h, w] or [h, w, 1], weights in [0, 1].
     data_range: largest possible difference of two values.
 
@@ -51,13 +51,13 @@ def ssim(
 ) -> float:
   """Structural similarity in [-1, 1] (Wang et al. 2004, scikit-image); see the module's docstring for masks.
 
-  Without a mask the mean leaves out a border of 5 pixels, as scikit-image does. Arguments and errors as in `psnr`.
+  Without a mask the mean excludes a border of 5 pixels, as in scikit-image. Arguments and errors as in `psnr`.
   """
   reference, generated, mask = _checked(reference, generated, mask)
   if mask is None:
     return ssim_map(reference, generated, data_range)[0]
   inside = mask > 0
-  # Only the windows that touch the mask count, so only the mask's surroundings are computed.
+  # Only windows that overlap the mask contribute, so only its surroundings are computed.
   rows, columns = (_span(inside.any(axis), SSIM_WINDOW) for axis in (1, 0))
   inside = inside[rows, columns, None] if reference.ndim == 3 else inside[rows, columns]
   patch = reference[rows, columns]
@@ -69,22 +69,22 @@ def ssim(
 def ssim_map(
   reference: np.ndarray, generated: np.ndarray, data_range: float = 255.0, wang: bool = True
 ) -> tuple[float, np.ndarray]:
-  """Mean SSIM (border of half a window left out) and its map, of the pictures' shape.
+  """Mean SSIM (excluding a border of half a window) and the SSIM map, of the images' shape.
 
   Args:
-    reference, generated: [h, w, c] or [h, w], of one shape, values in [0, data_range].
+    reference, generated: [h, w, c] or [h, w], of the same shape, values in [0, data_range].
     data_range: largest possible difference of two values.
     wang: Wang's window and covariance; False for scikit-image's default (7x7 uniform window, unbiased covariance).
 
   Raises:
-    UserError: sizes differ, or the picture is smaller than the window.
+    UserError: sizes differ, or the image is smaller than the window.
   """
   reference, generated, _ = _checked(reference, generated, None)
   window = SSIM_WINDOW if wang else 7
   if min(reference.shape[:2]) < window:
     height, width = reference.shape[:2]
     raise UserError(
-      f'SSIM needs pictures of at least {window}x{window} pixels, but got {width}x{height}: use larger ones'
+      f'SSIM needs images of at least {window}x{window} pixels, but got {width}x{height}: use larger ones'
     )
   settings = {'gaussian_weights': True, 'sigma': 1.5, 'use_sample_covariance': False} if wang else {}
   axis = -1 if reference.ndim == 3 else None
@@ -95,18 +95,18 @@ def ssim_map(
 
 
 def mean_psnr(values: Sequence[float]) -> float:
-  """Mean of PSNRs in dB, each counted at no more than `PSNR_CAP` (identical pictures are inf); nan for none."""
+  """Mean of PSNRs in dB, each capped at `PSNR_CAP` (identical images have inf); nan without values."""
   return float(np.minimum(values, PSNR_CAP).mean()) if len(values) else float('nan')
 
 
 def video_scores(
   reference: Iterable[np.ndarray], generated: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = None
 ) -> dict[str, float]:
-  """PSNR and SSIM per frame, then their means over the video, frame by frame in constant memory.
+  """Means of PSNR and SSIM over the frames of a video, computed in constant memory.
 
   Args:
-    reference, generated: equally many uint8 frames [h, w, 3].
-    masks: with it, also the scores inside these masks [h, w(, 1)], one per frame.
+    reference, generated: the same number of uint8 frames [h, w, 3].
+    masks: one mask [h, w(, 1)] per frame; also computes the scores inside the masks.
 
   Returns:
     `psnr`, `ssim`, `identical_frames`, and with masks `psnr_mask`, `ssim_mask`.
@@ -118,12 +118,12 @@ def video_scores(
   streams = (reference, generated) if masks is None else (reference, generated, masks)
   try:
     for frames in zip(*streams, strict=True):
-      true, made, *mask = frames
-      scores['psnr'].append(psnr(true, made))
-      scores['ssim'].append(ssim(true, made))
+      reference_frame, generated_frame, *mask = frames
+      scores['psnr'].append(psnr(reference_frame, generated_frame))
+      scores['ssim'].append(ssim(reference_frame, generated_frame))
       if mask:
-        scores['psnr_mask'].append(psnr(true, made, mask[0]))
-        scores['ssim_mask'].append(ssim(true, made, mask[0]))
+        scores['psnr_mask'].append(psnr(reference_frame, generated_frame, mask[0]))
+        scores['ssim_mask'].append(ssim(reference_frame, generated_frame, mask[0]))
   except ValueError as error:
     if 'zip()' not in str(error):
       raise
@@ -138,23 +138,23 @@ def _checked(reference, generated, mask):
   reference, generated = (np.asarray(x, np.float64) for x in (reference, generated))
   if reference.shape != generated.shape:
     raise UserError(
-      f'pictures of different sizes can not be compared: the reference is {_size(reference)}, '
+      f'images of different sizes cannot be compared: the reference is {_size(reference)}, '
       f'the generated one {_size(generated)}; make both the same size'
     )
   if mask is not None:
     mask = np.asarray(mask, np.float64)
     mask = mask[..., 0] if mask.ndim == 3 else mask
     if mask.shape != reference.shape[:2]:
-      raise UserError(f'the mask is {_size(mask)} but the pictures are {_size(reference)}: make it the same size')
+      raise UserError(f'the mask is {_size(mask)} but the images are {_size(reference)}: make it the same size')
     if not mask.sum() > 0:
       raise UserError('the mask is empty: expected at least one pixel above 0')
   return reference, generated, mask
 
 
 def _span(any_inside: np.ndarray, margin: int) -> slice:
-  # Where the mask is along one axis, plus a margin, and never shorter than an SSIM window where the picture allows.
-  where = np.flatnonzero(any_inside)
-  return slice(max(where[0] - margin, 0), where[-1] + margin + 1)
+  # The extent of the mask along one axis plus a margin; at least an SSIM window if the image is large enough.
+  inside = np.flatnonzero(any_inside)
+  return slice(max(inside[0] - margin, 0), inside[-1] + margin + 1)
 
 
 def _size(x: np.ndarray) -> str:

@@ -1,6 +1,6 @@
-"""What a video made from a portrait keeps and obeys: who is shown, where the face is, how it turns, its seams.
+"""Scores of videos generated from a portrait: identity, position of the face, keypoints, and jumps at seams.
 
-Faces are found in the generated frames themselves, enlarged where they are small.
+Faces are detected in the generated frames, which are enlarged if they are small.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from talkjax.errors import UserError
 from talkjax.faces import align, keypoints, landmarks
 from talkjax.metrics.puppet_mouth import puppet_openings
 
-DETECTED = 256  # pixels that a face is looked for at
-GRID = 8  # cells of the colour statistics, either way
+DETECTED = 256  # least size of frames for face detection, pixels
+GRID = 8  # cells of the colour statistics per axis
 
 
 def track(frames: Sequence[np.ndarray]) -> landmarks.FaceTrack | None:
-  """The face in uint8 frames [h, w, 3], in their own pixels; None where there is none to be found."""
+  """The face in uint8 frames [h, w, 3], in pixels of the frames; None if no face is found."""
   scale = max(1, -(-DETECTED // max(frames[0].shape[:2])))
   enlarge = lambda f: cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else f
   try:
@@ -30,7 +30,7 @@ def track(frames: Sequence[np.ndarray]) -> landmarks.FaceTrack | None:
 
 
 def drawn_opening(frames: Sequence[np.ndarray]) -> np.ndarray:
-  """[f] mouth openings of a drawn puppet whose head is found in the frames first; nan where no face is found."""
+  """Mouth openings [f] of a drawn puppet, with landmarks detected in the frames; nan where no face is found."""
   found = track(frames)
   if found is None:
     return np.full(len(frames), np.nan)
@@ -39,7 +39,7 @@ def drawn_opening(frames: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def in_region(found: landmarks.FaceTrack, region: np.ndarray) -> np.ndarray:
-  """[f] whether a face lies in the requested region [h, w, 1]: its middle and eight tenths of its landmarks do."""
+  """Whether the face is in the requested region [h, w, 1], [f]: its centre and at least 80 % of its landmarks are."""
   height, width = region.shape[:2]
 
   def inside(points):
@@ -51,26 +51,26 @@ def in_region(found: landmarks.FaceTrack, region: np.ndarray) -> np.ndarray:
 
 
 def keypoint_distance(found: landmarks.FaceTrack, points: np.ndarray, width: int) -> float:
-  """How far eyes and nose are from where they should be, as a share of the frame's width (KpsDis of V-Express).
+  """Mean distance of eyes and nose from their targets, as a fraction of the frame width (KpsDis of V-Express).
 
   Args:
     found: the face in the generated frames.
-    points: [f, 68, 2] landmarks that it should have.
-    width: of the frames.
+    points: [f, 68, 2], the target landmarks.
+    width: of the frames in pixels.
   """
-  apart = keypoints.of_landmarks(found.landmarks) - keypoints.of_landmarks(points)
-  return float(np.linalg.norm(apart, axis=-1).mean() / width)
+  difference = keypoints.of_landmarks(found.landmarks) - keypoints.of_landmarks(points)
+  return float(np.linalg.norm(difference, axis=-1).mean() / width)
 
 
 def describe(frames: Sequence[np.ndarray], found: landmarks.FaceTrack) -> tuple[np.ndarray, np.ndarray]:
-  """Statistics of who is shown: (mean colours of a grid around the face, mean landmarks of the upright face).
+  """Identity statistics: (mean colours of a grid over the face crop, mean landmarks of the aligned face).
 
   Args:
     frames: uint8 [h, w, 3].
     found: the face in them.
 
   Returns:
-    float64 [GRID, GRID, 3] in CIE Lab, and [68, 2] in eye distances.
+    float64 [GRID, GRID, 3] in CIE Lab, and [68, 2] in units of eye distance.
   """
   size = 8 * GRID
   to_face = align.canonical_transforms(found.landmarks, size)
@@ -81,34 +81,34 @@ def describe(frames: Sequence[np.ndarray], found: landmarks.FaceTrack) -> tuple[
 
 
 def nearest(shown: tuple[np.ndarray, np.ndarray], portraits: Sequence[tuple[np.ndarray, np.ndarray]]) -> int:
-  """Which of some people is nearest: an index. Both statistics count by how much they differ between those people.
+  """Index of the most similar person. Each statistic is normalised by its standard deviation over those people.
 
   Args:
-    shown: from `describe`.
-    portraits: as many of them, from their portraits.
+    shown: identity statistics from `describe`.
+    portraits: the statistics of each person's portrait.
 
   Raises:
     UserError: there are fewer than two people.
   """
   if len(portraits) < 2:
-    raise UserError('telling people apart needs at least two portraits')
+    raise UserError('distinguishing people needs at least two portraits')
   total = np.zeros(len(portraits))
   for part in range(2):
     known = np.stack([p[part] for p in portraits])
-    spread = known.std(0).mean() + 1e-9
-    total += np.abs(known - shown[part]).reshape(len(known), -1).mean(1) / spread
+    std = known.std(0).mean() + 1e-9
+    total += np.abs(known - shown[part]).reshape(len(known), -1).mean(1) / std
   return int(total.argmin())
 
 
-def seam_jump(frames: Sequence[np.ndarray], clip: int) -> float:
-  """How much larger the change from frame to frame is at the seams of clips than inside them: a ratio of means.
+def seam_jump(frames: Sequence[np.ndarray], seams: Sequence[int]) -> float:
+  """Mean change between consecutive frames at seams, relative to the mean change elsewhere.
 
   Args:
     frames: uint8 [h, w, 3].
-    clip: frames of a clip; nan where there is no seam.
+    seams: the frames at which a separately generated clip begins; nan where there is none.
   """
   change = np.array([np.abs(a.astype(np.float32) - b).mean() for a, b in zip(frames[1:], frames[:-1])])
-  seam = np.arange(1, len(frames)) % clip == 0
+  seam = np.isin(np.arange(1, len(frames)), list(seams))
   if not seam.any() or seam.all() or not change[~seam].mean():
     return float('nan')
   return float(change[seam].mean() / change[~seam].mean())

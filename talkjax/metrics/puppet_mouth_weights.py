@@ -1,4 +1,4 @@
-"""Numbers of puppet_mouth.py, written by tests/metrics/fit_puppet_mouth.py."""
+"""Weights of puppet_mouth.py, written by tests/metrics/fit_puppet_mouth.py."""
 
 WEIGHTS = {
   'mouth': """

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one function, the fastest way for the shape and the device."""
+"""Scaled dot-product attention: one function that selects the fastest implementation for the shape and the device."""
 
 import functools
 import math
@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-# On a CPU, from so many queries times keys on (_SHORT of each at least), a head is attended to at a time, in blocks of
-# queries: at most _ROWS, and no more than have _CACHED weights. Up to _KEPT the gradient is that of the whole table,
-# whose weights are then kept.
-_BLOCKED = 128 * 128
-_SHORT = 64
-_KEPT = 1024 * 1024
-_CACHED = 1024 * 1024
-_ROWS = 512
-# What a TPU's splash attention wants: lengths and channels of a head that are multiples of its lanes (to which channels
-# are padded), and sequences long enough for blocks to pay.
+# Blockwise attention on a CPU computes one head and one block of queries at a time. It is used if queries times keys
+# are at least _BLOCKWISE_SIZE, and block and keys each at least _BLOCKWISE_LENGTH. A block has at most _BLOCK_QUERIES
+# queries and _BLOCK_WEIGHTS attention weights. Up to _SAVED_WEIGHTS the gradient is that of plain attention, whose
+# weights are saved.
+_BLOCKWISE_SIZE = 128 * 128
+_BLOCKWISE_LENGTH = 64
+_SAVED_WEIGHTS = 1024 * 1024
+_BLOCK_WEIGHTS = 1024 * 1024
+_BLOCK_QUERIES = 512
+# Splash attention on a TPU needs lengths and head channels that are multiples of its lanes (channels are padded), and
+# only pays off from _SPLASH_LENGTH on. Its blocks have at most _BLOCK_QUERIES queries and as many keys.
 _LANES = 128
-_LONG = 1024
+_SPLASH_LENGTH = 1024
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, method: str | None = None) -> jax.Array:
@@ -27,14 +28,14 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, method: str | None = 
   Args:
     q: [b, n, heads, d].
     k, v: [b, m, heads, d].
-    method: 'xla', 'blocks', 'cudnn' or 'splash' (a TPU's; interpreted, slowly, elsewhere) to insist; chosen by shape
-      and device otherwise.
+    method: 'xla', 'blocks', 'cudnn' or 'splash' (for TPUs; interpreted and slow elsewhere); None selects by shape and
+      device.
 
   Returns:
-    [b, n, heads, d] of q's type.
+    [b, n, heads, d] of q's dtype.
 
   Raises:
-    ValueError: an unknown method.
+    ValueError: unknown method.
   """
   method = method or _choose(q, k, jax.default_backend(), jax.device_count())
   if method == 'cudnn':
@@ -44,7 +45,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, method: str | None = 
   if method == 'xla':
     return _attend(q, k, v)
   if method == 'blocks':
-    return _attend_in_blocks(q, k, v)
+    return _attend_blockwise(q, k, v)
   raise ValueError(f'attention method {method!r}: expected xla, blocks, cudnn or splash')
 
 
@@ -52,12 +53,12 @@ def _choose(q, k, platform, devices=1):
   n, m, d = q.shape[1], k.shape[1], q.shape[3]
   if platform == 'gpu' and q.dtype in (jnp.bfloat16, jnp.float16) and d % 8 == 0 and d <= 128 and n >= 64:
     return 'cudnn'
-  if platform == 'tpu' and min(n, m) >= _LONG and n % _LANES == m % _LANES == 0:
-    # The kernel is for one device: where there are more, q's type must say how they are laid out.
+  if platform == 'tpu' and min(n, m) >= _SPLASH_LENGTH and n % _LANES == m % _LANES == 0:
+    # The kernel runs on one device. With several, q's type must give its sharding.
     mesh = jax.typeof(q).sharding.mesh
     known = devices == 1 or not (mesh.empty or AxisType.Explicit in mesh.axis_types)
     return 'splash' if known else 'xla'
-  if platform == 'cpu' and min(_block(n, m), m) >= _SHORT and n * m >= _BLOCKED:
+  if platform == 'cpu' and min(_block(n, m), m) >= _BLOCKWISE_LENGTH and n * m >= _BLOCKWISE_SIZE:
     return 'blocks'
   return 'xla'
 
@@ -68,11 +69,11 @@ def _attend(q, k, v):
   return jnp.einsum('bhnm,bmhd->bnhd', weights, v)
 
 
-# On a CPU the products of all heads at once are slower than plain ones of matrices, and a table of weights that leaves
-# the cache slower than one made twice; but for the gradient a small table is kept whole.
+# On a CPU a batched product over all heads is slower than one matrix product per head, and reading attention weights
+# that do not fit the cache is slower than recomputing them. Only a small weight matrix is saved for the gradient.
 
 
-def _walk(q, k, v):
+def _blockwise(q, k, v):
   b, n, heads, d = q.shape
   block = _block(n, k.shape[1])
 
@@ -84,27 +85,27 @@ def _walk(q, k, v):
     q, k, v = qkv
     return jax.lax.map(jax.checkpoint(lambda rows: attend(rows, k, v)), q.reshape(n // block, block, d))
 
-  of_heads = [a.swapaxes(1, 2).reshape(b * heads, -1, d) for a in (q, k, v)]
-  return jax.lax.map(attend_head, of_heads).reshape(b, heads, n, d).swapaxes(1, 2)
+  per_head = [a.swapaxes(1, 2).reshape(b * heads, -1, d) for a in (q, k, v)]
+  return jax.lax.map(attend_head, per_head).reshape(b, heads, n, d).swapaxes(1, 2)
 
 
-def _walk_forward(q, k, v):
-  return jax.vjp(_attend if q.shape[1] * k.shape[1] <= _KEPT else _walk, q, k, v)
+def _blockwise_forward(q, k, v):
+  return jax.vjp(_attend if q.shape[1] * k.shape[1] <= _SAVED_WEIGHTS else _blockwise, q, k, v)
 
 
-_attend_in_blocks = jax.custom_vjp(_walk)
-_attend_in_blocks.defvjp(_walk_forward, lambda pull_back, g: pull_back(g))
+_attend_blockwise = jax.custom_vjp(_blockwise)
+_attend_blockwise.defvjp(_blockwise_forward, lambda vjp, g: vjp(g))
 
 
 def _block(n, m):
-  """How many of n queries to take at a time: a divisor of n."""
-  return max(i for i in range(1, min(n, _ROWS, max(1, _CACHED // m)) + 1) if n % i == 0)
+  """The number of queries per block: a divisor of n."""
+  return max(i for i in range(1, min(n, _BLOCK_QUERIES, max(1, _BLOCK_WEIGHTS // m)) + 1) if n % i == 0)
 
 
 def _splash(q, k, v, interpret):
-  """Splash attention, with the batch split over the mesh that q lies on, if any."""
+  """Splash attention, with the batch sharded over the mesh of q, if it has one."""
   mesh = jax.typeof(q).sharding.mesh
-  attend = functools.partial(_splash_on_one, interpret=interpret)
+  attend = functools.partial(_splash_single_device, interpret=interpret)
   if mesh.empty or AxisType.Auto not in mesh.axis_types:
     return attend(q, k, v)
   axes, size = (), 1
@@ -115,11 +116,11 @@ def _splash(q, k, v, interpret):
   return jax.shard_map(attend, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
 
 
-def _splash_on_one(q, k, v, interpret):
-  from jax.experimental.pallas.ops.tpu import splash_attention as splash  # takes time to import
+def _splash_single_device(q, k, v, interpret):
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash  # slow to import
 
   (_, n, heads, d), m = q.shape, k.shape[1]
-  rows, columns = math.gcd(n, _ROWS), math.gcd(m, _ROWS)
+  rows, columns = math.gcd(n, _BLOCK_QUERIES), math.gcd(m, _BLOCK_QUERIES)
   kernel = splash.make_splash_mha(
     splash.MultiHeadMask([splash.FullMask((n, m))] * heads),
     block_sizes=splash.BlockSizes(
@@ -129,6 +130,6 @@ def _splash_on_one(q, k, v, interpret):
     q_seq_shards=1,
     interpret=interpret,
   )
-  wide = [(0, 0), (0, 0), (0, 0), (0, -d % _LANES)]
-  q, k, v = (jnp.pad(a.swapaxes(1, 2), wide) for a in (q * d**-0.5, k, v))
+  padding = [(0, 0), (0, 0), (0, 0), (0, -d % _LANES)]
+  q, k, v = (jnp.pad(a.swapaxes(1, 2), padding) for a in (q * d**-0.5, k, v))
   return jax.vmap(kernel)(q, k, v)[..., :d].swapaxes(1, 2)

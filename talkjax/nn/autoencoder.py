@@ -1,4 +1,4 @@
-"""Pictures to latents and back: latent diffusion's KL autoencoder (Stable Diffusion's shape), and plain folding."""
+"""Images to latents and back: latent diffusion's KL autoencoder (as in Stable Diffusion) and space-to-depth."""
 
 import dataclasses
 from typing import Any
@@ -15,13 +15,13 @@ from talkjax.nn.transformer import Attention
 
 @dataclasses.dataclass(frozen=True)
 class Folding:
-  """Patches of pixels as channels: latents that lose nothing and need no weights, for small pictures."""
+  """Space-to-depth latents: patches of pixels folded into channels. Lossless, without weights, for small images."""
 
   patch: int = 4
 
-  def encode(self, pictures: jax.Array) -> jax.Array:
+  def encode(self, images: jax.Array) -> jax.Array:
     """[b, h, w, 3] -> [b, h / patch, w / patch, 3 patch^2]."""
-    return space_to_depth(pictures, self.patch)
+    return space_to_depth(images, self.patch)
 
   def decode(self, latents: jax.Array) -> jax.Array:
     """The inverse of `encode`."""
@@ -29,15 +29,15 @@ class Folding:
 
 
 class Autoencoder(nn.Module):
-  """Encoder and decoder; each further level halves the picture.
+  """Encoder and decoder; each further level halves the resolution.
 
   Attributes:
     widths: channels of each level.
-    latent_channels: of the latents.
+    latent_channels: channels of the latents.
     layers: residual blocks per level of the encoder (the decoder has one more).
     groups: of the GroupNorms.
-    scaling: latents are multiplied with it, so that their standard deviation is near 1.
-    dtype: of the arithmetic.
+    scaling: factor on the latents that makes their standard deviation about 1.
+    dtype: of the computation.
   """
 
   widths: tuple[int, ...] = (128, 256, 512, 512)
@@ -54,37 +54,37 @@ class Autoencoder(nn.Module):
     self.quant_conv = nn.Dense(2 * self.latent_channels, dtype=self.dtype)
     self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
 
-  def moments(self, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and log variance (between -30 and 20) of the unscaled latents of pictures [b, h, w, 3] in [-1, 1]."""
-    mean, logvar = jnp.split(self.quant_conv(self.encoder(pictures)), 2, axis=-1)
+  def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and log variance (between -30 and 20) of the unscaled latents of images [b, h, w, 3] in [-1, 1]."""
+    mean, logvar = jnp.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
     return mean, jnp.clip(logvar, -30, 20)
 
-  def encode(self, pictures: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """Latents of pictures: [b, h, w, 3] in [-1, 1] -> [b, h / 8, w / 8, latent_channels] (with four levels).
+  def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    """Latents of images: [b, h, w, 3] in [-1, 1] -> [b, h / 8, w / 8, latent_channels] (with four levels).
 
     Args:
-      pictures: both sides multiples of 2 ** (levels - 1).
-      rng: draws from the posterior; None gives its mean.
+      images: height and width are multiples of 2 ** (levels - 1).
+      rng: samples from the posterior; None returns its mean.
     """
-    return self.draw(*self.moments(pictures), rng)
+    return self.draw(*self.moments(images), rng)
 
   def draw(self, mean: jax.Array, logvar: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """What `encode` makes of pictures with these moments."""
+    """Scaled latents from the moments of the posterior; `rng` as in `encode`."""
     if rng is not None:
       mean += jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape, mean.dtype)
     return mean * self.scaling
 
   def decode(self, latents: jax.Array) -> jax.Array:
-    """The inverse of `encode`; about [-1, 1], not clipped, float32."""
+    """Latents to images: float32, about [-1, 1], not clipped."""
     return self.decoder(self.post_quant_conv(latents / self.scaling)).astype(jnp.float32)
 
-  def __call__(self, pictures: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """What is left of pictures after both."""
-    return self.decode(self.encode(pictures, rng))
+  def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    """Reconstructed images: encode, then decode."""
+    return self.decode(self.encode(images, rng))
 
 
 class Encoder(nn.Module):
-  """Pictures to moments."""
+  """Images to moments of the latents."""
 
   out_channels: int
   widths: tuple[int, ...]
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         name = f'down_blocks_{level}_resnets_{i}'
         x = ResnetBlock(width, self.groups, 1e-6, self.dtype, name=name)(x)
       if level < len(self.widths) - 1:
-        # The published padding is behind each axis only.
+        # As published, only the end of each axis is padded.
         x = Downsample((0, 1), self.dtype, name=f'down_blocks_{level}_downsamplers_0')(x)
     x = Middle(self.groups, self.dtype, name='mid_block')(x)
     x = GroupNorm(self.groups, 1e-6, silu=True, name='conv_norm_out')(x)
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to pictures."""
+  """Latents to images."""
 
   out_channels: int
   widths: tuple[int, ...]
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
 
 
 class Middle(nn.Module):
-  """Residual block, attention over all pixels with one head, residual block."""
+  """Residual block, single-head attention over all pixels, residual block."""
 
   groups: int
   dtype: Any = jnp.float32

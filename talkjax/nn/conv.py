@@ -1,4 +1,4 @@
-"""3x3 convolutions and the resizing around them, NHWC."""
+"""3x3 convolutions and resizing by 2, channels-last (NHWC)."""
 
 import functools
 from collections.abc import Callable
@@ -18,12 +18,13 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=_NHWC)
 
 
-def grow_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """conv3x3(grow(x), kernel): x [b, h, w, i], kernel [3, 3, i, o] -> [b, 2h, 2w, o]."""
+def upsample_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """conv3x3(upsample(x), kernel): x [b, h, w, i], kernel [3, 3, i, o] -> [b, 2h, 2w, o]."""
   if jax.default_backend() != 'cpu':
-    return conv3x3(grow(x), kernel)
-  # Of the 3x3 pixels under a grown pixel only 2x2 differ, so each of its four places in the 2x2 has a 2x2 kernel of
-  # summed weights: rows (k0, k1 + k2) see the pixels (-1, 0), rows (k0 + k1, k2) the pixels (0, 1); columns likewise.
+    return conv3x3(upsample(x), kernel)
+  # A 3x3 window of the upsampled image covers only 2x2 different input pixels, so each of the four output positions has
+  # a 2x2 kernel of summed weights: rows (k0, k1 + k2) read the pixels (-1, 0), rows (k0 + k1, k2) the pixels (0, 1);
+  # columns likewise.
   b, h, w, _ = x.shape
   k0, k1, k2 = kernel
   rows = []
@@ -35,21 +36,21 @@ def grow_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
 
 
-# On a CPU, XLA's own gradient of a kernel runs at half the speed of the convolution, and inside a loop (accumulation
-# of gradients, for one) at a hundredth, because there only convolutions in the plain layout reach its fast code. Both
-# gradients are therefore written as convolutions in that layout. (Forward-mode derivatives are lost on the way.)
+# On a CPU, XLA's gradient of a kernel runs at half the speed of the convolution, and inside a loop (such as gradient
+# accumulation) at a hundredth, because in loops only convolutions in the NHWC layout use its fast code. Both gradients
+# are therefore written as convolutions in that layout. (Forward-mode derivatives are not supported.)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x, kernel, low):
-  """Same-size convolution; `low` = rows and columns of zeros above and left, the rest lies below and right."""
+  """Same-size convolution; `low` is the zero padding (rows above, columns left), the rest is below and right."""
   return _padded(x, kernel, low)
 
 
 def _padded(x, kernel, low):
   pads = [(n, size - 1 - n) for n, size in zip(low, kernel.shape)]
   (_, h, w, _), (kh, kw, _, o) = x.shape, kernel.shape
-  if h * w < kh * kw:  # XLA would turn around which of the two is the kernel, which takes fifty times as long
+  if h * w < kh * kw:  # XLA would swap input and kernel, which takes fifty times as long
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     patches = jnp.concatenate([x[:, r : r + h, s : s + w] for r in range(kh) for s in range(kw)], axis=-1)
     return patches @ kernel.reshape(-1, o)
@@ -70,12 +71,12 @@ def _conv_backward(low, saved, g):
 def _kernel_gradient(x, g, size, low):
   """[r, s, i, o]: the sum over pixels p of x[p + (r, s) - low] * g[p].
 
-  Columns are shifted in copies, rows by a convolution along h whose channels are the pixels (b, w) of a row.
+  Column shifts are shifted copies; row shifts are a convolution along h whose channels are the pixels (b, w) of a row.
   """
   (kh, kw), (top, left) = size, low
   b, h, w, i = x.shape
   o = g.shape[-1]
-  if i < o:  # copy the one with fewer channels: x[p + d] g[p] = x[p] g[p - d]
+  if i < o:  # copy the array with fewer channels: x[p + d] g[p] = x[p] g[p - d]
     swapped = _kernel_gradient(g, x, size, (kh - 1 - top, kw - 1 - left))
     return swapped[::-1, ::-1].swapaxes(2, 3)
   g = jnp.pad(g, ((0, 0), (0, 0), (kw - 1 - left, left), (0, 0))).transpose(3, 1, 0, 2)  # [o, h, b, w + kw - 1]
@@ -88,21 +89,21 @@ def _kernel_gradient(x, g, size, low):
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def shrink(x: jax.Array) -> jax.Array:
-  """The mean of every 2x2 pixels: [b, h, w, c] -> [b, h/2, w/2, c]."""
+def downsample(x: jax.Array) -> jax.Array:
+  """Average pooling over 2x2 pixels: [b, h, w, c] -> [b, h/2, w/2, c]."""
   b, h, w, c = x.shape
   return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4)).astype(x.dtype)
 
 
-def grow(x: jax.Array) -> jax.Array:
-  """Every pixel as 2x2: [b, h, w, c] -> [b, 2h, 2w, c]."""
+def upsample(x: jax.Array) -> jax.Array:
+  """Nearest-neighbour upsampling by 2: [b, h, w, c] -> [b, 2h, 2w, c]."""
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
   return x.reshape(b, 2 * h, 2 * w, c)
 
 
 def space_to_depth(x: jax.Array, size: int) -> jax.Array:
-  """Patches into channels: [b, h, w, c] -> [b, h/size, w/size, size*size*c]."""
+  """Folds patches into channels: [b, h, w, c] -> [b, h/size, w/size, size*size*c]."""
   b, h, w, c = x.shape
   x = x.reshape(b, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(b, h // size, w // size, size * size * c)
@@ -116,11 +117,11 @@ def depth_to_space(x: jax.Array, size: int) -> jax.Array:
 
 
 class Conv3x3(nn.Module):
-  """3x3 convolution with bias, of the grown picture if `grown`; parameters are float32, the arithmetic is `dtype`."""
+  """3x3 convolution with bias, after upsampling by 2 if `upsample`; parameters are float32, computed in `dtype`."""
 
   features: int
   dtype: Any = jnp.float32
-  grown: bool = False
+  upsample: bool = False
   kernel_init: Callable = nn.initializers.lecun_normal()
 
   @nn.compact
@@ -128,5 +129,5 @@ class Conv3x3(nn.Module):
     """[b, h, w, i] -> [b, h, w, features], or [b, 2h, 2w, features]."""
     kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
-    convolve = grow_conv3x3 if self.grown else conv3x3
+    convolve = upsample_conv3x3 if self.upsample else conv3x3
     return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

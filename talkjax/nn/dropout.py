@@ -1,4 +1,4 @@
-"""Dropout that draws a byte, not a word, for every number."""
+"""Dropout that draws 8 instead of 32 random bits per activation."""
 
 import flax.linen as nn
 import jax
@@ -6,16 +6,16 @@ import jax.numpy as jnp
 
 
 class Dropout(nn.Module):
-  """Zeroes numbers with probability `rate`, rounded to 1/256, and scales the others up by what was really drawn.
+  """Zeroes activations with probability `rate`, rounded to 1/256, and rescales the others by the rounded probability.
 
-  On a CPU drawing 32 bits for each activation, as nn.Dropout does, costs as much as a convolution.
+  On a CPU, drawing 32 bits per activation as nn.Dropout does takes as long as a convolution.
   """
 
   rate: float
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """x of any shape -> the same; needs the 'dropout' rng while training with a rate that is not 0."""
+    """x of any shape -> the same shape; needs the 'dropout' rng if `train` and the rate is not 0."""
     dropped = round(self.rate * 256)
     if not train or not dropped:
       return x

@@ -1,4 +1,4 @@
-"""Group normalisation, FiLM and SiLU in one pass over the pixels."""
+"""Group normalisation, FiLM and SiLU fused into one pass over the pixels."""
 
 import functools
 
@@ -12,8 +12,7 @@ class GroupNorm(nn.Module):
 
   h <- GN(h); h <- h * (1 + scale) + shift for each film in turn; h <- h * sigmoid(h).
 
-  All but the last is affine in h for one picture and channel, so gains, statistics and films are multiplied out on
-  [b, c] before a pixel is touched.
+  All but the SiLU is affine in h for one example and channel, so gain, statistics and films are combined on [b, c].
   """
 
   groups: int = 32
@@ -22,14 +21,14 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, films: tuple[jax.Array, ...] = ()) -> jax.Array:
-    """Normalises x.
+    """Normalises and modulates x.
 
     Args:
       x: [b, ..., c]; c is a multiple of `groups`.
-      films: each [b, 2c]: scale, then shift.
+      films: each [b, 2c], scale and shift concatenated.
 
     Returns:
-      [b, ..., c] of x's type; the arithmetic is float32.
+      [b, ..., c] of x's dtype, computed in float32.
     """
     b, c = x.shape[0], x.shape[-1]
     gain = self.param('scale', nn.initializers.ones, (c,), jnp.float32)
@@ -41,9 +40,10 @@ class GroupNorm(nn.Module):
     return _normalise(x.reshape(b, -1, c), gain, bias, self.groups, self.epsilon, self.silu).reshape(x.shape)
 
 
-# The derivative is written out because the automatic one keeps three arrays of x's size for its backward pass where one
-# will do. Divisions come last on purpose: what XLA holds for cheap it works out again inside each loop that uses it,
-# coefficients for every pixel and pixels for every reader; a division it does once. On a CPU that is six times faster.
+# The derivative is written by hand because the automatic one saves three arrays of the size of x for the backward pass
+# instead of one. Divisions deliberately come last: XLA recomputes operations that it considers cheap inside every loop
+# that uses them (coefficients for every pixel, pixels for every consumer), but a division only once. On a CPU this is
+# six times faster.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -71,19 +71,21 @@ def _backward(groups, epsilon, silu, saved, g):
   x32, g = x.astype(jnp.float32), g.astype(jnp.float32)
   if silu:
     y = _affine(x32, gain, bias, mean, std)
-    s = 0.5 + 0.5 * jnp.tanh(0.5 * y)  # the sigmoid; written another way than above, or XLA keeps that for here
+    s = 0.5 + 0.5 * jnp.tanh(0.5 * y)  # the sigmoid; not written as above, or XLA would save the forward result
     g = g * (s * (1 + y * (1 - s)))
   dbias = jnp.sum(g, axis=1)
   dgain = (jnp.sum(g * x32, axis=1) - mean * dbias) / std
   # With x^ = (x - mean) / std:  dx = (gain g - mean of gain g - x^ * mean of gain g x^) / std, means over a group.
   n = x.shape[1]
-  of_g, of_gx = _pool(gain * dbias / n, groups), _pool(gain * dgain / n, groups)
-  dx = (g * gain[:, None] - x32 * (of_gx / std)[:, None] + ((mean * of_gx - std * of_g) / std)[:, None]) / std[:, None]
+  mean_g, mean_gx = _pool(gain * dbias / n, groups), _pool(gain * dgain / n, groups)
+  dx = (g * gain[:, None] - x32 * (mean_gx / std)[:, None] + ((mean * mean_gx - std * mean_g) / std)[:, None]) / std[
+    :, None
+  ]
   return dx.astype(x.dtype), dgain, dbias
 
 
 def _pool(x, groups):
-  """The mean of each group of channels, in each of its channels: [b, c] -> [b, c]."""
+  """Replaces each channel by the mean of its group: [b, c] -> [b, c]."""
   b, c = x.shape
   return jnp.repeat(x.reshape(b, groups, -1).mean(-1), c // groups, axis=1)
 

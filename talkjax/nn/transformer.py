@@ -1,7 +1,7 @@
 """Attention layers, feed-forward layers and the transformer blocks of latent U-Nets, in space and in time.
 
-Modules are named as in diffusers (`attn1`, `to_q`, `to_out_0`, `ff/net_0/proj`), lists joined to their index by '_', so
-that published checkpoints import by name (`talkjax.weights.fit.fit`).
+Modules are named as in diffusers (`attn1`, `to_q`, `to_out_0`, `ff/net_0/proj`), list indices joined by '_', so that
+published checkpoints import by name (`talkjax.weights.fit.fit`).
 """
 
 import math
@@ -16,18 +16,18 @@ import numpy as np
 from talkjax.nn.attention import attention
 from talkjax.nn.norm import GroupNorm
 
-# What a spatial block may read beside its own pixels, in the order it reads them, and how those layers are called.
+# What a spatial block may attend to besides its own pixels, in that order, and the names of the norm and the attention.
 CONTEXTS = {'reference': ('norm1_5', 'attn1_5'), 'text': ('norm2', 'attn2'), 'audio': ('norm2', 'attn2')}
 
 
 class Attention(nn.Module):
-  """Multi-head attention; of the tokens themselves, or of a context.
+  """Multi-head self-attention, or cross-attention to a context.
 
   Attributes:
     heads: number of heads; channels must be a multiple of it.
-    bias: q, k and v have one (the output always has).
-    zero: the output projection starts at zero, so that the layer starts as nothing.
-    dtype: of the arithmetic.
+    bias: q, k and v have one (the output projection always does).
+    zero: the output projection is zero-initialised.
+    dtype: of the computation.
   """
 
   heads: int
@@ -46,8 +46,8 @@ class Attention(nn.Module):
 
     Args:
       x: [b, n, c] queries.
-      context: [b', m, d] what is attended to instead of x; with b' < b each is shared by the b / b' queries in a row.
-      kv: what `to_k` and `to_v` make of a context, [b', m, c] each, computed before (see `keys_and_values`).
+      context: [b', m, d] for cross-attention; with b' < b each entry is shared by b / b' consecutive entries of x.
+      kv: the precomputed keys and values of a context, [b', m, c] each (see `keys_and_values`).
 
     Returns:
       [b, n, c].
@@ -67,12 +67,12 @@ class Attention(nn.Module):
 
 
 def keys_and_values(params: Mapping, context: jax.Array, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
-  """What an `Attention` without biases with `params` makes of a context [b, m, d]: k and v, [b, m, c] each."""
+  """Keys and values [b, m, c] of a context [b, m, d] for an `Attention` without biases."""
   return tuple(context.astype(dtype) @ params[name]['kernel'].astype(dtype) for name in ('to_k', 'to_v'))
 
 
 class GEGLU(nn.Module):
-  """value * gelu(gate), both linear in x; the GELU is the exact one."""
+  """value * gelu(gate), both linear in x, with the exact GELU."""
 
   features: int
   dtype: Any = jnp.float32
@@ -85,7 +85,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """GEGLU to four times the channels, and back."""
+  """GEGLU with four times the channels, then a projection back."""
 
   dtype: Any = jnp.float32
 
@@ -96,9 +96,9 @@ class FeedForward(nn.Module):
     return nn.Dense(c, dtype=self.dtype, name='net_2')(GEGLU(4 * c, self.dtype, name='net_0')(x))
 
 
-def scaled(x: jax.Array, weight) -> jax.Array:
-  """x [b, ...] times a number, or [b] of them."""
-  return x * jnp.reshape(jnp.asarray(weight, x.dtype), (-1, *[1] * (x.ndim - 1)))
+def scale_batch(x: jax.Array, scale) -> jax.Array:
+  """x [b, ...] times a number, or times one number per entry [b]."""
+  return x * jnp.reshape(jnp.asarray(scale, x.dtype), (-1, *[1] * (x.ndim - 1)))
 
 
 def layer_norm(name: str, dtype) -> nn.LayerNorm:
@@ -106,13 +106,13 @@ def layer_norm(name: str, dtype) -> nn.LayerNorm:
 
 
 class SpatialBlock(nn.Module):
-  """x += attention over pixels; x += attention to each context; x += feed-forward; all of normed x.
+  """x += self-attention; x += attention to each context; x += feed-forward; each reads the normalised x.
 
   Attributes:
     heads: of every attention.
-    contexts: of CONTEXTS, in their order.
-    zero_contexts: context layers start as nothing.
-    dtype: of the arithmetic.
+    contexts: names in CONTEXTS, in that order.
+    zero_contexts: the output projections of context attention are zero-initialised.
+    dtype: of the computation.
   """
 
   heads: int
@@ -121,17 +121,17 @@ class SpatialBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, contexts: Mapping[str, Any], weights: Mapping[str, jax.Array]):
+  def __call__(self, x: jax.Array, contexts: Mapping[str, Any], scales: Mapping[str, jax.Array]):
     """Transforms tokens.
 
     Args:
       x: [b, n, c].
-      contexts: by name, tokens [b', m, d] or their (k, v), see `Attention`; a name that is absent is not attended to.
-      weights: by name, what the output of that attention is multiplied with (1 where absent): a number, or [b].
+      contexts: by name, tokens [b', m, d] or their (k, v), see `Attention`; an absent context is skipped.
+      scales: by name, the factor of that attention's output (1 where absent): a number, or [b].
 
     Returns:
-      ([b, n, c], [b, n, c]): the output, and the normed queries of the last context, which is what another network's
-      'reference' attention reads of this one.
+      ([b, n, c], [b, n, c]): the output, and the normalised input of the last context attention, which another
+      network's 'reference' attention reads.
     """
     x = x + Attention(self.heads, dtype=self.dtype, name='attn1')(layer_norm('norm1', self.dtype)(x))
     feature = None
@@ -139,16 +139,16 @@ class SpatialBlock(nn.Module):
       norm, name = CONTEXTS[context]
       feature = layer_norm(norm, self.dtype)(x)
       if context in contexts:
-        told = contexts[context]
-        told = {'kv': told} if isinstance(told, tuple) else {'context': told}
-        y = Attention(self.heads, zero=self.zero_contexts, dtype=self.dtype, name=name)(feature, **told)
-        x = x + scaled(y, weights.get(context, 1.0))
+        value = contexts[context]
+        value = {'kv': value} if isinstance(value, tuple) else {'context': value}
+        y = Attention(self.heads, zero=self.zero_contexts, dtype=self.dtype, name=name)(feature, **value)
+        x = x + scale_batch(y, scales.get(context, 1.0))
     x = x + FeedForward(self.dtype, name='ff')(layer_norm('norm3', self.dtype)(x))
     return x, feature
 
 
 class SpatialTransformer(nn.Module):
-  """GroupNorm, projection, one `SpatialBlock` over the pixels of each picture, projection, residual."""
+  """GroupNorm, projection, one `SpatialBlock` over the pixels of each image, projection, residual."""
 
   heads: int
   contexts: tuple[str, ...] = ('text',)
@@ -157,13 +157,13 @@ class SpatialTransformer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, contexts: Mapping[str, Any], weights: Mapping[str, jax.Array]):
+  def __call__(self, x: jax.Array, contexts: Mapping[str, Any], scales: Mapping[str, jax.Array]):
     """x [b, h, w, c] -> ([b, h, w, c], features [b, h * w, c]); see `SpatialBlock`."""
     b, h, w, c = x.shape
     y = GroupNorm(self.groups, 1e-6, name='norm')(x).reshape(b, h * w, c)
     y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y)
     block = SpatialBlock(self.heads, self.contexts, self.zero_contexts, self.dtype, name='transformer_blocks_0')
-    y, feature = block(y, contexts, weights)
+    y, feature = block(y, contexts, scales)
     return x + nn.Dense(c, dtype=self.dtype, name='proj_out')(y).reshape(x.shape), feature
 
 
@@ -174,7 +174,7 @@ def positions(length: int, channels: int) -> np.ndarray:
 
 
 class TemporalBlock(nn.Module):
-  """x += attention over frames, `layers` times; x += attention to the speed; x += feed-forward; all of normed x."""
+  """x += attention over frames, `layers` times; x += speed attention; x += feed-forward; each of normalised x."""
 
   heads: int
   layers: int = 2
@@ -191,7 +191,7 @@ class TemporalBlock(nn.Module):
       y = (layer_norm(f'norms_{i}', self.dtype)(x) + table).reshape(b * n, f, c)
       x = x + Attention(self.heads, dtype=self.dtype, name=f'attention_blocks_{i}')(y).reshape(x.shape)
     if self.speed and speed is not None:
-      y = layer_norm('speed_norm', self.dtype)(x) + table  # a frame finds its own speed by its place
+      y = layer_norm('speed_norm', self.dtype)(x) + table  # positions let a frame attend to its own speed
       tokens = speed + jnp.asarray(positions(speed.shape[1], speed.shape[2]), speed.dtype)
       attend = Attention(self.heads, zero=self.zero_speed, dtype=self.dtype, name='speed_attention')
       y = attend(y.reshape(b, n * f, c), tokens)
@@ -202,7 +202,7 @@ class TemporalBlock(nn.Module):
 class TemporalTransformer(nn.Module):
   """AnimateDiff's motion module: each pixel attends over the frames of its clip.
 
-  GroupNorm per frame, projection, blocks, projection that starts at zero, residual.
+  GroupNorm per frame, projection, blocks, zero-initialised projection, residual.
 
   Attributes:
     heads: of every attention.
@@ -210,9 +210,9 @@ class TemporalTransformer(nn.Module):
     layers: temporal attentions in a block.
     max_frames: longest clip, motion frames included (the published v1 has 24, v2 32).
     speed: blocks attend to speed tokens too.
-    zero_speed: those layers start as nothing.
+    zero_speed: the output projections of speed attention are zero-initialised.
     groups: of the GroupNorm.
-    dtype: of the arithmetic.
+    dtype: of the computation.
   """
 
   heads: int = 8
@@ -226,14 +226,14 @@ class TemporalTransformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, frames: int, before: jax.Array | None = None, speed: jax.Array | None = None
+    self, x: jax.Array, frames: int, motion_features: jax.Array | None = None, speed: jax.Array | None = None
   ) -> jax.Array:
     """Attends over time.
 
     Args:
       x: [b * frames, h, w, c].
       frames: per clip.
-      before: [b, k, h, w, c], features of k frames before the clip, which are attended to as its first frames.
+      motion_features: [b, k, h, w, c] of the k frames before the clip, attended to as its first frames.
       speed: [b, m, d] tokens.
 
     Returns:
@@ -245,8 +245,8 @@ class TemporalTransformer(nn.Module):
     _, h, w, c = x.shape
     y = x.reshape(-1, frames, h, w, c)
     b = y.shape[0]
-    if before is not None:
-      y = jnp.concatenate([before.astype(y.dtype), y], axis=1)
+    if motion_features is not None:
+      y = jnp.concatenate([motion_features.astype(y.dtype), y], axis=1)
     f = y.shape[1]
     if f > self.max_frames:
       raise ValueError(f'{f} frames in a temporal layer made for {self.max_frames}')

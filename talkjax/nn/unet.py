@@ -1,4 +1,4 @@
-"""A pixel U-Net conditioned on a noise level and, where given, on sound, by scale and shift in every residual block."""
+"""A pixel U-Net conditioned on the noise level and optionally on audio, by scale and shift in every residual block."""
 
 from typing import Any
 
@@ -7,18 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from talkjax.nn.attention import attention
-from talkjax.nn.conv import Conv3x3, depth_to_space, grow, shrink, space_to_depth
+from talkjax.nn.conv import Conv3x3, depth_to_space, downsample, space_to_depth, upsample
 from talkjax.nn.dropout import Dropout
+from talkjax.nn.embedding import sinusoid
 from talkjax.nn.norm import GroupNorm
 
-_ZERO = nn.initializers.zeros  # last projections start at zero, so that every block starts as the identity
-
-
-def sinusoid(x: jax.Array, features: int) -> jax.Array:
-  """Cosines, then sines, of x at frequencies 10000^(-i / half), i < half = features / 2: [b] -> [b, features]."""
-  half = features // 2
-  angles = x.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
-  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+_ZERO = nn.initializers.zeros  # final projections are zero-initialised, so every block starts as the identity
 
 
 class MLP(nn.Module):
@@ -35,12 +29,12 @@ class MLP(nn.Module):
 
 
 class ResBlock(nn.Module):
-  """h = conv(SiLU(GN(x))), then, eq. 7 with the noise level t and the sound z:
+  """Residual block: h = conv(SiLU(GN(x))), then eq. 7 with the noise level t and the audio z:
 
-    h <- z_s * (t_s * GN(h) + t_b) + z_b        (each scale as 1 + what its projection says)
+    h <- z_s * (t_s * GN(h) + t_b) + z_b        (each scale is 1 + its projection's output)
     x + conv(dropout(SiLU(h)))
 
-  With `resize` 'shrink' or 'grow' both branches are resized before the first convolution.
+  With `resize` 'downsample' or 'upsample' both branches are resized before the first convolution.
   """
 
   features: int
@@ -50,25 +44,25 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, conditions: tuple[jax.Array, ...], train: bool) -> jax.Array:
-    """x [b, h, w, c], conditions (noise [b, d], sound [b, d]), each after its SiLU -> [b, h', w', features]."""
-    grown = self.resize == 'grow'
+    """x [b, h, w, c], conditions (noise [b, d], audio [b, d]), each after its SiLU -> [b, h', w', features]."""
+    upsampled = self.resize == 'upsample'
     films = [nn.Dense(2 * self.features, dtype=self.dtype, name=f'film_{i}')(c) for i, c in enumerate(conditions)]
     h = GroupNorm(silu=True, name='norm_0')(x)
-    if self.resize == 'shrink':
-      h, x = shrink(h), shrink(x)
-    h = Conv3x3(self.features, self.dtype, grown, name='conv_0')(h)
+    if self.resize == 'downsample':
+      h, x = downsample(h), downsample(x)
+    h = Conv3x3(self.features, self.dtype, upsampled, name='conv_0')(h)
     h = GroupNorm(silu=True, name='norm_1')(h, tuple(films))
     h = Dropout(self.dropout)(h, train)
     h = Conv3x3(self.features, self.dtype, kernel_init=_ZERO, name='conv_1')(h)
-    if grown:
-      x = grow(x)
+    if upsampled:
+      x = upsample(x)
     if x.shape[-1] != self.features:
       x = nn.Dense(self.features, dtype=self.dtype, name='skip')(x)
     return x + h
 
 
 class SelfAttention(nn.Module):
-  """x + project(attention(GN(x))) over all pixels of a picture."""
+  """x + project(attention(GN(x))) over all pixels of an image."""
 
   head_channels: int
   dtype: Any = jnp.float32
@@ -85,21 +79,21 @@ class SelfAttention(nn.Module):
 
 
 class UNet(nn.Module):
-  """The ADM-style U-Net: residual blocks that resize, FiLM, attention at chosen levels and in the middle.
+  """The ADM-style U-Net: resizing residual blocks, FiLM, attention at selected levels and in the middle.
 
   Attributes:
     out_channels: channels of the prediction.
     width: channels of the first level.
-    multipliers: channels of each level as multiples of `width`; each further level halves the picture.
-    attention_downsamples: levels with attention, named by how many times smaller they are than the first level.
-    num_res_blocks: residual blocks per level on the way down (one more on the way up).
-    head_channels: channels of one attention head.
+    multipliers: channels of each level as multiples of `width`; each further level halves the resolution.
+    attention_downsamples: levels with attention, given by their downsampling factor relative to the first level.
+    num_res_blocks: residual blocks per level of the encoder (the decoder has one more).
+    head_channels: channels per attention head.
     dropout: rate inside the residual blocks while training.
-    patch_size: pixels of a side that are folded into channels on the way in and unfolded on the way out.
-    noise_embedding: 'gamma' feeds the published sinusoid of gamma as it is; 'log_snr' that of log(gamma / (1 - gamma)),
-      which tells small noise levels apart.
-    dtype: of the arithmetic; parameters and normalisation statistics are float32.
-    remat: recompute the blocks in the backward pass instead of keeping what is inside them.
+    patch_size: side in pixels of the patches folded into channels at the input and unfolded at the output.
+    noise_embedding: 'gamma' embeds gamma itself (as published), 'log_snr' embeds log(gamma / (1 - gamma)), which
+      resolves small noise levels better.
+    dtype: of the computation; parameters and normalisation statistics are float32.
+    remat: recompute the blocks in the backward pass instead of saving their activations.
   """
 
   out_channels: int = 3
@@ -116,27 +110,27 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, gamma: jax.Array, audio: jax.Array | None = None, train: bool = False) -> jax.Array:
-    """Predicts from a noisy picture.
+    """Predicts from a noisy image.
 
     Args:
-      x: [b, h, w, c] the noisy picture and whatever is concatenated to it.
+      x: [b, h, w, c] the noisy image, concatenated with any image conditioning.
       gamma: [b] the noise level, the product of alphas, in (0, 1).
-      audio: [b, d] sound features, or None for a U-Net without sound.
+      audio: [b, d] audio features, or None for a U-Net without audio conditioning.
       train: dropout on (needs the 'dropout' rng).
 
     Returns:
       [b, h, w, out_channels] float32.
 
     Raises:
-      ValueError: the picture cannot be halved as often as there are levels.
+      ValueError: height or width cannot be halved once per further level.
     """
     factor = self.patch_size * 2 ** (len(self.multipliers) - 1)
     if x.shape[1] % factor or x.shape[2] % factor:
-      raise ValueError(f'a picture of {x.shape[1]}x{x.shape[2]} pixels: both sides must be multiples of {factor}')
+      raise ValueError(f'image size {x.shape[1]}x{x.shape[2]}: both sides must be multiples of {factor}')
     res_block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
     self_attention = nn.remat(SelfAttention) if self.remat else SelfAttention
 
-    # What every block is told: [b, 4 width] each.
+    # Conditioning of every block: [b, 4 width] each.
     d = 4 * self.width
     conditions = [MLP(d, self.dtype, name='embed_noise')(sinusoid(self._level(gamma), self.width))]
     if audio is not None:
@@ -152,30 +146,30 @@ class UNet(nn.Module):
         return x
       return self_attention(self.head_channels, self.dtype, name=name)(x)
 
-    # Down: every block's output waits for its counterpart on the way up.
+    # Encoder: every block's output is a skip connection to the decoder.
     x = space_to_depth(x.astype(self.dtype), self.patch_size)
     x = Conv3x3(self.width, self.dtype, name='conv_in')(x)
-    waiting = [x]
+    skips = [x]
     last = len(self.multipliers) - 1
     for level in range(last + 1):
       for i in range(self.num_res_blocks):
         x = attend(block(x, level, f'down_{level}_block_{i}'), level, f'down_{level}_attention_{i}')
-        waiting.append(x)
+        skips.append(x)
       if level != last:
-        x = block(x, level, f'down_{level}_shrink', 'shrink')  # [b, h/2, w/2, c]
-        waiting.append(x)
+        x = block(x, level, f'down_{level}_shrink', 'downsample')  # [b, h/2, w/2, c]
+        skips.append(x)
 
     x = block(x, last, 'middle_block_0')
     x = self_attention(self.head_channels, self.dtype, name='middle_attention')(x)
     x = block(x, last, 'middle_block_1')
 
-    # Up: one block more per level than on the way down, since the shrunk picture waits too.
+    # Decoder: one block more per level than in the encoder, because the downsampled features are skips too.
     for level in reversed(range(last + 1)):
       for i in range(self.num_res_blocks + 1):
-        x = jnp.concatenate([x, waiting.pop()], axis=-1)
+        x = jnp.concatenate([x, skips.pop()], axis=-1)
         x = attend(block(x, level, f'up_{level}_block_{i}'), level, f'up_{level}_attention_{i}')
       if level:
-        x = block(x, level, f'up_{level}_grow', 'grow')  # [b, 2h, 2w, c]
+        x = block(x, level, f'up_{level}_grow', 'upsample')  # [b, 2h, 2w, c]
 
     x = GroupNorm(silu=True, name='norm_out')(x)
     x = Conv3x3(self.patch_size**2 * self.out_channels, self.dtype, kernel_init=_ZERO, name='conv_out')(x)

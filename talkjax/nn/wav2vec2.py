@@ -1,4 +1,4 @@
-"""The wav2vec 2.0 encoder (Baevski et al., 2020): a waveform to features 50 times a second, from every layer."""
+"""The wav2vec 2.0 encoder (Baevski et al., 2020): waveform to features of every layer at 50 per second."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,23 +13,23 @@ from talkjax.nn.attention import attention
 
 
 class Wav2Vec2(nn.Module):
-  """Strided convolutions over the waveform, then a transformer. Defaults: the base size.
+  """Strided convolutions over the waveform, then a transformer. The defaults are the base size.
 
-  Two published layouts: 'base' (GroupNorm after the first convolution only, layers normed after their sums) and, with
-  `stable`, 'large' (LayerNorm after every convolution, layers normed before, once more at the end).
+  There are two published layouts: 'base' (GroupNorm after the first convolution only, post-norm layers) and, with
+  `stable`, 'large' (LayerNorm after every convolution, pre-norm layers and a final LayerNorm).
 
   Attributes:
     width: channels of the transformer.
     layers: transformer layers.
-    heads: of every attention.
+    heads: attention heads per layer.
     hidden: channels inside the feed-forward layers.
     conv_widths, conv_kernels, conv_strides: of the convolutions.
-    conv_bias: whether they have one.
+    conv_bias: whether the convolutions have a bias.
     conv_norm: 'group' or 'layer'.
-    position_kernel, position_groups: of the convolution that tells positions.
-    stable: layers are normed before, not after.
+    position_kernel, position_groups: of the convolutional position embedding.
+    stable: pre-norm instead of post-norm layers.
     epsilon: of the LayerNorms.
-    dtype: of the arithmetic.
+    dtype: of the computation.
   """
 
   width: int = 768
@@ -52,16 +52,16 @@ class Wav2Vec2(nn.Module):
     """Hidden states of a waveform.
 
     Args:
-      waveform: [b, s] at 16 kHz, normalised (`talkjax.media.audio.normalised`).
-      samples: how many of the s count; the rest only fills a shape that is compiled already.
+      waveform: [b, s] at 16 kHz, normalised (`talkjax.media.mel.normalised`).
+      samples: number of valid samples; the rest of s is padding (to a shape that is already compiled).
 
     Returns:
-      layers + 1 arrays [b, t, width], `num_features(s)` long: what enters the first layer, and what leaves each. The
-      last one is what transformers calls last_hidden_state. With `samples` the first `num_features(samples)` are what
-      they are of such a shorter waveform, the others mean nothing.
+      layers + 1 arrays [b, t, width] with t = num_features(s): the input of the first layer and the output of every
+      layer. The last is last_hidden_state of Hugging Face transformers. With `samples`, the first
+      `num_features(samples)` features equal those of the unpadded waveform; the others are undefined.
     """
     x = waveform[..., None].astype(self.dtype)
-    count = samples  # of what counts in x
+    count = samples  # valid steps of x
     for i, (features, kernel, stride) in enumerate(
       zip(self.conv_widths, self.conv_kernels, self.conv_strides, strict=True)
     ):
@@ -79,15 +79,15 @@ class Wav2Vec2(nn.Module):
     if count is not None:
       x = jnp.where((jnp.arange(x.shape[1]) < count)[:, None], x, 0)
     half = self.position_kernel // 2
-    place = nn.Conv(
+    position_embedding = nn.Conv(
       self.width,
       (self.position_kernel,),
-      padding=[(half, half - 1 + self.position_kernel % 2)],  # of an even kernel the last frame is dropped
+      padding=[(half, half - 1 + self.position_kernel % 2)],  # an even kernel drops the last frame
       feature_group_count=self.position_groups,
       dtype=self.dtype,
       name='encoder_pos_conv_embed_conv',
     )
-    x = x + _gelu(place(x))
+    x = x + _gelu(position_embedding(x))
     states = []
     if not self.stable:
       x = self._norm('encoder_layer_norm')(x)
@@ -103,42 +103,42 @@ class Wav2Vec2(nn.Module):
     return _layer_norm(name, epsilon or self.epsilon, self.dtype)
 
   def num_features(self, samples: int) -> int:
-    """How many features `samples` of sound give (0 if they are too few)."""
+    """The number of features of a waveform of `samples` (0 if it is too short)."""
     for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
       samples = max(0, (samples - kernel) // stride + 1)
     return samples
 
 
-def in_pieces(net: Wav2Vec2, listen: Callable, sound: np.ndarray, seconds: int = 64) -> Iterator[np.ndarray]:
-  """What a sound of any length makes of the encoder, of which few lengths are compiled.
+def encode_in_chunks(net: Wav2Vec2, encode: Callable, waveform: np.ndarray, seconds: int = 64) -> Iterator[np.ndarray]:
+  """Encodes a waveform of any length in padded chunks, so that only a few lengths are compiled.
 
   Args:
     net: the encoder.
-    listen: (waveform [1, s], samples) -> [1, t, ...], see `Wav2Vec2`.
-    sound: normalised, [s].
-    seconds: that are heard at once; of more, pieces that 2 seconds further on both sides are heard with.
+    encode: (waveform [1, s], samples) -> [1, t, ...], see `Wav2Vec2`.
+    waveform: normalised, [s].
+    seconds: length of a chunk. A longer waveform is split into chunks with 2 seconds of context on each side.
 
   Yields:
-    [t, ...], `num_features(s)` rows in all.
+    [t, ...], `num_features(s)` rows in total.
   """
   rate, hop = 16_000, math.prod(net.conv_strides)
-  piece, beside = seconds * rate, 2 * rate
-  if len(sound) <= piece:
-    ends = [(0, len(sound), 0, None)]
+  chunk, context = seconds * rate, 2 * rate
+  if len(waveform) <= chunk:
+    spans = [(0, len(waveform), 0, None)]
   else:
-    body = piece - 2 * beside
-    ends = [(max(0, i - beside), min(i + body + beside, len(sound)), min(i, beside), body)
-            for i in range(0, len(sound) - hop, body)]  # fmt: skip
-  for first, last, skipped, body in ends:
-    # Lengths of 2, 4, ... seconds.
-    filled = 2 ** math.ceil(math.log2(max(2, (last - first) / rate))) * rate
-    states = listen(np.pad(sound[None, first:last], ((0, 0), (0, filled - last + first))), last - first)
+    body = chunk - 2 * context
+    spans = [(max(0, i - context), min(i + body + context, len(waveform)), min(i, context), body)
+             for i in range(0, len(waveform) - hop, body)]  # fmt: skip
+  for first, last, skipped, body in spans:
+    # Padded to 2, 4, 8, ... seconds.
+    padded = 2 ** math.ceil(math.log2(max(2, (last - first) / rate))) * rate
+    states = encode(np.pad(waveform[None, first:last], ((0, 0), (0, padded - last + first))), last - first)
     states = np.asarray(states)[0, skipped // hop : net.num_features(last - first)]
     yield states if body is None else states[: body // hop]
 
 
 class Layer(nn.Module):
-  """Self-attention and a feed-forward layer, each with its residual and LayerNorm."""
+  """A transformer layer: self-attention and a feed-forward network, each with residual connection and LayerNorm."""
 
   heads: int
   hidden: int
@@ -148,50 +148,50 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, count: jax.Array | None = None) -> jax.Array:
-    """[b, t, c] -> [b, t, c]; the first `count` of t are attended to."""
+    """[b, t, c] -> [b, t, c]; only the first `count` steps of t are attended to."""
     b, t, c = x.shape
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
 
     def attend(x):
       q, k, v = (dense(c, f'attention_{n}_proj')(x).reshape(b, t, self.heads, -1) for n in 'qkv')
       if count is not None:
-        q, k, v = hide_keys(q, k, v, count)
+        q, k, v = mask_keys(q, k, v, count)
       y = attention(q, k, v)[..., : c // self.heads]
       return dense(c, 'attention_out_proj')(y.reshape(b, t, c))
 
     def feed_forward(x):
       return dense(c, 'feed_forward_output_dense')(_gelu(dense(self.hidden, 'feed_forward_intermediate_dense')(x)))
 
-    for part, name in ((attend, 'layer_norm'), (feed_forward, 'final_layer_norm')):
+    for branch, name in ((attend, 'layer_norm'), (feed_forward, 'final_layer_norm')):
       norm = _layer_norm(name, self.epsilon, self.dtype)
-      x = x + part(norm(x)) if self.stable else norm(x + part(x))
+      x = x + branch(norm(x)) if self.stable else norm(x + branch(x))
     return x
 
 
-def hide_keys(q: jax.Array, k: jax.Array, v: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Queries, keys and values [b, t, heads, d] whose attention reads the first `count` keys alone.
+def mask_keys(q: jax.Array, k: jax.Array, v: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Pads queries, keys and values [b, t, heads, d] so that their attention reads only the first `count` keys.
 
-  Eight channels more, so that every kind of attention can do it: of the first every query has 1, and keys behind have
-  so little that their weight is 0.
+  Masking by eight extra channels works with every attention implementation: the first extra channel is 1 in every
+  query, and in masked keys so negative that their attention weight is 0.
   """
   d, extra = q.shape[-1], 8
-  wide = [(0, 0)] * 3 + [(0, extra)]
-  far = jnp.where(jnp.arange(k.shape[1]) < count, 0.0, -1e5).astype(k.dtype)
-  q = jnp.pad(q * ((d + extra) / d) ** 0.5, wide).at[..., d].set(1)
-  return q, jnp.pad(k, wide).at[..., d].set(far[:, None]), jnp.pad(v, wide)
+  padding = [(0, 0)] * 3 + [(0, extra)]
+  bias = jnp.where(jnp.arange(k.shape[1]) < count, 0.0, -1e5).astype(k.dtype)
+  q = jnp.pad(q * ((d + extra) / d) ** 0.5, padding).at[..., d].set(1)
+  return q, jnp.pad(k, padding).at[..., d].set(bias[:, None]), jnp.pad(v, padding)
 
 
 class ChannelNorm(nn.Module):
-  """Normalises every channel over time (a GroupNorm with one channel a group)."""
+  """Normalises every channel over time (GroupNorm with one channel per group)."""
 
   @nn.compact
   def __call__(self, x: jax.Array, count: jax.Array | None = None) -> jax.Array:
-    """[b, t, c] -> [b, t, c] of x's type, by the statistics of the first `count` of t; the arithmetic is float32."""
+    """[b, t, c] -> [b, t, c] of x's dtype, with statistics of the first `count` steps of t; computed in float32."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
     y = x.astype(jnp.float32)
-    counts = None if count is None else (jnp.arange(x.shape[1]) < count)[:, None]
-    mean, var = (f(y, axis=1, keepdims=True, where=counts) for f in (jnp.mean, jnp.var))
+    valid = None if count is None else (jnp.arange(x.shape[1]) < count)[:, None]
+    mean, var = (f(y, axis=1, keepdims=True, where=valid) for f in (jnp.mean, jnp.var))
     y = (y - mean) * jax.lax.rsqrt(var + 1e-5)
     return (y * scale + bias).astype(x.dtype)
 

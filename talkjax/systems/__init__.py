@@ -1,153 +1,174 @@
-"""The systems, a folder per paper, and beside them what several share.
+"""The systems, one package per paper; what portrait systems share is in `portrait`.
 
-A system is a value, not a class to inherit from: see `System`.
+A system is a value, not a base class: see `System`.
 """
 
 import dataclasses
+import fractions
 import importlib
+import itertools
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
-import ml_collections
+import numpy as np
 
-from talkjax.errors import UsageError, UserError
+from talkjax.errors import UserError
+from talkjax.metrics.suites import Suite, Truth
+from talkjax.options import Option
+
+SHARED = ('portrait',)  # packages here that are no systems
 
 
 @dataclasses.dataclass(frozen=True)
-class System:
-  """What the training loop, `generate` and `evaluate` ask of a paper's system.
+class Chunk:
+  """Consecutive frames, sound or both, of every video of a batch.
 
   Attributes:
-    read: `(record, generator) -> example`: numpy arrays, training examples along axis 0; `id` names the clip.
-    init: `(rng, batch) -> params`.
-    loss: `(params, batch, rng, train) -> (loss, metrics)`.
-    inputs: `(records, ...) -> inputs`: corpus records as what `generate` reads.
-    generate: `(params, inputs, seeds) -> iterator of uint8 frames [b, h, w, 3]`; compiled once per shape.
-    render: `(params, request) -> {file: its frames}`: files in, video files out.
+    frames: uint8 [b, f, h, w, 3], or None.
+    sound: float32 [b, s] in [-1, 1], or None.
+    fps: frames per second.
+    sound_rate: samples per second.
+    seams: for each video the frames of this chunk at which a separately generated clip begins, other than the first.
   """
 
-  read: Callable
-  init: Callable
-  loss: Callable
-  inputs: Callable
-  generate: Callable
-  render: Callable
+  frames: np.ndarray | None = None
+  sound: np.ndarray | None = None
+  fps: float = 25.0
+  sound_rate: int = 16_000
+  seams: tuple[tuple[int, ...], ...] = ()
+
+
+def join(chunks: Iterable[Chunk]) -> Chunk:
+  """All chunks of a generation as one."""
+  chunks = list(chunks)
+  lengths = [0 if c.frames is None else c.frames.shape[1] for c in chunks]
+  starts = np.cumsum([0, *lengths]).tolist()
+  concatenate = lambda parts: None if parts[0] is None else np.concatenate(parts, axis=1)
+  seams = zip(*([[start + seam for seam in own] for own in c.seams] for start, c in zip(starts, chunks) if c.seams))
+  return dataclasses.replace(
+    chunks[0],
+    frames=concatenate([c.frames for c in chunks]),
+    sound=concatenate([c.sound for c in chunks]),
+    seams=tuple(tuple(itertools.chain(*own)) for own in seams),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordBatch:
+  """Conditions made from corpus records, and for each its truth."""
+
+  conditions: Any
+  truth: tuple[Truth, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """A video file to be written.
+
+  Attributes:
+    path: of the file.
+    num_frames: its length; None: as long as what is generated.
+    fps: frames per second.
+    size: (h, w) of its frames.
+    sound: a file whose sound it gets; None: the generated sound, if any.
+    pixel_aspect: width over height of a pixel.
+    compose: a generated frame -> the frame that is written; called once per frame, in order.
+  """
+
+  path: str
+  num_frames: int | None
+  fps: float
+  size: tuple[int, int]
+  sound: str | None = None
+  pixel_aspect: fractions.Fraction = fractions.Fraction(1)
+  compose: Callable[[np.ndarray], np.ndarray] = lambda frame: frame
+
+
+@dataclasses.dataclass(frozen=True)
+class FileBatch:
+  """Videos that are generated together; a batch may have more entries than videos (padding)."""
+
+  videos: tuple[Video, ...]
+  size: int
+  conditions: Callable[[], Any]  # called when the batch's turn comes; reads nothing that can be missing
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a user asks `talkjax.generate` for: files in, files out. A system raises UsageError for what it lacks.
+  """What a user asks `talkjax.generate` for.
 
   Attributes:
-    output: the video; a folder for them where there are several portraits or voices.
-    image, audio: one file or more.
-    batch_size: videos made at once; None: the system's choice.
-    kps: keypoints that drive the portrait: a video, or an array in a file.
-    retarget: how they are fitted to it.
-    sweep: a setting and its values: a video for each, of every portrait with every voice.
-    spread: see `talkjax.training.sharding.spread`.
-    metadata: of the written files.
+    output: the video file; a folder where there are several videos.
+    inputs: values of the system's options that have no config key, by name; files of `several` are tuples.
+    sweep: an option and its values: one video for each.
+    batch_size: videos generated together; None: the system's choice.
   """
 
   output: str
-  image: tuple[str, ...] | None = None
-  video: str | None = None
-  audio: tuple[str, ...] | None = None
-  identity: str | None = None
-  face_box: str | None = None
-  speed: float | None = None
-  kps: str | None = None
-  retarget: str | None = None
+  inputs: Mapping[str, Any]
   sweep: tuple[str, tuple[float, ...]] | None = None
-  seed: int = 0
   batch_size: int | None = None
-  spread: Callable = lambda count: None
-  metadata: dict[str, str] | None = None
-
-  def takes(self, system: str, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
-    """Raises UsageError unless every field in `needed` is given, and no other but those in `also`."""
-    inputs = ('image', 'video', 'audio', 'identity', 'face_box', 'speed', 'kps', 'retarget', 'sweep', 'batch_size')
-    given = [name for name in inputs if getattr(self, name) is not None]
-    options = lambda names: ', '.join(f'--{n}' for n in names)
-    if missing := [name for name in needed if name not in given]:
-      raise UsageError(f'{system} needs {options(needed)}: {options(missing)} is missing')
-    if unknown := [name for name in given if name not in (*needed, *also)]:
-      raise UsageError(f'{system} does not take {options(unknown)}: it takes {options((*needed, *also))}')
-
-  def one(self, name: str) -> str:
-    """The only file of `image` or `audio`. Raises UsageError for several."""
-    files = getattr(self, name)
-    if len(files) > 1:
-      raise UsageError(f'--{name}: {len(files)} files were given where this system takes one: {", ".join(files[:3])}')
-    return files[0]
 
 
-def build(config) -> System:
-  """The system that `config.system` names.
+@dataclasses.dataclass(frozen=True)
+class System:
+  """What the commands ask of a system. Helpers that generate nothing leave the optional fields out.
+
+  Attributes:
+    read: `(record, generator) -> example`: numpy arrays with training examples along axis 0; `id` names the clip.
+    init: `(rng, batch) -> params`.
+    loss: `(params, batch, rng, train) -> (loss, metrics)`.
+    generate: `(params, conditions, seeds, progress=None) -> chunks`, compiled once per shape and never per length.
+      It runs on the devices where the parameters are. `progress` is called with the fraction done, by systems whose
+      chunks come late.
+    from_records: `(records, speech=None, num_frames=None, settings={}) -> RecordBatch`: the conditions of corpus
+      records. `speech` are the records whose sound is used instead; `settings` are values [b] of sweepable options.
+    from_files: `(params, request) -> batches`: checks and reads all files of a request before the first is generated.
+    options: what a user can give `generate`, `evaluate` and sweeps.
+    scores: suites of `talkjax.metrics.suites` that say whether it works.
+  """
+
+  read: Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
+  init: Callable[[Any, Mapping[str, Any]], Any]
+  loss: Callable[[Any, Mapping[str, Any], Any, bool], tuple[Any, dict[str, Any]]]
+  generate: Callable[..., Iterator[Chunk]] | None = None
+  from_records: Callable[..., RecordBatch] | None = None
+  from_files: Callable[[Any, Request], Sequence[FileBatch]] | None = None
+  options: tuple[Option, ...] = ()
+  scores: tuple[Suite, ...] = ()
+
+
+def names() -> list[str]:
+  """The systems of this package."""
+  return [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg and m.name not in SHARED]
+
+
+def module(name: str) -> ModuleType:
+  """The package of a system: one of `names`, or the dotted name of a module elsewhere.
+
+  It has `build(config) -> System`, OPTIONS and, where published weights can be converted, SOURCES: for each name of
+  `convert --source` the module that reads them.
 
   Raises:
     UserError: there is none of that name.
   """
-  names = [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg]
-  if config.system not in names:
-    raise UserError(f'config.system={config.system!r} is not one of {", ".join(names)}')
-  return importlib.import_module(f'talkjax.systems.{config.system}').build(config)
-
-
-def named_table(tables: dict[str, Callable], sampler):
-  """The table of the sampler that a config names.
-
-  Args:
-    tables: by name, what makes it.
-    sampler: `name` and `steps`.
-
-  Raises:
-    UserError: no sampler of that name, or it cannot take so many steps.
-  """
-  if sampler.name not in tables:
-    raise UserError(f'sampler {sampler.name!r} is not one of {", ".join(tables)}')
+  if name in names():
+    return importlib.import_module(f'talkjax.systems.{name}')
   try:
-    return tables[sampler.name]()
-  except ValueError as error:
-    raise UserError(f'sampler {sampler.name} cannot take {sampler.steps} steps: {error}') from error
+    if '.' in name:
+      return importlib.import_module(name)
+  except ModuleNotFoundError:
+    pass
+  raise UserError(f'config.system={name!r} is not one of {", ".join(names())}, nor a module that can be imported')
 
 
-def with_options(config, **options) -> ml_collections.ConfigDict:
-  """A copy of the config with other settings of generation.
-
-  Args:
-    config: of a workdir.
-    **options: of OPTIONS; None leaves what the config says.
-
-  Raises:
-    UsageError: a number that cannot be, or an option that the config's system does not have.
-  """
-  config = config.copy_and_resolve_references()
-  for name, value in options.items():
-    if value is None:
-      continue
-    if name == 'steps' and value < 1:
-      raise UsageError(f'--steps={value}: expected 1 or more')
-    *path, key = OPTIONS[name].split('.')
-    node = config
-    for part in path:
-      node = node.get(part, {})
-    if key not in node:
-      raise UsageError(f'--{name}: {config.system} has no such setting')
-    node[key] = value
-  return config
+def build(config) -> System:
+  """The system that `config.system` names. Raises UserError if there is none, or the config contradicts itself."""
+  return module(config.system).build(config)
 
 
-# Options of `generate`, and the config keys they set.
-OPTIONS = {
-  'sampler': 'sampler.name',
-  'steps': 'sampler.steps',
-  'guidance': 'guidance',
-  'reference_weight': 'weights.reference',
-  'audio_weight': 'weights.audio',
-  'motion_frames': 'use_motion_frames',
-  'compat': 'compat',
-  'window': 'windows.frames',
-  'overlap': 'windows.overlap',
-  'window_budget': 'windows.budget',
-}
+def sources() -> dict[str, str]:
+  """By name of `convert --source`, the module of the system that converts it."""
+  return {source: path for name in names() for source, path in module(name).SOURCES.items()}

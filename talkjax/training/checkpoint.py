@@ -1,8 +1,8 @@
-"""The checkpoints of a run, written so that a kill at any moment loses nothing.
+"""The checkpoints of a run, written atomically: a kill at any moment leaves the previous checkpoint intact.
 
-A checkpoint has the items `params`, `ema`, `training` (optimiser and step), `iterator` (position in the data) and
-`run` (what must match on resumption); a converted one has the first two only, which is all that generation and
-evaluation read.
+A checkpoint has the items `params`, `ema`, `training` (optimiser state and step), `iterator` (position in the data) and
+`run` (settings that must match on resumption). A converted checkpoint has only the first two, which are all that
+generation and evaluation read.
 """
 
 import difflib
@@ -26,7 +26,7 @@ PyTree = Any
 
 
 def has_checkpoint(workdir) -> bool:
-  """Whether a run can go on from something in its workdir."""
+  """Whether the workdir has a checkpoint from which a run can resume."""
   path = epath.Path(workdir) / 'checkpoints'
   return path.exists() and bool(ocp.utils.checkpoint_steps(path))
 
@@ -44,7 +44,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: State, iterator) -> None:
-    """Starts to write `state` and the data iterator; returns before the writing is done."""
+    """Starts an asynchronous save of `state` and the data iterator."""
     step = int(state.step)
     if step == self.latest:
       return
@@ -61,22 +61,25 @@ class Checkpoints:
     )
 
   def restore(self, state: State, iterator) -> State:
-    """The latest checkpoint in the shapes and shardings of `state` (arrays or ShapeDtypeStructs); `iterator` is moved.
+    """Restores the latest checkpoint, and `iterator` in place.
+
+    Shapes and shardings are those of `state` (arrays or ShapeDtypeStructs).
 
     Raises:
-      UserError: the checkpoint was written by another number of processes, or its parameters do not fit.
+      UserError: the checkpoint was written by a different number of processes, or its parameters do not fit.
     """
     step = self.latest
     run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if run['processes'] != jax.process_count():
       raise UserError(
         f'checkpoint {self.path}/{step} was trained by {run["processes"]} processes, not {jax.process_count()}, and '
-        f'the order of the data depends on it: resume with {run["processes"]}, or begin anew with --config.init_from'
+        f'the order of the data depends on it: resume with {run["processes"]}, or start a '
+        'new run with --config.init_from'
       )
     check_fit(_saved_tree(self._manager, step, 'params'), state.params, f'checkpoint {self.path}/{step}')
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     training = {'step': abstract.step, 'opt_state': _leaves(abstract.opt_state)}
-    got = self._manager.restore(
+    restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
         params=ocp.args.StandardRestore(abstract.params),
@@ -85,8 +88,8 @@ class Checkpoints:
         iterator=grain.checkpoint.CheckpointRestore(iterator),
       ),
     )
-    opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), _from_leaves(got.training['opt_state']))
-    return State(got.training['step'], got.params, got.ema, opt_state)
+    opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), _from_leaves(restored.training['opt_state']))
+    return State(restored.training['step'], restored.params, restored.ema, opt_state)
 
   def wait(self) -> None:
     self._manager.wait_until_finished()
@@ -95,7 +98,7 @@ class Checkpoints:
     self._manager.close()
 
 
-# Optimiser states are tuples within tuples, which change their type on the way to disk and back: stored as a flat dict.
+# Optimiser states are nested tuples, whose types Orbax does not preserve: they are stored as a flat dict.
 def _leaves(tree: PyTree) -> dict[str, Any]:
   return {f'{i:05}': x for i, x in enumerate(jax.tree.leaves(tree))}
 
@@ -105,14 +108,14 @@ def _from_leaves(leaves: dict[str, Any]) -> list:
 
 
 def _manager(path: epath.Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:
-  # With the handlers named, a manager can tell what a checkpoint holds before anything is restored.
+  # With explicit handlers, the manager can read a checkpoint's metadata before restoring anything.
   arrays = {item: ocp.StandardCheckpointHandler() for item in ('params', 'ema', 'training')}
   handlers = {**arrays, 'iterator': grain.checkpoint.CheckpointHandler(), 'run': ocp.JsonCheckpointHandler()}
   return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
 
 
 def _saved_tree(manager: ocp.CheckpointManager, step: int, item: str) -> PyTree:
-  """Shapes and types of what a checkpoint holds."""
+  """Shapes and dtypes of an item of a checkpoint."""
   return manager.item_metadata(step)[item].tree
 
 
@@ -120,17 +123,17 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
   """(config, parameters, step) of a workdir's newest checkpoint, on the first device.
 
   Args:
-    workdir: a training's or a conversion's.
-    item: 'ema' (what generates best) or 'params'.
+    workdir: of a training run or a conversion.
+    item: 'ema' (generates best) or 'params'.
 
   Raises:
-    UserError: no workdir, no checkpoint yet, or `item` is neither.
+    UserError: no workdir, no checkpoint yet, or an unknown `item`.
   """
   if item not in ('ema', 'params'):
-    raise UserError(f'weights {item!r} are not in a checkpoint: ask for ema or params')
+    raise UserError(f'unknown checkpoint weights {item!r}: expected ema or params')
   config = read_config(workdir)
   no_checkpoint = (
-    f'workdir {workdir} has no checkpoint yet: train on (config.checkpoint_every says how often one is saved)'
+    f'workdir {workdir} has no checkpoint yet: train longer (config.checkpoint_every is the interval in steps)'
   )
   path = epath.Path(workdir).resolve() / 'checkpoints'
   if not path.exists():
@@ -149,20 +152,20 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
 def load_part(
   workdir, wanted: PyTree, into: str, ignored: str = '', missing: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-  """A workdir's parameters for a part of a larger tree.
+  """Loads a workdir's parameters as one branch of a larger tree.
 
   Args:
-    workdir: as `load_params`.
+    workdir: as in `load_params`.
     wanted: the whole tree.
-    into: the branch of it that they are ('' for all of it).
-    ignored: a regex of paths of theirs that are left out ('' for none).
-    missing: regexes of paths in the branch that the workdir need not have.
+    into: path of the branch ('' for the whole tree).
+    ignored: a regex of paths in the workdir that are not loaded ('' for none).
+    missing: regexes of paths in the branch that may be missing in the workdir.
 
   Returns:
-    by path in `wanted`.
+    Parameters by path in `wanted`.
 
   Raises:
-    UserError: as `load_params`, or names or shapes differ otherwise.
+    UserError: as `load_params`, or other names or shapes differ.
   """
   _, saved, _ = load_params(workdir)
   for key in into.split('/') if into else ():
@@ -176,14 +179,14 @@ def load_part(
 def save_params(
   workdir, config: ml_collections.ConfigDict, params: PyTree, step: int, ema: PyTree | None = None
 ) -> None:
-  """Makes a workdir of parameters that come from elsewhere; `generate` and `evaluate` take it as a trained one.
+  """Writes a workdir with given parameters; `generate` and `evaluate` accept it like a trained one.
 
   Raises:
     UserError: the workdir already has a checkpoint.
   """
   workdir = epath.Path(workdir)
   if (workdir / 'checkpoints').exists():
-    raise UserError(f'{workdir} already has checkpoints: name another --output, nothing is overwritten')
+    raise UserError(f'{workdir} already has checkpoints, which are not overwritten: choose another --output')
   write_config(workdir, config)
   with _manager(workdir.resolve() / 'checkpoints') as manager:
     manager.save(
@@ -197,30 +200,31 @@ def save_params(
 
 
 def check_fit(saved: PyTree, wanted: PyTree, source: str, new: Sequence[str] = ()) -> None:
-  """Raises UserError unless both trees have the same names and shapes; the sentence names the first that differ.
+  """Raises UserError unless both trees have the same names and shapes; the message names the first that differ.
 
   Args:
-    saved, wanted: trees of anything with a shape.
-    source: where `saved` is from, for the sentence.
-    new: regular expressions of paths that only `wanted` has.
+    saved, wanted: trees of leaves with a shape.
+    source: origin of `saved`, for the message.
+    new: regular expressions of paths that only `wanted` needs to have.
   """
   shapes = lambda tree: {
     jax.tree_util.keystr(p, simple=True, separator='/'): tuple(x.shape)
     for p, x in jax.tree_util.tree_leaves_with_path(tree)
   }
-  old, made = shapes(saved), shapes(wanted)
-  for name in made:
-    if name not in old and any(re.search(regex, name) for regex in new):
+  saved_shapes, wanted_shapes = shapes(saved), shapes(wanted)
+  for name in wanted_shapes:
+    if name not in saved_shapes and any(re.search(regex, name) for regex in new):
       continue
-    if name not in old:
-      near = difflib.get_close_matches(name, old, n=1)
+    if name not in saved_shapes:
+      near = difflib.get_close_matches(name, saved_shapes, n=1)
       hint = f' (nearest: {near[0]})' if near else ''
-      raise UserError(f'{source} lacks parameter {name}{hint}: it was made by another model config')
-    if old[name] != made[name]:
+      raise UserError(f'{source} lacks parameter {name}{hint}: it was made with another model config')
+    if saved_shapes[name] != wanted_shapes[name]:
       raise UserError(
-        f'{source} has {name} of shape {old[name]}, the config makes {made[name]}: set config.model as it was'
+        f'{source} has {name} of shape {saved_shapes[name]}, the config makes {wanted_shapes[name]}: set '
+        'config.model as it was'
       )
-  extra = [n for n in old if n not in made]
+  extra = [n for n in saved_shapes if n not in wanted_shapes]
   if extra:
     raise UserError(
       f'{source} has parameters the config does not make, {", ".join(extra[:3])}: set config.model as it was'

@@ -1,7 +1,7 @@
-"""The input pipeline: array_record shards -> records -> training examples -> sharded batches, resumable to the example.
+"""The input pipeline: array_record shards -> records -> training examples -> sharded batches, resumable at any example.
 
-Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three
-belong to a run and are checked when it is resumed (see `talkjax.training.checkpoint`).
+Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three are
+fixed for a run and checked when it is resumed (see `talkjax.training.checkpoint`).
 """
 
 import pathlib
@@ -13,36 +13,38 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from talkjax.corpora import feature_cache, records
+from talkjax.corpora import records
 from talkjax.errors import UserError
 
-EPOCHS = 2**32  # without end; grain's own "without end" overflows for batches of one clip
+EPOCHS = 2**32  # practically infinite; grain's own infinite repeat overflows with batches of one clip
 
 
 def open_corpus(data, split: str):
   """A random-access source of records.
 
   Args:
-    data: the config's `data`: `dir` (where corpora are built), `corpus` (a name, or name/config).
-    split: a split of the corpus; TFDS slices ('train[:10]') work.
+    data: the config's `data`: `dir` (the folder of built corpora), `corpus` (a name, or name/config).
+    split: a split of the corpus; TFDS slices ('train[:10]') are supported.
 
   Returns:
     A grain MapDataset of `records.Record`.
 
   Raises:
-    UserError: the corpus is not built there, or has no such split.
+    UserError: the corpus is not built in `dir`, or has no such split.
   """
   source = _builder(data, split).as_data_source(split=split)
   if not len(source):
-    raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: name another split')
+    raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: choose another split')
   return grain.MapDataset.source(source).map(records.from_example)
 
 
-def open_sidecar(data) -> feature_cache.Sidecar | None:
-  """What `data.encoded` names, for `data.split`; None where it names nothing. Raises UserError as `encoded` does."""
-  if not data.get('encoded', ''):
+def open_feature_cache(data):
+  """The feature cache named by `data.feature_cache` for `data.split`, or None; errors as `feature_cache.open_cache`."""
+  if not data.get('feature_cache', ''):
     return None
-  return feature_cache.open_sidecar(_builder(data, data.split), data.encoded, data.split.partition('[')[0])
+  from talkjax.corpora import feature_cache
+
+  return feature_cache.open_cache(_builder(data, data.split), data.feature_cache, data.split.partition('[')[0])
 
 
 def _builder(data, split: str):
@@ -52,11 +54,13 @@ def _builder(data, split: str):
     folder = data.corpus.split('/')[0]
     raise UserError(
       f'no corpus {data.corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
-      f'--data_dir={data.dir}`, or say where it is with --config.data.dir'
+      f'--data_dir={data.dir}`, or set --config.data.dir to the folder it is in'
     )
   if len(found) > 1:
     names = ', '.join(f'{data.corpus}/{p.relative_to(root)}' for p in sorted(found))
-    raise UserError(f'corpus {data.corpus!r} was built in several ways: choose one with --config.data.corpus ({names})')
+    raise UserError(
+      f'corpus {data.corpus!r} was built in several configs: choose one with --config.data.corpus ({names})'
+    )
   builder = tfds.builder_from_directory(found.popitem()[1])
   name = split.partition('[')[0]
   if name not in builder.info.splits or not builder.info.splits[name].num_examples:
@@ -65,30 +69,31 @@ def _builder(data, split: str):
 
 
 def training_iterator(data, read: Callable, batch_size: int, seed: int):
-  """A grain iterator over endless shuffled host batches.
+  """An infinite grain iterator over shuffled batches of this process.
 
   Args:
-    data: the config's `data`: what `open_corpus` takes, and `split`, `workers` (processes; 0 reads in threads),
-      `examples_per_record`, and, where systems have it, `encoded` (see `talkjax.corpora.feature_cache`).
+    data: the config's `data`: the fields of `open_corpus`, `split`, `workers` (processes; 0 reads in threads),
+      `examples_per_record` and, for systems that have it, `feature_cache` (see `talkjax.corpora.feature_cache`).
     read: `(record, generator) -> example`, a dict of numpy arrays with `examples_per_record` examples along axis 0.
-    batch_size: of all processes together.
+    batch_size: global batch size over all processes.
     seed: of the order and of `generator`.
 
   Returns:
     An iterator of dicts of numpy arrays [batch_size / processes, ...] that Orbax can save.
 
   Raises:
-    UserError: the sizes do not divide, or the corpus has fewer clips than one batch takes.
+    UserError: batch_size is not a multiple of processes times examples per record, or there are fewer clips than
+      processes.
   """
   processes, per_record = jax.process_count(), data.examples_per_record
   if batch_size % (processes * per_record):
     raise UserError(
       f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
     )
-  cv2.setNumThreads(1)  # pictures are small and reading is parallel already
+  cv2.setNumThreads(1)  # frames are small and reading is already parallel
   dataset = open_corpus(data, data.split)
-  if sidecar := open_sidecar(data):
-    dataset = dataset.map(sidecar)
+  if cache := open_feature_cache(data):
+    dataset = dataset.map(cache)
   records_per_batch = batch_size // per_record // processes
   if len(dataset) < processes:
     raise UserError(
@@ -109,12 +114,12 @@ def _concatenate(examples) -> dict[str, np.ndarray]:
 
 
 def to_device(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
-  """Lays a host batch over the mesh, split along axis 0 (each process brings its own part)."""
+  """Moves a host batch to the mesh, sharded along axis 0 (each process provides its own part)."""
   return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
 def split_names(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-  """Separates what a device computes on from the clip names (`id`), which only messages want."""
+  """Splits a batch into the arrays for the device and the clip names (`id`), which only messages use."""
   return {k: v for k, v in batch.items() if k != 'id'}, [str(n) for n in batch.get('id', ())]
 
 

@@ -1,4 +1,4 @@
-"""What the C library does with memory that was freed."""
+"""Settings of the C library's allocator."""
 
 import ctypes
 import sys
@@ -8,14 +8,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed() -> bool:
-  """Keeps freed memory in the process instead of handing it back to the system, where that can be asked for (glibc).
+  """Keeps freed memory in the process instead of returning it to the system (glibc only).
 
-  A compiled step on a CPU takes all its temporary memory at its beginning and frees it at its end. Large blocks go back
-  to the system by default, which then hands out every page anew, zeroed: an eighth of a training step. Call it before
-  the first array is made; afterwards the process stays as large as it was at its largest.
+  A compiled step on a CPU allocates all its temporary memory at its start and frees it at its end. By default large
+  blocks are returned to the system, which must zero every page on the next allocation: an eighth of the time of a
+  training step. Call this before the first array is created; the process then never shrinks below its peak size.
 
   Returns:
-    whether the C library took it.
+    Whether the C library accepted the settings.
   """
   if sys.platform != 'linux':
     return False

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl, TensorBoard and sample pictures."""
+"""The metrics of a run: metrics.jsonl, TensorBoard and sample images."""
 
 import json
 
@@ -8,7 +8,7 @@ from etils import epath
 
 
 class MetricsLog:
-  """metrics.jsonl and TensorBoard: one JSON object a line; a resumed run drops the lines it is about to repeat."""
+  """Writes metrics.jsonl (one JSON object per line) and TensorBoard; a resumed run drops the lines after its step."""
 
   def __init__(self, workdir, resumed_step: int):
     self.active = jax.process_index() == 0
@@ -21,7 +21,7 @@ class MetricsLog:
     lines = []
     if self._path.exists():
       for line in self._path.read_text().splitlines():
-        try:  # the last line of a killed run may be cut off
+        try:  # the last line of a killed run may be incomplete
           if json.loads(line)['step'] <= resumed_step:
             lines.append(line)
         except ValueError:
@@ -38,7 +38,7 @@ class MetricsLog:
         self._board.add_scalar(name, value, step)
 
   def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
-    """Shows uint8 [h, w, 3] in TensorBoard and keeps it as samples/NAME_STEP.png."""
+    """Writes uint8 [h, w, 3] to TensorBoard and to samples/NAME_STEP.png."""
     if self.active:
       import cv2
 

@@ -1,9 +1,11 @@
-"""Where arrays live: a mesh of (data, fsdp, tensor) axes and rules from parameter names to partition specs."""
+"""Sharding: a mesh with axes (data, fsdp, tensor), and rules from parameter names to partition specs."""
 
 import math
 import re
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -16,27 +18,27 @@ def make_mesh(sizes) -> Mesh:
   """A mesh over all devices of all processes.
 
   Args:
-    sizes: mapping with some of `data`, `fsdp`, `tensor`; one of them may be -1 (whatever is left), missing ones are 1.
+    sizes: mapping with some of `data`, `fsdp`, `tensor`; one may be -1 (all remaining devices), missing ones are 1.
 
   Raises:
-    UserError: the sizes do not multiply to the number of devices.
+    UserError: the product of the sizes is not the number of devices.
   """
   shape = [int(sizes.get(a, 1)) for a in AXES]
   count = jax.device_count()
   if shape.count(-1) == 1:
-    rest = -math.prod(shape)
-    shape[shape.index(-1)] = count // rest if rest and count % rest == 0 else 0
+    others = -math.prod(shape)
+    shape[shape.index(-1)] = count // others if others and count % others == 0 else 0
   if math.prod(shape) != count or min(shape) < 1:
     wanted = ' x '.join(f'{a}={int(sizes.get(a, 1))}' for a in AXES)
     raise UserError(
       f'mesh {wanted} does not cover {count} devices: set config.mesh so that the sizes multiply to {count}'
     )
-  # Auto axes: linen's convolutions do not run under the Explicit default.
+  # Auto axes, because Flax linen's convolutions do not run with the default Explicit axes.
   return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Axis 0 split over data and fsdp: fsdp devices see different examples too."""
+  """Axis 0 sharded over data and fsdp: devices along fsdp also get different examples."""
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
@@ -44,13 +46,31 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def spread(count: int) -> tuple[NamedSharding, NamedSharding] | None:
-  """How `count` examples lie over all devices, and what all devices share; None where there are too few of either."""
-  devices = jax.device_count()
-  if devices == 1 or count % devices:
-    return None
-  mesh = make_mesh({'data': -1})
-  return batch_sharding(mesh), replicated(mesh)
+def replicate(params):
+  """Copies of parameters on all devices, so that generation runs on all of them; as they are with a single device."""
+  if jax.device_count() == 1:
+    return params
+  return jax.device_put(params, replicated(make_mesh({'data': -1})))
+
+
+def num_devices(params) -> int:
+  """How many devices parameters are on."""
+  return max((len(x.sharding.device_set) for x in jax.tree.leaves(params) if isinstance(x, jax.Array)), default=1)
+
+
+def batch_placement(params) -> Callable[[np.ndarray], jax.Array]:
+  """A function that puts arrays [b, ...] on the devices where parameters are.
+
+  Batches are split over several devices where b is a multiple of their number, and replicated otherwise.
+  """
+  mesh = next((x.sharding.mesh for x in jax.tree.leaves(params) if _is_on_mesh(x)), None)
+  if mesh is None:
+    return jnp.asarray
+  return lambda x: jax.device_put(x, replicated(mesh) if len(x) % mesh.size else batch_sharding(mesh))
+
+
+def _is_on_mesh(x) -> bool:
+  return isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh.size > 1
 
 
 def path_name(path) -> str:
@@ -62,11 +82,11 @@ def tree_shardings(tree, mesh: Mesh, rules):
   """A NamedSharding for every leaf of a tree of shaped values.
 
   Args:
-    tree: parameters, optimiser state, or any tree; leaves have `.shape`.
+    tree: parameters, optimiser state or any other tree whose leaves have `.shape`.
     mesh: from `make_mesh`.
-    rules: sequence of (regex, spec): the first regex that is found in the leaf's path decides. A spec is a sequence of
-      axis names or None per array axis, or 'fsdp': split the largest axis that the fsdp size divides, or 'replicated'.
-      Leaves no rule names are replicated.
+    rules: sequence of (regex, spec): the first regex found in the leaf's path decides. A spec is a sequence of an axis
+      name or None per array axis, or 'fsdp' (shard the largest axis that is divisible by the fsdp size), or
+      'replicated'. Leaves that match no rule are replicated.
   """
 
   def sharding(path, leaf):
@@ -80,7 +100,7 @@ def tree_shardings(tree, mesh: Mesh, rules):
 
 
 def spec_of(spec, shape, mesh: Mesh) -> PartitionSpec:
-  """The PartitionSpec that a rule means for an array of this shape (see `tree_shardings`)."""
+  """The PartitionSpec of a rule for an array of this shape (see `tree_shardings`)."""
   if spec == 'replicated' or not shape:
     return PartitionSpec()
   if spec == 'fsdp':

@@ -1,4 +1,4 @@
-"""The train state and its one step: what trains, how, and what a step computes."""
+"""The train state, the optimiser and the training step."""
 
 import difflib
 import re
@@ -17,52 +17,54 @@ PyTree = Any
 
 
 class State(flax.struct.PyTreeNode):
-  """All that a step changes. `ema` has the leaves of `params`; `opt_state` knows the trainable leaves only."""
+  """All that a step changes. `ema` has the structure of `params`; `opt_state` covers only trainable leaves."""
 
-  step: jax.Array  # int32, steps done
+  step: jax.Array  # int32, number of completed steps
   params: PyTree
   ema: PyTree
   opt_state: PyTree
 
 
-def learning_rates(params: PyTree, patterns) -> PyTree:
-  """What every leaf's learning rate is multiplied with: 0 freezes it.
+def learning_rate_multipliers(params: PyTree, patterns) -> PyTree:
+  """The learning rate multiplier of every leaf; 0 freezes it.
 
   Args:
     params: the parameter tree.
-    patterns: sequence of (regex, rate): the first regex found in a leaf's path ('unet/in_conv/kernel') decides; True is
-      1, False is 0, 0.1 learns at a tenth of the learning rate. A leaf that none names is frozen.
+    patterns: sequence of (regex, multiplier): the first regex found in a leaf's path ('unet/in_conv/kernel') decides.
+      True is 1, False is 0, 0.1 trains at a tenth of the learning rate. A leaf that matches no regex is frozen.
 
   Raises:
-    UserError: a regex names no leaf (with near names), a rate is below 0, or nothing trains at all.
+    UserError: a regex matches no leaf (the message lists similar names), a multiplier is below 0, or all are 0.
   """
   names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-  for regex, rate in patterns:
+  for regex, multiplier in patterns:
     if not any(re.search(regex, n) for n in names):
       parts = {'/'.join(n.split('/')[:depth]) for n in names for depth in (1, 2, 3)}
       near = difflib.get_close_matches(regex.strip('^$.*/'), sorted(parts), n=6, cutoff=0.5)
       near = near or sorted({'/'.join(n.split('/')[:2]) for n in names})[:12]
-      raise UserError(f'config.train: {regex!r} names no parameter; near names are {", ".join(near)}')
-    if not (isinstance(rate, (bool, int, float)) and rate >= 0):
-      raise UserError(f'config.train: {regex!r} has {rate!r}: expected True, False, or a factor of the learning rate')
+      raise UserError(f'config.train: {regex!r} names no parameter; similar names are {", ".join(near)}')
+    if not (isinstance(multiplier, (bool, int, float)) and multiplier >= 0):
+      raise UserError(
+        f'config.train: {regex!r} has {multiplier!r}: expected True, False, or a factor of the learning rate'
+      )
 
-  def rate_of(path, _):
+  def multiplier_of(path, _):
     name = path_name(path)
-    return next((float(rate) for regex, rate in patterns if re.search(regex, name)), 0.0)
+    return next((float(multiplier) for regex, multiplier in patterns if re.search(regex, name)), 0.0)
 
-  rates = jax.tree_util.tree_map_with_path(rate_of, params)
-  if not any(jax.tree.leaves(rates)):
+  multipliers = jax.tree_util.tree_map_with_path(multiplier_of, params)
+  if not any(jax.tree.leaves(multipliers)):
     raise UserError('config.train freezes every parameter: name at least one that trains')
-  return rates
+  return multipliers
 
 
 def trainable_mask(params: PyTree, patterns) -> PyTree:
-  """True for every leaf that a step may change, see `learning_rates`."""
-  return jax.tree.map(bool, learning_rates(params, patterns))
+  """True for every trainable leaf, see `learning_rate_multipliers`."""
+  return jax.tree.map(bool, learning_rate_multipliers(params, patterns))
 
 
 def split(tree: PyTree, mask: PyTree) -> tuple[PyTree, PyTree]:
-  """(leaves where mask is True, leaves where it is False); the others are None, which JAX takes for no leaf at all."""
+  """(leaves where mask is True, leaves where it is False); the others are None, which is no leaf for JAX."""
   pick = lambda keep: jax.tree.map(lambda m, x: x if m is keep else None, mask, tree)
   return pick(True), pick(False)
 
@@ -82,12 +84,12 @@ def learning_rate(optimizer, steps: int) -> optax.Schedule:
   }
   if optimizer.schedule not in after:
     raise UserError(f'config.optimizer.schedule={optimizer.schedule!r} is not one of {", ".join(after)}')
-  rest = after[optimizer.schedule](max(1, steps - warmup))
-  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup]) if warmup else rest
+  decay = after[optimizer.schedule](max(1, steps - warmup))
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup]) if warmup else decay
 
 
 def make_optimizer(optimizer, steps: int) -> optax.GradientTransformation:
-  """Clipping by global norm, Adam(W), the schedule; `optimizer.accumulate` is done in the step itself."""
+  """Clipping by global norm, Adam(W) and the schedule; `make_step` implements `optimizer.accumulate`."""
   return optax.chain(
     optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity(),
     optax.scale_by_adam(b1=optimizer.b1, b2=optimizer.b2, eps=optimizer.eps),
@@ -97,10 +99,10 @@ def make_optimizer(optimizer, steps: int) -> optax.GradientTransformation:
 
 
 def create(init: Callable, optimizer: optax.GradientTransformation, patterns, rng: jax.Array, batch: PyTree) -> State:
-  """A fresh state from `init(rng, batch) -> params`; jit it with out_shardings so that no device holds it whole."""
+  """A new state from `init(rng, batch) -> params`; jit it with out_shardings, so no device needs to hold all of it."""
   params = init(rng, batch)
   trainable, _ = split(params, trainable_mask(params, patterns))
-  # The EMA is another buffer even at the start: a donated state must not hold one buffer twice.
+  # The EMA is a separate buffer from the start, because a donated state must not contain a buffer twice.
   ema = jax.tree.map(lambda x: x + jnp.zeros_like(x), params)
   return State(jnp.zeros((), jnp.int32), params, ema, optimizer.init(trainable))
 
@@ -113,17 +115,17 @@ def make_step(
   Args:
     loss: a system's `loss(params, batch, rng, train) -> (loss, metrics)`.
     optimizer: from `make_optimizer`.
-    patterns: what trains, and how fast, see `learning_rates`.
-    ema: decay of the running average of the parameters. It is warmed up, min(ema, (1 + step) / (10 + step)), so that
-      short runs are not averages of their start.
-    accumulate: microbatches a step; gradients are averaged over them.
-    seed: the step's randomness is fold_in(key(seed), step), so that a resumed run repeats nothing and skips nothing.
+    patterns: which parameters train, and how fast, see `learning_rate_multipliers`.
+    ema: decay of the exponential moving average of the parameters. It is warmed up, min(ema, (1 + step) / (10 + step)),
+      so that initial parameters do not dominate the average of a short run.
+    accumulate: microbatches per step; gradients are averaged over them.
+    seed: the step's randomness is fold_in(key(seed), step), so a resumed run draws the same random numbers.
   """
 
   def step(state: State, batch):
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
-    rates = learning_rates(state.params, patterns)
-    mask = jax.tree.map(bool, rates)
+    multipliers = learning_rate_multipliers(state.params, patterns)
+    mask = jax.tree.map(bool, multipliers)
     trainable, frozen = split(state.params, mask)
 
     def compute(trainable, batch, rng):
@@ -134,18 +136,18 @@ def make_step(
       (value, metrics), grads = gradient(trainable, batch, rng)
     else:
       micro = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
-      add = lambda i, b: gradient(trainable, b, jax.random.fold_in(rng, i))
+      evaluate = lambda i, b: gradient(trainable, b, jax.random.fold_in(rng, i))
 
       def body(total, item):
-        return jax.tree.map(jnp.add, total, add(*item)), None
+        return jax.tree.map(jnp.add, total, evaluate(*item)), None
 
-      shapes = jax.eval_shape(add, 0, jax.tree.map(lambda x: x[0], micro))
+      shapes = jax.eval_shape(evaluate, 0, jax.tree.map(lambda x: x[0], micro))
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), micro))
       (value, metrics), grads = jax.tree.map(lambda x: x / accumulate, total)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
-    updates = jax.tree.map(lambda u, r: u * r if r != 1 else u, updates, split(rates, mask)[0])
+    updates = jax.tree.map(lambda u, m: u * m if m != 1 else u, updates, split(multipliers, mask)[0])
     trainable = optax.apply_updates(trainable, updates)
     params = join(trainable, frozen)
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))

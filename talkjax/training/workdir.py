@@ -10,20 +10,36 @@ from etils import epath
 
 from talkjax.errors import UserError
 
-# What a resumed run may change: how long it trains and how often it reports.
+# Keys that may change when a run resumes: its length and its intervals of logging and saving.
 FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_checkpoints')
+# Keys of earlier versions and their names now; and keys that earlier versions did not have, by system.
+_RENAMED = {
+  'data.encoded': 'data.feature_cache',
+  'diffusion.linear_end': 'diffusion.end',
+  'diffusion.linear_start': 'diffusion.start',
+  'foundation': 'pretrained_network',
+  'foundations': 'pretrained',
+  'latents.change': 'latents.residual_scale',
+  'weights': 'context_scales',
+  'windows.budget': 'windows.batch_size',
+  'windows.kept': 'windows.cache_mib',
+}
+_ADDED = {
+  'emo': {'diffusion.noise_offset': 0.0},
+  'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing'},
+}
 
 
 def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Writes config.json, or checks that the one already there says the same.
+  """Writes config.json, or checks that an existing one is equal (except FREE_KEYS).
 
   Raises:
-    UserError: the workdir belongs to another config; the sentence names the keys that differ.
+    UserError: the workdir has another config; the message names the keys that differ.
   """
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
   if path.exists():
-    old, now = flatten(json.loads(path.read_text())), flatten(new)
+    old, now = flatten(upgrade(json.loads(path.read_text()))), flatten(new)
     keys = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k) and k not in FREE_KEYS)
     if keys:
       shown = ', '.join(f'{k} ({old.get(k, "absent")} there, {now.get(k, "absent")} here)' for k in keys[:6])
@@ -42,14 +58,42 @@ def read_config(workdir) -> ml_collections.ConfigDict:
   """The resolved config of a workdir.
 
   Raises:
-    UserError: there is no workdir, or it has no config.
+    UserError: the workdir does not exist or has no config.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
     raise UserError(
-      f'{workdir} is not a workdir (it has no config.json): give the --workdir of a training or a conversion'
+      f'{workdir} is not a workdir (it has no config.json): expected the --workdir of a training run or a conversion'
     )
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
+  return ml_collections.ConfigDict(upgrade(json.loads(path.read_text())))
+
+
+def upgrade(config: dict) -> dict:
+  """The config of a workdir that an earlier version wrote, with today's keys (in place)."""
+  for old, new in _RENAMED.items():
+    if _has(config, old):
+      node, key = _node(config, old)
+      value = node.pop(key)
+      node, key = _node(config, new)
+      node[key] = value
+  for path, value in _ADDED.get(config.get('system'), {}).items():
+    if _has(config, path.rpartition('.')[0]):
+      node, key = _node(config, path)
+      node.setdefault(key, value)
+  return config
+
+
+def _has(config: dict, path: str) -> bool:
+  parent, _, rest = path.partition('.')
+  return parent in config and (not rest or (isinstance(config[parent], dict) and _has(config[parent], rest)))
+
+
+def _node(config: dict, path: str) -> tuple[dict, str]:
+  """The dict that holds a key 'a.b', and the key in it."""
+  *parents, key = path.split('.')
+  for parent in parents:
+    config = config[parent]
+  return config, key
 
 
 def flatten(tree: dict, prefix: str = '') -> dict:

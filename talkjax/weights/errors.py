@@ -1,14 +1,15 @@
-"""Why a file of weights is not read, in words that are safe to print."""
+"""The error of the weights readers, and the formatting of untrusted values in its messages."""
 
 
 class Refused(Exception):
-  """A file is damaged, unsupported or hostile: the message completes a sentence that begins with the file's name."""
+  """A file is damaged, unsupported or hostile. The message completes a sentence that starts with the file's name."""
 
 
 def printable(value: object, length: int = 80) -> str:
-  """A value from a file for a message: text without control characters, which could drive a terminal, and cut short.
+  """Formats a value from a file for an error message.
 
-  Of a container or another object only the type is named: its own text may take forever to write.
+  Text is truncated and its control characters, which could control a terminal, are replaced. For containers and other
+  objects only the type is named, because formatting them can take unbounded time.
   """
   if type(value) not in (str, int, float, bool, type(None)):
     return f'a {type(value).__name__}'

@@ -1,4 +1,4 @@
-"""Published weights from disk: safetensors and PyTorch's files, without PyTorch. Any file may be hostile."""
+"""Reads published weights, safetensors and PyTorch files, without PyTorch. No file is trusted."""
 
 import pathlib
 import zipfile
@@ -15,19 +15,19 @@ from talkjax.weights.torch_values import Array, Tensor
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Every tensor of a weights file, by its name.
+  """Reads the tensors of a weights file by name.
 
   Args:
-    path: `.safetensors`, or a file of `torch.save` (`.pth .pt .ckpt .bin`): a state dict, or a checkpoint that holds
-      one under 'state_dict'. Its other entries (epoch, settings) are left out and their arrays are not read.
+    path: a `.safetensors` file, or a `torch.save` file (`.pth .pt .ckpt .bin`) with a state dict or a checkpoint that
+      has one under 'state_dict'. Other entries of a checkpoint (epoch, settings) are ignored and their arrays not read.
 
   Returns:
-    arrays in the file's own type (bfloat16 as ml_dtypes.bfloat16), which may be read-only.
+    arrays of the stored dtype (bfloat16 as ml_dtypes.bfloat16), possibly read-only.
 
   Raises:
-    UserError: no such file, an unknown or damaged format, a pickle that wants to do more than build tensors.
+    UserError: the file does not exist, is damaged or of an unknown format, or its pickle does more than build tensors.
   """
-  path = _existing(path)
+  path = _existing_path(path)
   if path.suffix != '.safetensors':
     return _read(path, _state_dict)
   try:
@@ -37,21 +37,21 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_pickle(path: str | pathlib.Path) -> Any:
-  """What `torch.save` wrote, tensors and numpy's arrays of numbers as arrays, containers as plain ones.
+  """Reads an object written by `torch.save`; tensors become NumPy arrays.
 
   Args:
-    path: a zip archive (PyTorch 1.6 and later) or the older sequence of pickles.
+    path: a zip archive (PyTorch 1.6 and later) or a file in the legacy format, a sequence of pickles.
 
   Returns:
-    nested dicts, lists, tuples, sets, numbers, strings and read-only numpy arrays.
+    nested dicts, lists, tuples and sets of numbers, strings and read-only NumPy arrays.
 
   Raises:
     UserError: as `read_weights`.
   """
-  return _read(_existing(path), lambda tree: tree)
+  return _read(_existing_path(path), lambda tree: tree)
 
 
-def _existing(path: str | pathlib.Path) -> pathlib.Path:
+def _existing_path(path: str | pathlib.Path) -> pathlib.Path:
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f'weights {path}: no such file; expected a .safetensors file or a PyTorch checkpoint')
@@ -68,7 +68,7 @@ def _read(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
 
 
 def _state_dict(tree: Any) -> dict[str, Tensor | Array]:
-  """The tensors by name in what a pickle describes."""
+  """Selects the tensors of the state dict in an unpickled object, by name."""
   if type(tree) is not dict:
     raise Refused(f'holds no tensors by name (it holds: {type(tree).__name__}); expected a state dict')
   if type(tree.get('state_dict')) is dict:

@@ -1,8 +1,8 @@
-"""The safetensors format, read by the official library.
+"""Reads safetensors files with the official library.
 
-The library is written in Rust and checks a header before anything else: its length, JSON of bounded depth, unsigned
-offsets without overflow, tensors that cover the file without gap or overlap, shapes that fit their bytes. What it
-leaves to its caller is done here: the memory that a header takes, types, and truth values.
+The library is written in Rust and validates the header first: its length, the depth of its JSON, offsets (unsigned, no
+overflow), tensors that cover the file without gaps or overlaps, and shapes that match the byte counts. This module adds
+the checks that the library leaves to its caller: the memory the header needs, the dtypes, and boolean values.
 """
 
 import pathlib
@@ -27,14 +27,14 @@ _TYPES = {
   'U8': np.uint8,
   'BOOL': np.bool_,
 }
-_MAX_HEADER = 1 << 24  # bytes, 100,000 tensors and more; parsed, it takes some 10 times as much memory
+_MAX_HEADER = 1 << 24  # bytes, enough for over 100,000 tensors; parsing takes about 10 times as much memory
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Every tensor of the file, by name, each a copy of its own.
+  """Reads the tensors of a file by name, each into an array of its own.
 
   Raises:
-    UserError: the file is damaged, or has tensors of a type not known here.
+    UserError: the file is damaged, or has a tensor of an unsupported dtype.
     OSError: the file cannot be read.
   """
   with path.open('rb') as file:
@@ -43,8 +43,8 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise UserError(f'weights {path}: not a whole safetensors file (its header is too long); download it again')
   try:
     with safetensors.safe_open(path, framework='np') as file:
-      return {name: _tensor(file, name, path) for name in file.keys()}  # noqa: SIM118 - it is no dict
-  except (safetensors.SafetensorError, ValueError) as error:  # ValueError: more dimensions than numpy has
+      return {name: _tensor(file, name, path) for name in file.keys()}  # noqa: SIM118 - not a dict
+  except (safetensors.SafetensorError, ValueError) as error:  # ValueError: more dimensions than NumPy supports
     raise UserError(
       f'weights {path}: not a whole safetensors file ({printable(str(error), 200)}); download it again'
     ) from None
@@ -57,5 +57,5 @@ def _tensor(file, name: str, path: pathlib.Path) -> np.ndarray:
       f'weights {path}: {printable(name)} is of type {printable(dtype)}, expected one of {", ".join(_TYPES)}'
     )
   array = file.get_tensor(name)
-  # Truth values are made 0 or 1: numpy counts on it when it masks.
+  # Any non-zero byte becomes True: NumPy relies on booleans being 0 or 1 when it indexes with a mask.
   return array.view(np.uint8) != 0 if dtype == 'BOOL' else array.view(_TYPES[dtype])

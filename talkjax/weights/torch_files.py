@@ -1,6 +1,6 @@
-"""The two containers that torch.save has written: a zip archive, and before it a sequence of pickles.
+"""Reads the two file formats of torch.save: a zip archive, and the legacy sequence of pickles.
 
-Sizes that a file states are compared with the file's own before anything is allocated by them.
+Sizes stated in a file are checked against the size of the file before memory is allocated for them.
 """
 
 import io
@@ -17,15 +17,15 @@ from talkjax.weights.errors import Refused, printable
 from talkjax.weights.torch_arrays import make_arrays
 from talkjax.weights.torch_values import Storage, as_numbers
 
-_MAX_DIRECTORY = 1 << 23  # bytes, some 60,000 storages; zipfile takes 15 times as much memory
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first of the pickles that PyTorch wrote before its zip format
+_MAX_DIRECTORY = 1 << 23  # bytes, about 60,000 storages; zipfile takes 15 times as much memory
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the legacy format
 _LEGACY_PROTOCOL = 1001
-# What zipfile raises of a damaged archive; OSError where an offset is negative.
+# Errors that zipfile raises for a damaged archive; OSError is for a negative offset.
 _ZIP_ERRORS = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, OverflowError, struct.error)
 
 
-class _Capped(io.BufferedReader):
-  """A file of which no more than `cap` bytes are read at a time: zipfile reads a directory as large as it is stated."""
+class _CappedReader(io.BufferedReader):
+  """Limits a single read to `cap` bytes, because zipfile reads a directory of whatever size the archive states."""
 
   cap: int | None = _MAX_DIRECTORY
 
@@ -36,17 +36,17 @@ class _Capped(io.BufferedReader):
 
 
 def read_zip(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
-  """NAME/data.pkl is the pickle, NAME/data/KEY a storage's numbers, NAME/byteorder how they are written.
+  """Reads a zip archive: the pickle NAME/data.pkl, each storage NAME/data/KEY, and their byte order NAME/byteorder.
 
   Args:
     path: the archive.
-    select: takes what the pickle describes and returns the part whose arrays are wanted.
+    select: takes the unpickled object and returns the part whose arrays are to be read.
 
   Raises:
-    Refused: the archive is damaged or is not one of torch.save.
+    Refused: the archive is damaged or was not written by torch.save.
     OSError: the file cannot be read.
   """
-  with _Capped(io.FileIO(path)) as file:
+  with _CappedReader(io.FileIO(path)) as file:
     try:
       archive = zipfile.ZipFile(file)
     except _ZIP_ERRORS as error:
@@ -76,12 +76,12 @@ def read_zip(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-  """The archive's members by name: stored as they are, and together no larger than the file."""
+  """Members of the archive by name, checked to be uncompressed and together no larger than the file."""
   members = {info.filename: info for info in archive.infolist()}
   if len(members) != len(archive.infolist()):
     raise Refused('is a zip archive with two members of one name, which torch.save never writes')
   if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-    raise Refused('is a compressed zip archive, which torch.save never writes')  # and which can unfold without end
+    raise Refused('is a compressed zip archive, which torch.save never writes')  # and whose expanded size is unbounded
   if any(info.file_size != info.compress_size for info in members.values()):
     raise Refused('is a damaged zip archive (a stored member has two sizes): download it again')
   if sum(info.file_size for info in members.values()) > size:
@@ -97,7 +97,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _stored(program: torch_pickle.Program, pickled: int, size: int) -> int:
-  """Bytes of all numbers in the file; raises Refused if the storages claim more than the file has."""
+  """Bytes of array data in the file; raises Refused if the stated storages are larger than the file."""
   stored = sum(s.size * s.dtype.itemsize for s in program.storages.values())
   if stored > size:
     raise Refused(f'promises storages of {stored} bytes, more than the file has: download it again')
@@ -110,7 +110,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def read_legacy(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
-  """Five pickles (magic number, protocol, machine, the object, keys of its storages), then the storages' numbers.
+  """Reads five pickles (magic number, protocol, machine, object, keys of its storages), then the data of the storages.
 
   Args and errors as `read_zip`.
   """
@@ -119,12 +119,12 @@ def read_legacy(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
     end = _check_legacy(data)
     program = torch_pickle.run(data, end)
     keys = torch_pickle.run(data, program.end)
-    places = _legacy_storages(file, keys, program.storages, size)
+    offsets = _legacy_storages(file, keys, program.storages, size)
     stored = _stored(program, keys.end, size)
     del data
 
     def fetch(storage: Storage) -> np.ndarray:
-      file.seek(places[storage.key])
+      file.seek(offsets[storage.key])
       numbers = file.read(storage.size * storage.dtype.itemsize)
       if len(numbers) != storage.size * storage.dtype.itemsize:
         raise Refused(f'ends before its numbers do (storage {printable(storage.key)}): download it again')
@@ -134,42 +134,42 @@ def read_legacy(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
 
 
 def _check_legacy(data: bytes) -> int:
-  """Where the object's pickle begins, behind those of the magic number, the protocol and the machine."""
+  """Offset of the object's pickle, after checking the pickles of the magic number, the protocol and the machine."""
   try:
     magic = torch_pickle.run(data)
   except Refused:
     magic = None
   if magic is None or type(magic.value) is not int or magic.value != _LEGACY_MAGIC:
     if data[:4] == b'PK\3\4':
-      raise Refused('is cut short: download it again')
+      raise Refused('is truncated: download it again')
     if data[257:262] == b'ustar':
       raise Refused('is a tar archive, as PyTorch wrote before version 0.2: load and save it again with a newer one')
     raise Refused('is neither a PyTorch checkpoint nor safetensors; expected .pth .pt .ckpt .bin or .safetensors')
   protocol = torch_pickle.run(data, magic.end)
   machine = torch_pickle.run(data, protocol.end)
   if type(protocol.value) is not int or protocol.value != _LEGACY_PROTOCOL:
-    raise Refused(f'is in a PyTorch format that is not known here (protocol {printable(protocol.value)})')
+    raise Refused(f'is in an unknown PyTorch format (protocol {printable(protocol.value)})')
   if type(machine.value) is not dict or machine.value.get('little_endian', True) is not True:
-    raise Refused('has numbers in the byte order of another machine, expected little-endian')
+    raise Refused('has numbers in another byte order, expected little-endian')
   return machine.end
 
 
 def _legacy_storages(file, keys: torch_pickle.Program, storages: dict[str, Storage], size: int) -> dict[str, int]:
-  """Where each storage's numbers begin: they stand one after another, each behind its count."""
+  """Offset of the data of each storage; storages are consecutive, each preceded by its number of elements."""
   if type(keys.value) is not list or not all(type(key) is str for key in keys.value):
     raise Refused('is damaged (its list of storages is not one): download it again')
-  places: dict[str, int] = {}
-  place = keys.end
+  offsets: dict[str, int] = {}
+  offset = keys.end
   for key in keys.value:
-    if key not in storages or key in places:
+    if key not in storages or key in offsets:
       raise Refused(f'is damaged (the storage {printable(key)} is unknown or stored twice): download it again')
-    file.seek(place)
+    file.seek(offset)
     if file.read(8) != struct.pack('<q', storages[key].size):
       raise Refused(f'is damaged (the storage {printable(key)} has two sizes): download it again')
-    places[key] = place + 8
-    place += 8 + storages[key].size * storages[key].dtype.itemsize
-    if place > size:
+    offsets[key] = offset + 8
+    offset += 8 + storages[key].size * storages[key].dtype.itemsize
+    if offset > size:
       raise Refused(f'ends before its numbers do (storage {printable(key)}): download it again')
-  if len(places) != len(storages):
+  if len(offsets) != len(storages):
     raise Refused('is damaged (some of its storages are missing): download it again')
-  return places
+  return offsets

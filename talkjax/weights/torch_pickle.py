@@ -1,11 +1,11 @@
-"""The pickles of torch.save, run by a small stack machine of our own: no PyTorch, no `pickle.Unpickler`.
+"""Runs the pickles of torch.save on a minimal stack machine, without PyTorch and `pickle.Unpickler`.
 
-A pickle is a program, and a file may come from anyone. This machine has only the operations and names that trees of
+A pickle is a program, and its file is not trusted. This machine supports only the operations and names that trees of
 tensors need. A program builds plain values and descriptions of arrays (`Storage`, `Tensor`, `Array`) and nothing else:
-it never holds an array, so it cannot read or write memory through one. `torch_files` makes the arrays afterwards.
+it never holds an array, so it cannot read or write memory through one. `torch_files` creates the arrays afterwards.
 
-Every cost is bounded by the length of the program, MAX_STEPS and MAX_PROGRAM. Nothing is hashed but plain scalars and
-strings: tuples as keys would allow deep recursion and, as their hash is not keyed, collisions by the million.
+Every cost is bounded by the length of the program, MAX_STEPS and MAX_PROGRAM. Only plain scalars and strings are
+hashed: tuples as keys would allow deep recursion and, because their hash is not keyed, millions of collisions.
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ from talkjax.weights.torch_values import (
   is_tuple,
 )
 
-MAX_PROGRAM = 1 << 28  # bytes; Stable Diffusion's has 1 MB, but numpy arrays keep their numbers inside the pickle
-MAX_STEPS = 1 << 21  # operations, some 30 a tensor; at most 250 bytes of memory each, 0.5 GB, and a few seconds
-_MAX_LINE = 200  # bytes of a module's or a class's name
-_MAX_INT = 32  # bytes; the largest in use are numpy's 128-bit random states
+MAX_PROGRAM = 1 << 28  # bytes; Stable Diffusion's has 1 MB, but NumPy arrays store their data inside the pickle
+MAX_STEPS = 1 << 21  # operations, about 30 per tensor; each takes at most 250 bytes: 0.5 GB and a few seconds in total
+_MAX_LINE = 200  # bytes in the name of a module or a class
+_MAX_INT = 32  # bytes; the largest integers in use are NumPy's 128-bit random states
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What a pickle made, where it ends in the file, and the whole storages it refers to, by key."""
+  """The result of a pickle: its value, its end in the file, and the storages it refers to by key (without views)."""
 
   value: Any
   end: int
@@ -45,12 +45,12 @@ class Program:
 
 
 def run(program: bytes, start: int = 0) -> Program:
-  """Runs the pickle that begins at `start`.
+  """Runs the pickle that starts at `start`.
 
   Returns:
-    its value: None, bool, int, float, str, bytes, numpy scalars and dtypes, Tensor and Array in dicts, lists, tuples
-    and sets. Containers may be shared or contain themselves, and names and storages may stand where they mean nothing:
-    `torch_files` refuses those.
+    the program with its value: None, bool, int, float, str, bytes, NumPy scalars and dtypes, Tensor and Array in dicts,
+    lists, tuples and sets. Containers may be shared or contain themselves, and classes and storages may occur outside
+    tensors: `torch_arrays` refuses those.
 
   Raises:
     Refused: the program is damaged, too large, or does something that trees of tensors do not need.
@@ -64,7 +64,7 @@ class _Machine:
   def __init__(self, program: bytes, position: int):
     self.program, self.position = program, position
     self.stack: list = []
-    self.marks: list[int] = []  # heights of the stack, below which an operation may not reach
+    self.marks: list[int] = []  # stack heights; an operation may not access values below the last one
     self.memo: dict[int, Any] = {}
     self.storages: dict[str, Storage] = {}
     self.steps = self.encoded = 0
@@ -89,11 +89,11 @@ class _Machine:
   def damaged(self, why: str) -> Refused:
     return Refused(f'is damaged ({why} at byte {self.position} of its pickle): download it again')
 
-  # The program's bytes.
+  # Reading the program.
 
   def take(self, count: int) -> bytes:
     if count > len(self.program) - self.position:
-      raise self.damaged('it is cut short')
+      raise self.damaged('it is truncated')
     self.position += count
     return self.program[self.position - count : self.position]
 
@@ -132,7 +132,7 @@ class _Machine:
     return items
 
   def target(self, kind: type) -> Any:
-    """The container on top, which an operation fills."""
+    """The container on top of the stack, which an operation fills."""
     found = self.top()
     if type(found) is not kind:
       raise Refused(f'its pickle fills a {type(found).__name__} as if it were a {kind.__name__}, so it was not read')
@@ -246,7 +246,7 @@ def _reduce(machine: _Machine) -> None:
 
 
 def _build(machine: _Machine) -> None:
-  """Sets attributes: a state dict's `_metadata` is dropped; a numpy dtype has a byte order, an array its numbers."""
+  """Sets attributes: drops the `_metadata` of a state dict, checks the byte order of a dtype, fills an array."""
   state = machine.pop()
   target = machine.top()
   if type(target) is Array:
@@ -289,7 +289,7 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], None]] = {
   pickle.SHORT_BINUNICODE: _sized(1, True),
   pickle.BINUNICODE: _sized(4, True),
   pickle.BINUNICODE8: _sized(8, True),
-  pickle.SHORT_BINSTRING: _sized(1, True),  # Python 2's text
+  pickle.SHORT_BINSTRING: _sized(1, True),  # text in Python 2
   pickle.BINSTRING: _sized(4, True),
   pickle.SHORT_BINBYTES: _sized(1, False),
   pickle.BINBYTES: _sized(4, False),

@@ -1,8 +1,8 @@
-"""What the pickles of torch.save may name, and what those names build: descriptions of arrays, plain containers.
+"""The names that pickles of torch.save may use and what they build: descriptions of arrays and plain containers.
 
-Builders take the machine that runs the program (`torch_pickle`), for its limits, and the arguments that the program
-gives: a tuple of anything the program can make, so each is checked for its exact type. Sizes are Python's own integers
-(neither bool nor numpy's, whose arithmetic overflows), and nothing here touches memory by them.
+Builders take the machine that runs the program (`torch_pickle`), for its limits, and the arguments from the program:
+a tuple of any values that the program can build, so the exact type of each is checked. Sizes are Python's own integers
+(neither bool nor NumPy's, whose arithmetic overflows), and no memory is accessed or allocated by them here.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ import numpy as np
 from talkjax.weights.errors import Refused, printable
 
 _MAX_DIMENSIONS = 32
-_MAX_EMPTY = 1 << 40  # elements that an empty array's other dimensions may promise
+_MAX_EMPTY = 1 << 40  # product of the non-zero dimensions of an empty array
 _MAX_DEVICE = 200  # characters
 
-# PyTorch's storage classes and what is in them.
+# PyTorch's storage classes and their dtypes.
 _STORAGES = {
   'DoubleStorage': np.float64,
   'FloatStorage': np.float32,
@@ -32,13 +32,13 @@ _STORAGES = {
   'ByteStorage': np.uint8,
   'BoolStorage': np.bool_,
 }
-_NUMPY = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')  # no objects, no records
+_NUMPY = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')  # no object or structured dtypes
 _KEYS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-  """A flat array in the file: its key, type and number of elements; [start, stop) is the part that is meant."""
+  """A flat array in the file: its key, dtype and number of elements; [start, stop) is the part referred to."""
 
   key: str
   dtype: np.dtype
@@ -49,7 +49,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """A strided view of a storage, checked to lie inside it; offset and strides in elements."""
+  """A strided view of a storage, checked to be within its bounds; offset and strides in elements."""
 
   storage: Storage
   offset: int
@@ -59,7 +59,7 @@ class Tensor:
 
 @dataclasses.dataclass(eq=False)
 class Array:
-  """A numpy array inside the pickle: the program makes it empty and sets the rest, once and together."""
+  """A NumPy array stored in the pickle: the program creates it empty, then sets all its fields once."""
 
   dtype: np.dtype | None = None
   shape: tuple[int, ...] = ()
@@ -69,22 +69,24 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class StorageType:
+  """A storage class of PyTorch."""
+
   dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-  """A name that a program may call: `make(machine, args)`."""
+  """A function that a program may call: `make(machine, args)`."""
 
   make: Callable
 
 
 class _Marker:
-  """A name that a program may only mention."""
+  """A name that a program may refer to but not call."""
 
 
 def fill_array(array: Array, state: Any) -> None:
-  """numpy.ndarray.__setstate__((version, shape, dtype, is Fortran, data))."""
+  """numpy.ndarray.__setstate__((version, shape, dtype, is_fortran, data))."""
   _, shape, dtype, fortran, data = state if type(state) is tuple and len(state) == 5 else (None,) * 5
   if (
     array.dtype is not None
@@ -111,7 +113,7 @@ def _tensor(machine, args: tuple) -> Tensor:
   size = storage.stop - storage.start
   if 0 in shape:
     fits = offset <= size and math.prod(max(n, 1) for n in shape) <= _MAX_EMPTY
-  else:  # Python's integers: nothing here overflows
+  else:  # Python's integers do not overflow
     fits = offset + sum((n - 1) * s for n, s in zip(shape, strides)) < size and math.prod(shape) <= size
   if not fits:
     raise Refused(f'its pickle describes a tensor of shape {list(shape)} beyond the {size} numbers of its storage')
@@ -127,7 +129,7 @@ def _parameter(machine, args: tuple) -> Tensor:
 def _array(machine, args: tuple) -> Array:
   """numpy.core.multiarray._reconstruct(ndarray, (0,), b'b')."""
   if not args or args[0] is not _NDARRAY:
-    raise Refused('its pickle describes an array that is not one of numbers')
+    raise Refused('its pickle describes an array that is not numeric')
   return Array()
 
 
@@ -146,7 +148,7 @@ def _scalar(machine, args: tuple) -> np.generic:
 
 
 def _encode(machine, args: tuple) -> bytes:
-  """_codecs.encode(text, 'latin1'): how numpy writes numbers as text."""
+  """_codecs.encode(text, 'latin1'), which NumPy uses to store array data as text."""
   text, encoding = args if len(args) == 2 else (None, None)
   if type(text) is not str or type(encoding) is not str or encoding != 'latin1':
     raise Refused(f'its pickle has numbers as text in {printable(encoding)}, expected latin1')
@@ -160,14 +162,14 @@ def _encode(machine, args: tuple) -> bytes:
 
 
 def _no_bytes(machine, args: tuple) -> bytes:
-  """bytes(), which is how protocol 2 writes an empty array's numbers; with a size it would allocate."""
+  """bytes(), which protocol 2 uses for the data of an empty array. A size argument would allocate memory."""
   if args:
     raise Refused('its pickle makes bytes of something that is not text')
   return b''
 
 
 def _items(machine, args: tuple) -> list | tuple:
-  """The items that a container is made of, none or those of one list or tuple."""
+  """The items of a new container, from no argument or from one list or tuple."""
   items = args[0] if len(args) == 1 else ()
   if len(args) > 1 or type(items) not in (list, tuple):
     raise Refused('its pickle makes a container of something that is not a list')
@@ -191,14 +193,17 @@ def _device(machine, args: tuple) -> str:
 
 
 def as_numbers(data: bytes, dtype: np.dtype) -> np.ndarray:
-  """Bytes as a flat array that cannot be written. Truth values are made 0 or 1: numpy counts on it when it masks."""
+  """Bytes as a flat read-only array.
+
+  Any non-zero byte of a bool becomes True: NumPy relies on booleans being 0 or 1 when it indexes with a mask.
+  """
   numbers = np.frombuffer(data, np.uint8) != 0 if dtype == np.bool_ else np.frombuffer(data, dtype)
   numbers.flags.writeable = False
   return numbers
 
 
 def check_key(key: Any) -> Any:
-  """A dictionary's key or a set's item. Larger integers would all hash alike if chosen so."""
+  """Checks a dictionary key or a set item. Larger integers could be chosen to have the same hash."""
   if type(key) not in _KEYS or (type(key) is int and not -(1 << 63) <= key < 1 << 63):
     raise Refused(f'its pickle has a {type(key).__name__} for a key, expected text or a number')
   return key
@@ -209,7 +214,7 @@ def is_tuple(value: Any, least: int, most: int) -> bool:
 
 
 def is_shape(value: Any) -> bool:
-  """A tuple of a few sizes: Python's own integers, neither bool nor numpy's, whose arithmetic overflows."""
+  """Whether a value is a tuple of at most 32 sizes, which are Python's own integers (not bool, not NumPy's)."""
   return is_tuple(value, 0, _MAX_DIMENSIONS) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 

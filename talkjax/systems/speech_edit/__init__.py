@@ -1,7 +1,8 @@
 """Speech Driven Video Editing via an Audio-Conditioned Diffusion Model (Bigioi et al., 2023).
 
-A masked U-Net repaints the mouth and jaw of one frame from the sound around it, the frame before and an identity frame.
-Training reads single frames (sections 3.1 and 3.2); generation goes frame by frame, each from the one generated before.
+A masked U-Net repaints the mouth and jaw of one frame, conditioned on the sound around it, the frame before and an
+identity frame. Training reads single frames (sections 3.1 and 3.2); generation is autoregressive, each frame
+conditioned on the one generated before.
 
 Where paper and published code (DanBigioi/DiffusionVideoEditing) differ, the configs train with the paper's numbers and
 the network has the published layout: 9 input channels (the paper's table says 10, its text and the code 9).
@@ -9,41 +10,65 @@ the network has the published layout: 9 input channels (the paper's table says 1
 
 import functools
 
-import jax.numpy as jnp
-
 from talkjax.errors import UserError
-from talkjax.nn.unet import UNet
+from talkjax.options import SAMPLER, Option
 from talkjax.systems import System
-from talkjax.systems.speech_edit import data, model, revoice
+
+OPTIONS = (
+  Option('video', str, 'The video to re-voice.', required=True),
+  Option('audio', str, 'The speech: any audio file, or a video with sound.', required=True),
+  Option('identity', str, 'Who speaks: an image, or the number of a frame of the video (default: frame 0).'),
+  *SAMPLER,
+)
+SOURCES = {'diffusion_video_editing': 'talkjax.systems.speech_edit.published'}
 
 
 def build(config) -> System:
   """The system of a config (see configs/speech_edit.py)."""
-  net = UNet(
-    width=config.model.width,
-    multipliers=tuple(config.model.multipliers),
-    attention_downsamples=tuple(config.model.attention_downsamples),
-    num_res_blocks=config.model.num_res_blocks,
-    head_channels=config.model.head_channels,
-    dropout=config.model.dropout,
-    patch_size=config.model.patch_size,
-    noise_embedding=config.model.noise_embedding,
-    dtype=jnp.dtype(config.dtype),
-    remat=config.remat,
-  )
+  from talkjax.metrics import suites
+  from talkjax.systems.sampling import check_sampler, make_schedule, make_table
+  from talkjax.systems.speech_edit import data, model
+
   if config.model.skip and (config.model.skip not in ('previous', 'identity') or config.diffusion.target != 'x0'):
     raise UserError(
       f'config.model.skip={config.model.skip!r} with config.diffusion.target={config.diffusion.target!r}: expected '
       "'previous' or 'identity' with target 'x0', or no skip ('')"
     )
+  net = model.make_network(config)
   predict = functools.partial(model.predict, net=net, skip=config.model.skip)
-  schedule = model.make_schedule(config.diffusion, config.diffusion.steps)
-  generate_frames = functools.partial(model.generate, step=model.make_frame_step(predict, config))
+  check_sampler(config, ('palette', 'ddpm', 'ddim', 'dpm++'))
+
+  # Imported when the system first generates: training needs neither module.
+  @functools.cache
+  def step():
+    from talkjax.systems.speech_edit import generation
+
+    return generation.make_frame_step(predict, config, make_table(config))
+
+  def generate(params, batch, seeds, progress=None):
+    from talkjax.systems.speech_edit import generation
+
+    return generation.generate(params, batch, seeds, progress, step=step())
+
+  def from_records(records, **how):
+    from talkjax.systems.speech_edit import conditions
+
+    return conditions.from_records(records, config=config, **how)
+
+  def from_files(params, request):
+    from talkjax.systems.speech_edit import conditions
+
+    return conditions.from_files(params, request, config=config)
+
   return System(
     read=functools.partial(data.read, config=config),
     init=functools.partial(model.init, net=net),
-    loss=functools.partial(model.loss, predict=predict, schedule=schedule, target=config.diffusion.target),
-    inputs=functools.partial(data.record_inputs, config=config),
-    generate=generate_frames,
-    render=functools.partial(revoice.revoice, config, generate_frames),
+    loss=functools.partial(
+      model.loss, predict=predict, schedule=make_schedule(config.diffusion), target=config.diffusion.target
+    ),
+    generate=generate,
+    from_records=from_records,
+    from_files=from_files,
+    options=OPTIONS,
+    scores=(suites.IMAGES, suites.LIPS),
   )

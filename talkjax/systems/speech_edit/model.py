@@ -1,30 +1,30 @@
-"""What speech_edit learns (eq. 5) and how it makes frames from it (eq. 6)."""
+"""The network of speech_edit and its loss (eq. 5)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from talkjax.diffusion import losses, samplers, schedules, targets
-from talkjax.errors import UserError
-from talkjax.media.picture import to_uint8
+from talkjax.diffusion import losses, schedules, targets
 from talkjax.nn.unet import UNet
-from talkjax.systems import named_table
-from talkjax.systems.speech_edit.data import Inputs
 
 
-def make_schedule(diffusion, steps: int) -> schedules.Schedule:
-  """The noise schedule with `steps` steps; Palette's way to fewer steps is a fresh, shorter schedule.
-
-  Raises:
-    UserError: the config names no schedule of ours.
-  """
-  try:
-    return schedules.make(diffusion.schedule, steps, diffusion.linear_start, diffusion.linear_end)
-  except ValueError as error:
-    raise UserError(f'config.diffusion.schedule: {error}') from error
+def make_network(config) -> UNet:
+  """The network of a config."""
+  m = config.model
+  return UNet(
+    width=m.width,
+    multipliers=tuple(m.multipliers),
+    attention_downsamples=tuple(m.attention_downsamples),
+    num_res_blocks=m.num_res_blocks,
+    head_channels=m.head_channels,
+    dropout=m.dropout,
+    patch_size=m.patch_size,
+    noise_embedding=m.noise_embedding,
+    dtype=jnp.dtype(config.dtype),
+    remat=config.remat,
+  )
 
 
 def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet) -> Any:
@@ -34,7 +34,7 @@ def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet) -> Any:
 
 
 def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', **how) -> jax.Array:
-  """What the network says of noisy pictures.
+  """The prediction for noisy images.
 
   Args:
     params: from `init`.
@@ -42,8 +42,8 @@ def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', **how) 
     level: with `alpha_bar`, a scalar or [b].
     condition: `previous` and `identity` [b, h, w, 3], `audio` [b, d].
     net: the network.
-    skip: '' for the published network. 'previous' or 'identity': the network says what to add to that frame to have the
-      clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
+    skip: '' for the published network. 'previous' or 'identity': the network predicts the residual from that frame to
+      the clean one (its target is x0), so that it need not learn to copy; small networks learn in minutes with it.
     **how: `train` and `rngs` of the network.
   """
   x = jnp.concatenate([y_t, condition['previous'], condition['identity']], -1)  # [b, h, w, 9]
@@ -80,71 +80,3 @@ def loss(params, batch, rng: jax.Array, train: bool, *, predict: Callable, sched
 def paste(inside: jax.Array, outside: jax.Array, region: jax.Array) -> jax.Array:
   """`inside` where `region` is 1, `outside` elsewhere."""
   return region * inside + (1 - region) * outside
-
-
-def make_table(config) -> samplers.Table:
-  """The sampler's coefficients. `sampler.name`: palette (the published, ancestral), ddpm, ddim or dpm++.
-
-  Raises:
-    UserError: see `named_table`.
-  """
-  steps = config.sampler.steps
-  schedule = make_schedule(config.diffusion, config.diffusion.steps)
-  tables = {
-    'palette': lambda: samplers.palette(make_schedule(config.diffusion, steps)),
-    'ddpm': lambda: samplers.ddpm(schedule, steps, spacing='trailing'),
-    'ddim': lambda: samplers.ddim(schedule, steps, eta=config.sampler.eta, spacing='trailing'),
-    'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, steps, spacing='trailing'),
-  }
-  return named_table(tables, config.sampler)
-
-
-def make_frame_step(predict: Callable, config):
-  """The compiled function that makes the next frame of every video of a batch."""
-  table = make_table(config)
-  num_steps = config.sampler.steps
-
-  @jax.jit
-  def step(params, frame, previous, identity, seeds, number):
-    clean, region = frame['clean'], frame['mask']
-
-    def noise(index):
-      """Keyed by (seed, frame, step): a video does not depend on its batch."""
-
-      def one(seed):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), index)
-        return jax.random.normal(key, clean.shape[1:])
-
-      return jax.vmap(one)(seeds)
-
-    def denoise(y_t, level):
-      return predict(params, y_t, level, {**frame, 'previous': previous, 'identity': identity})
-
-    return samplers.sample(
-      denoise,
-      noise(num_steps),
-      table,
-      noise,
-      target=config.diffusion.target,
-      clip=1.0,
-      constrain=lambda y: paste(y, clean, region),  # clean pixels outside the mask at every step
-    )
-
-  return step
-
-
-def generate(params, inputs: Inputs, seeds: np.ndarray, *, step) -> Iterator[np.ndarray]:
-  """Frames of all videos of a batch, one after the other, as uint8 [b, h, w, 3].
-
-  Args:
-    params: from training.
-    inputs: see `Inputs`.
-    seeds: [b] uint32, one per video.
-    step: from `make_frame_step`; compiled once per batch and picture size, never per length.
-  """
-  previous = None
-  for number, frame in enumerate(inputs.frames):
-    # As in training, the first frame's previous one is itself as it was filmed.
-    previous = jnp.asarray(frame['clean']) if previous is None else previous
-    previous = step(params, frame, previous, inputs.identity, np.asarray(seeds, np.uint32), number)
-    yield to_uint8(previous)

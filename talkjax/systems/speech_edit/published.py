@@ -1,4 +1,4 @@
-"""The published PyTorch checkpoint's names, layouts and settings as those of our U-Net and config.
+"""Converts the published PyTorch checkpoint of speech_edit to the parameters and config of talkjax.
 
 Source: DanBigioi/DiffusionVideoEditing, models/network.py and models/guided_diffusion_modules/unet.py.
 """
@@ -13,12 +13,12 @@ import numpy as np
 from talkjax.errors import UserError
 from talkjax.weights.read import read_weights
 
-NAME = 'diffusion_video_editing'  # of convert --source
-CONFIG = 'configs/speech_edit.py'  # whose numbers hold where the checkpoint does not say
+NAME = 'diffusion_video_editing'  # value of convert --source
+CONFIG = 'configs/speech_edit.py'  # provides the settings that the checkpoint does not contain
 # The released multi-speaker settings (config/audio_talking_heads_inference.json) where they differ from the paper's.
 RELEASED = {'model.head_channels': 64, 'model.dropout': 0.1}
 ARGUMENTS = ''
-# Tables of the noise schedule that the file also holds; talkjax computes its own.
+# Tables of the noise schedule in the file, which talkjax computes itself.
 BUFFERS = (
   'gammas',
   'sqrt_recip_gammas',
@@ -31,11 +31,11 @@ _PREFIX = 'denoise_fn.'
 
 
 def unet_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of `talkjax.nn.unet.UNet` from the published configuration of the network.
+  """Converts the published configuration of the network to fields of `talkjax.nn.unet.UNet`.
 
   Args:
-    config: the published `unet` block. `attn_res` is in pixels of a picture of `image_size` and becomes a factor of
-      downsampling (unet.py of the source does so), whatever the size of the pictures that are fed.
+    config: the published `unet` block. `attn_res` is in pixels at `image_size` and is converted to downsampling
+      factors, as in unet.py of the source, so it does not depend on the actual image size.
 
   Returns:
     keyword arguments of UNet.
@@ -52,7 +52,7 @@ def unet_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def module_names(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-  """(published module, our module) for every residual block and attention of a U-Net with these `fields`."""
+  """Yields (published module, talkjax module) for each residual block and attention of a U-Net with these fields."""
   last = len(fields['multipliers']) - 1
 
   def stage(published, level, ours, i):
@@ -81,7 +81,7 @@ def module_names(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
       index += 1
 
 
-# A published layer inside a residual block or an attention, and ours.
+# Layers in a residual block or an attention: published name -> talkjax name.
 _RES_BLOCK = {
   'in_layers.0': 'norm_0',
   'in_layers.2': 'conv_0',
@@ -104,26 +104,26 @@ _ENDS = {
 
 
 def layer_names(fields: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-  """Our path of every layer that a published network with these `fields` may have, by its published name."""
+  """talkjax paths by published name of all layers that a published network with these fields may have."""
   layers = dict(_ENDS)
   for published, ours in module_names(fields):
     inside = _ATTENTION if 'attention' in ours else _RES_BLOCK
-    layers |= {f'{published}.{theirs}': (ours, mine) for theirs, mine in inside.items()}
+    layers |= {f'{published}.{source}': (ours, target) for source, target in inside.items()}
   return layers
 
 
 def unet_params(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The parameter tree of our U-Net from a published state dict.
+  """Converts a published state dict to the parameter tree of `UNet`.
 
   Args:
-    state: the published entries, by name; the schedule's tables (`BUFFERS`) are passed over.
-    fields: of the UNet they are for, as `unet_fields` or `infer_fields` gives them.
+    state: the published entries by name; the tables of the schedule (`BUFFERS`) are ignored.
+    fields: fields of the UNet, from `unet_fields` or `infer_fields`.
 
   Returns:
     nested dicts of float32 arrays: kernels [3, 3, in, out] and [in, out].
 
   Raises:
-    UserError: an entry that no layer of such a U-Net has.
+    UserError: an entry belongs to no layer of such a U-Net.
   """
   layers = layer_names(fields)
   params: dict[str, Any] = {}
@@ -165,17 +165,17 @@ def _leaf(kind, array, qkv_head_channels):
 
 
 def infer_fields(state: Mapping[str, np.ndarray], head_channels: int) -> dict[str, Any]:
-  """Sizes of the published U-Net from the shapes in its state dict.
+  """Infers the sizes of the published U-Net from the shapes in its state dict.
 
   Args:
-    state: the published entries, by name.
-    head_channels: of an attention head; shapes do not tell it.
+    state: the published entries by name.
+    head_channels: channels per attention head, which cannot be inferred from shapes.
 
   Returns:
-    keyword arguments of UNet, without those that have no parameters.
+    keyword arguments of UNet, except those that do not affect parameters.
 
   Raises:
-    UserError: the entries are not those of this U-Net.
+    UserError: the entries do not belong to such a U-Net.
   """
   state = {name.removeprefix(_PREFIX): array for name, array in state.items()}
 
@@ -183,10 +183,10 @@ def infer_fields(state: Mapping[str, np.ndarray], head_channels: int) -> dict[st
     return sorted({int(m[1]) for m in (re.match(pattern, name) for name in state) if m})
 
   up = index(r'output_blocks\.(\d+)\.')
-  grow = index(r'output_blocks\.(\d+)\.[12]\.in_layers')  # every level but the first ends by growing the picture
+  grow = index(r'output_blocks\.(\d+)\.[12]\.in_layers')  # every level except the first ends with upsampling
   levels = len(grow) + 1
   num_res_blocks = len(up) // levels - 1
-  # Blocks on the way down: the first convolution, then `num_res_blocks` and a shrinking one for each level.
+  # Encoder blocks: the first convolution, then `num_res_blocks` and a downsampling block for each level.
   first = [1 + level * (num_res_blocks + 1) for level in range(levels)]
   try:
     width = state['input_blocks.0.0.weight'].shape[0]
@@ -210,15 +210,15 @@ def infer_fields(state: Mapping[str, np.ndarray], head_channels: int) -> dict[st
 
 
 def find(path: pathlib.Path, config=None) -> dict[str, pathlib.Path]:
-  """The files to read: 'params', and 'ema' where the averaged weights lie beside them.
+  """Finds the files to read: 'params', and 'ema' if the folder also has the averaged weights.
 
   Args:
-    path: a checkpoint, or a folder with files called NUMBER_Network.pth and NUMBER_Network_ema.pth, of which the
-      highest number is taken.
-    config: not asked.
+    path: a checkpoint, or a folder with files named NUMBER_Network.pth and NUMBER_Network_ema.pth, of which those with
+      the highest number are used.
+    config: not used.
 
   Raises:
-    UserError: there is none.
+    UserError: the folder has no checkpoint.
   """
   if not path.is_dir():
     return {'params': path}
@@ -229,30 +229,31 @@ def find(path: pathlib.Path, config=None) -> dict[str, pathlib.Path]:
       found.setdefault(int(match[1]), {})['ema' if match[2] else 'params'] = file
   if not found:
     raise UserError(
-      f'folder {path} has no checkpoint: expected files like 735_Network.pth or 735_Network_ema.pth, or name the file'
+      f'folder {path} has no checkpoint: expected files like 735_Network.pth or 735_Network_ema.pth, or a file path'
     )
   files = found[max(found)]
   return files if 'params' in files else {'params': files['ema']}
 
 
 def step(files: Mapping[str, pathlib.Path]) -> int:
-  """The number in a checkpoint's name (epochs), or 0."""
+  """The number in the file name of the checkpoint (epochs), or 0."""
   match = re.match(r'(\d+)_', files['params'].name)
   return int(match[1]) if match else 0
 
 
 def convert(
-  files: Mapping[str, pathlib.Path], config, foundation=None
+  files: Mapping[str, pathlib.Path], config, read_pretrained=None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
   """Reads the files that `find` found.
 
   Args:
-    files: by item.
-    config: of speech_edit; its `model` is set to the sizes found. What shapes do not tell is taken from it.
-    foundation: not asked.
+    files: paths by item.
+    config: of speech_edit. Its `model` is updated with the sizes found, and provides the settings that shapes do not
+      determine.
+    read_pretrained: not used.
 
   Returns:
-    parameters by item, an example of the batch that the system's `init` takes, and a line for each item.
+    (parameters by item, an example batch for the system's `init`, a line of text for each item).
 
   Raises:
     UserError: a file is not such a checkpoint.
@@ -264,11 +265,11 @@ def convert(
     params[item] = {'unet': unet_params(state, fields)}
     fields.pop('out_channels')
     config.model.update(fields)
-  # As the code that made it: gamma itself in the sinusoid, decibels as they are, noise predicted, whole pixels.
+  # As in the published code: embeds gamma, does not scale dB values, predicts the noise, no patches.
   config.model.update(noise_embedding='gamma', patch_size=1)
   config.audio.update(offset=0.0, scale=1.0)
   config.diffusion.target = 'epsilon'
-  picture = np.zeros((1, config.size, config.size, 3), np.float32)
-  sound = np.zeros((1, params['params']['unet']['embed_audio']['in']['kernel'].shape[0]), np.float32)
+  image = np.zeros((1, config.size, config.size, 3), np.float32)
+  audio = np.zeros((1, params['params']['unet']['embed_audio']['in']['kernel'].shape[0]), np.float32)
   notes = [f'{item} from {file}' for item, file in files.items()]
-  return params, {'target': picture, 'previous': picture, 'identity': picture, 'audio': sound}, notes
+  return params, {'target': image, 'previous': image, 'identity': image, 'audio': audio}, notes

@@ -1,7 +1,8 @@
-"""Weights in the layout of Moore-AnimateAnyone as a start for vexpress, as the released training code takes them.
+"""Converts weights of Moore-AnimateAnyone to initial parameters of vexpress, as in the released training code.
 
-Source: MooreThreads/Moore-AnimateAnyone, and tencent-ailab/V-Express, train.py. The portrait's attention starts as a
-copy of the self-attention, which read the portrait there; sound starts as nothing.
+Source: MooreThreads/Moore-AnimateAnyone, and tencent-ailab/V-Express, train.py. The reference attention starts as a
+copy of the self-attention, which attends to the reference image in Moore-AnimateAnyone. The audio attention has no
+effect at first, because its output projection is zero-initialised.
 """
 
 import pathlib
@@ -25,16 +26,18 @@ FILES = {
   'reference': ('reference_unet.pth',),
   'guider': ('pose_guider.pth',),
 }
-FOUNDATIONS = {'autoencoder': published.FOUNDATIONS['autoencoder']}
+PRETRAINED = {'autoencoder': published.PRETRAINED['autoencoder']}
 
 
 def find(path: pathlib.Path, config) -> dict[str, Any]:
-  """The files to read, as `published.find`."""
-  return published.find(path, config, FILES, FOUNDATIONS)
+  """Finds the files to read, see `published.find`."""
+  return published.find(path, config, FILES, PRETRAINED)
 
 
-def convert(files: Mapping[str, Any], config, foundation) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
-  """Reads the files that `find` found; see `published.convert`. What they do not have starts afresh."""
+def convert(
+  files: Mapping[str, Any], config, read_pretrained
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
+  """Reads the files that `find` found, see `published.convert`. Parts that they lack are initialised randomly."""
   state = {part: published.read_all(files[part]) for part in FILES}
   try:
     found = published.infer_unet(state['backbone']) | published.infer_guider(state['guider'])
@@ -59,26 +62,26 @@ def convert(files: Mapping[str, Any], config, foundation) -> tuple[dict[str, Any
     names = ' and '.join(f.name for f in files[part])
     params[part] = fit(state[part], wanted[part], names, ignored.get(part, ''))
     notes.append(published.note(part, names, state[part], ignored.get(part, '')))
-  for part, (name, _) in FOUNDATIONS.items():
-    params[part] = foundation(name, files[part], nets.latents)
+  for part, (name, _) in PRETRAINED.items():
+    params[part] = read_pretrained(name, files[part], nets.latents.net)
     notes.append(f'{part} from {files[part]}')
   if nets.audio is not None:
-    heard = np.zeros((1, nets.audio.length, wanted['audio']['pos_emb']['embedding'].shape[1]), np.float32)
-    params['audio'] = jax.device_get(jax.jit(nets.audio.init)(jax.random.key(0), heard)['params'])
-    notes.append('audio: the files have none, so it starts afresh and is not heard before it is trained')
-  if nets.encoder is not None:
-    raise UserError('--source=moore has no wav2vec2: leave audio.kind to the stage that learns sound')
+    window = np.zeros((1, nets.audio.length, wanted['audio']['pos_emb']['embedding'].shape[1]), np.float32)
+    params['audio'] = jax.device_get(jax.jit(nets.audio.init)(jax.random.key(0), window)['params'])
+    notes.append('audio: the files have none, so it is randomly initialised and has no effect before training')
+  if nets.audio_encoder is not None:
+    raise UserError('--source=moore has no wav2vec2: set audio.kind only in the stage that trains audio')
   return {'params': params}, example, notes
 
 
 def with_reference_attention(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The backbone's entries with attn1 and norm1 as attn1_5 and norm1_5 too, and with no output of attn2."""
-  made = {}
+  """The backbone's entries with copies of attn1 and norm1 as attn1_5 and norm1_5, and a zero output of attn2."""
+  extended = {}
   for name, value in state.items():
-    made[name] = np.zeros_like(value) if '.attn2.to_out.' in name else value
+    extended[name] = np.zeros_like(value) if '.attn2.to_out.' in name else value
     if 'motion_modules' not in name and re.search(r'\.(attn1|norm1)\.', name) and 'transformer_blocks' in name:
-      made[re.sub(r'\.(attn1|norm1)\.', r'.\1_5.', name)] = value
-  return made
+      extended[re.sub(r'\.(attn1|norm1)\.', r'.\1_5.', name)] = value
+  return extended
 
 
 step = published.step

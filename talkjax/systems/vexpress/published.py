@@ -1,6 +1,6 @@
-"""The published V-Express weights as parameters of vexpress.
+"""Converts the published V-Express weights to parameters of vexpress.
 
-Source: tencent-ailab/V-Express, inference.py and its README's folder of weights.
+Source: tencent-ailab/V-Express, inference.py and the folder of weights described in its README.
 """
 
 import pathlib
@@ -12,82 +12,86 @@ import jax
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.systems.portrait import audio, networks
+from talkjax.systems.portrait.networks import Networks
 from talkjax.systems.vexpress import model
 from talkjax.weights.fit import fit
 from talkjax.weights.read import read_weights
 
-NAME = 'vexpress'  # of convert --source
-CONFIG = 'configs/vexpress.py'  # whose numbers hold where the files do not say
+NAME = 'vexpress'  # value of convert --source
+CONFIG = 'configs/vexpress.py'  # provides the settings that the files do not contain
 ARGUMENTS = 'paper,stage=3,audio.kind=wav2vec2'
 # The released settings where they differ from the paper's.
 RELEASED = {
   'frames': 8,
   'windows.frames': 24,
   'windows.overlap': 4,
-  'weights.reference': 0.95,
-  'weights.audio': 3.0,
+  'context_scales.reference': 0.95,
+  'context_scales.audio': 3.0,
 }
-# The files of each part. The motion modules are a part of the denoising U-Net.
+# The files of each part. The motion modules belong to the denoising U-Net.
 FILES = {
   'backbone': ('denoising_unet.bin', 'motion_module.bin'),
   'reference': ('reference_net.bin',),
   'guider': ('v_kps_guider.bin',),
   'audio': ('audio_projection.bin',),
 }
-# Published foundations that the weights need beside them: part, foundation, and the folder it is published in.
-FOUNDATIONS = {
+# The pretrained networks that are needed in addition: part -> (network, published folder).
+PRETRAINED = {
   'autoencoder': ('sd_vae', 'sd-vae-ft-mse'),
   'wav2vec2': ('wav2vec2', 'wav2vec2-base-960h'),
 }
-# Tables that are computed here, and a head that the ReferenceNet does not use.
+# Positional encodings, which are computed here, and the output layers of the ReferenceNet, which are not used.
 IGNORED = {'backbone': r'pos_encoder\.pe$', 'reference': r'^conv_(norm_)?out\.'}
 
 
-def find(path: pathlib.Path, config, files=FILES, foundations=FOUNDATIONS) -> dict[str, Any]:
-  """The files to read.
+def find(path: pathlib.Path, config, files=FILES, networks=PRETRAINED) -> dict[str, Any]:
+  """Finds the files to read.
 
   Args:
-    path: the published folder: with the five files, or with them in `v-express/` and the foundations beside.
-    config: whose `foundations` may name workdirs in their place.
-    files, foundations: as FILES and FOUNDATIONS.
+    path: the published folder, with the five files, or with `v-express/` and the pretrained networks.
+    config: `config.pretrained` may give workdirs of the pretrained networks instead.
+    files: as FILES.
+    networks: as PRETRAINED.
 
   Returns:
-    by part the files of it, or of a foundation its folder or workdir.
+    by part its files, or the folder or workdir of a pretrained network.
 
   Raises:
-    UserError: some are missing; the sentence names them all.
+    UserError: files are missing; the message lists all of them.
   """
   folders = [path, path / 'v-express', path / 'model_ckpts', path / 'model_ckpts' / 'v-express']
-  beside = [path, path / 'model_ckpts', path.parent]
+  network_folders = [path, path / 'model_ckpts', path.parent]
   found, missing = {}, []
   for part, names in files.items():
     found[part] = [next((d / n for d in folders if (d / n).is_file()), None) for n in names]
     missing += [n for n, file in zip(names, found[part]) if file is None]
-  for part, (name, folder) in foundations.items():
-    there = config.foundations.get(name) or next((d / folder for d in beside if (d / folder).is_dir()), None)
-    if there is None:
-      missing.append(f'{folder}/ (or --config.foundations.{name}=WORKDIR)')
-    found[part] = there
+  for part, (name, folder) in networks.items():
+    source = config.pretrained.get(name) or next((d / folder for d in network_folders if (d / folder).is_dir()), None)
+    if source is None:
+      missing.append(f'{folder}/ (or --config.pretrained.{name}=WORKDIR)')
+    found[part] = source
   if missing:
-    raise UserError(
-      f'--path={path} is not the whole of what was published: missing {", ".join(missing)}; nothing was converted'
-    )
+    raise UserError(f'--path={path} is incomplete: missing {", ".join(missing)}; expected the published folder')
   return found
 
 
-def convert(files: Mapping[str, Any], config, foundation) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
+def convert(
+  files: Mapping[str, Any], config, read_pretrained
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
   """Reads the files that `find` found.
 
   Args:
-    files: by part.
-    config: of vexpress; sizes that the files tell are set in it. Heads and groups they do not tell.
-    foundation: (name, folder or workdir, network) -> its parameters.
+    files: paths by part.
+    config: of vexpress. It is updated with the sizes found in the files, and provides the numbers of heads and groups,
+      which cannot be inferred from them.
+    read_pretrained: (name, folder or workdir, network) -> parameters of the network.
 
   Returns:
-    ({'params': parameters}, an example of the batch that the system's `init` takes, what was used and what was left).
+    ({'params': parameters}, an example batch for the system's `init`, lines on what was read and what was ignored).
 
   Raises:
-    UserError: a file is of something else, or of other sizes than the others.
+    UserError: a file contains other weights, or its sizes do not fit the other files.
   """
   state = {part: read_all(files[part]) for part in FILES}
   config.update_from_flattened_dict(infer(state, config))
@@ -99,14 +103,15 @@ def convert(files: Mapping[str, Any], config, foundation) -> tuple[dict[str, Any
     names = ' and '.join(f.name for f in files[part])
     params[part] = fit(state[part], wanted[part], names, IGNORED.get(part, ''))
     notes.append(note(part, names, state[part], IGNORED.get(part, '')))
-  for part, (name, _) in FOUNDATIONS.items():
-    params[part] = foundation(name, files[part], nets.latents if part == 'autoencoder' else nets.encoder)
+  for part, (name, _) in PRETRAINED.items():
+    net = nets.latents.net if part == 'autoencoder' else nets.audio_encoder
+    params[part] = read_pretrained(name, files[part], net)
     notes.append(f'{part} from {files[part]}')
   return {'params': params}, example, notes
 
 
 def read_all(files: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
-  """The entries of several files; of one that is in two, the later file's."""
+  """Reads the entries of several files; later files take precedence."""
   state = {}
   for file in files:
     state |= {k.removeprefix('module.'): v for k, v in read_weights(file).items()}
@@ -114,29 +119,29 @@ def read_all(files: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
 
 
 def note(part: str, names: str, state: Mapping[str, np.ndarray], ignored: str) -> str:
-  """What was used of a file and what was left, in a line."""
-  left = [k for k in state if ignored and re.search(ignored, k)]
-  said = f'{part} from {names}: {len(state) - len(left)} of {len(state)} entries'
-  kinds = sorted({re.sub(r'.*pos_encoder\.pe$', 'tables of positions', k) for k in left})
-  return said + (f'; left: {", ".join(kinds)}' if left else '')
+  """A line of text on how many entries of the files were used and which were ignored."""
+  skipped = [k for k in state if ignored and re.search(ignored, k)]
+  line = f'{part} from {names}: {len(state) - len(skipped)} of {len(state)} entries'
+  kinds = sorted({re.sub(r'.*pos_encoder\.pe$', 'positional encodings', k) for k in skipped})
+  return line + (f'; ignored: {", ".join(kinds)}' if skipped else '')
 
 
 def batch(config) -> dict[str, np.ndarray]:
-  """An example of what `model.init` takes."""
-  picture = np.zeros((1, config.size, config.size, 3), np.float32)
-  clip = np.zeros((1, config.frames, *picture.shape[1:]), np.float32)
-  width = {'wav2vec2': 640, 'mel': config.audio.bands * config.audio.columns, 'none': 1}[config.audio.kind]
-  heard = np.zeros((1, config.frames + 2 * (config.margin + config.audio.context), width), np.float32)
-  return {'target': clip, 'reference': picture, 'kps': clip.astype(np.uint8), 'audio': heard}
+  """An example batch for `networks.init`."""
+  image = np.zeros((1, config.size, config.size, 3), np.float32)
+  clip = np.zeros((1, config.frames, *image.shape[1:]), np.float32)
+  frames = config.frames + 2 * (config.margin + config.audio.context)
+  features = audio.features(np.zeros(0, np.float32), frames, 25.0, config.audio)[None]
+  return {'target': clip, 'reference': image, 'kps': clip.astype(np.uint8), audio.batch_key(config.audio): features}
 
 
-def shapes(nets: model.Networks, example) -> Any:
-  """Shapes of the parameters."""
-  return jax.eval_shape(lambda rng: model.init(rng, example, nets=nets), jax.random.key(0))
+def shapes(nets: Networks, example) -> Any:
+  """Shapes of the parameters of all networks."""
+  return jax.eval_shape(lambda rng: networks.init(rng, example, nets=nets), jax.random.key(0))
 
 
 def infer(state: Mapping[str, Mapping[str, np.ndarray]], config) -> dict[str, Any]:
-  """Settings that the shapes in the files tell, by their key in the config."""
+  """Infers settings from the shapes in the files, by config key."""
   try:
     return infer_unet(state['backbone']) | infer_guider(state['guider']) | infer_audio(state['audio'], config)
   except (KeyError, IndexError) as error:
@@ -147,7 +152,7 @@ def infer(state: Mapping[str, Mapping[str, np.ndarray]], config) -> dict[str, An
 
 
 def infer_unet(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Sizes of the backbone, with its temporal layers where it has some."""
+  """Infers the sizes of the backbone, and of its temporal layers if it has any."""
   levels = count(state, r'down_blocks\.(\d+)\.resnets')
   inside = 'down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0'
   table = f'{inside}.attention_blocks.0.pos_encoder.pe'
@@ -167,14 +172,14 @@ def infer_unet(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def infer_guider(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Widths of the V-Kps guider."""
+  """Infers the widths of the V-Kps guider."""
   blocks = count(state, r'blocks\.(\d+)')
   widths = state['conv_in.weight'], *(state[f'blocks.{i}.weight'] for i in range(1, blocks, 2))
   return {'model.guider': tuple(w.shape[0] for w in widths)}
 
 
 def infer_audio(state: Mapping[str, np.ndarray], config) -> dict[str, Any]:
-  """Sizes of the audio projection; the channels of a head are the config's."""
+  """Infers the sizes of the audio projection; channels per head are those of the config."""
   _, tokens, features = state['latents'].shape
   inner = state['layers.0.0.to_q.weight'].shape[0]
   if inner % config.model.audio_head_features:
@@ -193,10 +198,10 @@ def infer_audio(state: Mapping[str, np.ndarray], config) -> dict[str, Any]:
 
 
 def count(state: Mapping[str, np.ndarray], pattern: str) -> int:
-  """How many numbers there are in the pattern's place."""
+  """Number of distinct values of the first group of a pattern among the names."""
   return len({m[1] for m in (re.match(pattern, k) for k in state) if m})
 
 
 def step(files) -> int:
-  """The files do not say."""
+  """Always 0, because the files do not contain the step."""
   return 0

@@ -1,0 +1,147 @@
+"""What the configs of portrait systems (emo, vexpress) share.
+
+Sizes: `paper` is 512 x 512 in Stable Diffusion 1.5's latents. `tiny` is 64 x 64 puppets, folded 4 x 4 into channels in
+place of an autoencoder, for two CPU cores; `small` learns 128 x 128 from scratch on one GPU. In both, the portrait is
+concatenated to the noisy latents and the network predicts the residual from it, so that it need not learn to copy it.
+A later stage starts from the earlier one's workdir: what it adds is initialised, everything else must fit.
+"""
+
+import ml_collections
+
+from configs import common
+
+SIZES = ('paper', 'tiny', 'small')
+
+
+def parse(arg: str | None) -> tuple[str, int, dict]:
+  """(size, stage, other arguments) of 'size,stage=N,key=value,...'.
+
+  Raises:
+    ValueError: an unknown size or stage, or a part that is not key=value.
+  """
+  size, changes = common.parse(arg, SIZES)
+  stage = changes.pop('stage', 1)
+  if stage not in (1, 2, 3):
+    raise ValueError(f'stage={stage} is not one of 1, 2, 3')
+  return size, stage, changes
+
+
+def base(stage: int, changes: dict) -> ml_collections.ConfigDict:
+  """The settings of both systems at size `paper`."""
+  c = common.base()
+  c.size = 512
+  c.frames = 1 if stage == 1 else 12  # of a training clip
+  c.margin = 2  # neighbouring frames on each side whose audio features a frame is conditioned on
+  # 'vae', or 'fold'. Where `residual_scale` is not 0, what is diffused is the residual from the portrait's latents,
+  # times this.
+  c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4, residual_scale=0.0)
+  c.model = dict(
+    widths=(320, 640, 1280, 1280),
+    attention=(True, True, True, False),
+    layers=2,
+    heads=8,
+    groups=32,
+    zero_contexts=True,  # audio, reference and speed attention are zero-initialised
+    modulated=False,  # audio also modulates the residual blocks' features (ours)
+    temporal_layers=2,  # temporal attentions in each block
+    context=768,  # channels of audio tokens, and of Stable Diffusion's text
+  )
+  # Audio features: 'wav2vec2' (with pretrained.wav2vec2), which needs `context` frames more on each side; 'mel',
+  # columns of a log-mel spectrogram, the default that needs no weights; 'none' for stages without audio.
+  c.audio = dict(kind='none' if stage == 1 else 'mel', bands=80, columns=2, context=0, encoder={})
+  if changes.get('audio.kind') == 'wav2vec2':
+    c.audio.context = 12
+  c.diffusion = dict(
+    schedule='scaled_linear',
+    steps=1000,
+    start=0.00085,
+    end=0.012,
+    zero_snr=False,
+    target='epsilon',
+    prior=0.0,  # variance of x0, for small networks that predict it (see portrait.networks.predict)
+    min_snr=0.0,
+    noise_offset=0.0,
+  )
+  c.sampler = dict(name='ddim', steps=40, eta=0.0, spacing='leading', clip=0.0)
+  c.guidance = 3.5
+  c.context_scales = dict(reference=1.0, audio=1.0)  # factors of the attention outputs at generation
+  c.mouth_weight = 1.0  # of the loss in twice the lips' box
+  c.augment = dict(hidden_mouth=0.0)  # share of examples whose mouth is replaced by noise (ours)
+  c.optimizer.learning_rate = 1e-5
+  c.data.corpus = 'hdtf'
+  c.data.workers = 4
+  c.data.mouth = 'landmarks'  # how scores measure the mouth opening, see metrics.suites.mouth_opening
+  # A folder in that of the corpus, or a path, with what `talkjax.build --latents= --speech=` precomputed. Training
+  # reads it in place of running the autoencoder and wav2vec 2.0 at every step; generation never does. '': they run.
+  c.data.feature_cache = ''
+  c.data.reference_within = 0  # largest distance in frames of the portrait from its clip; 0: anywhere in the video
+  c.dtype = 'bfloat16'
+  c.remat = True
+  c.sample_every = 10_000
+  c.checkpoint_every = 5000
+  c.pretrained = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
+  c.load = LOAD[stage]
+  return c
+
+
+# What each stage loads of pretrained networks, where their workdirs are given. The text attention is not used.
+LOAD = {
+  1: (
+    ('sd15', 'backbone', 'transformer_blocks_0/(attn2|norm2)', 'transformer_blocks_0/(attn1_5|norm1_5)'),
+    ('sd15', 'reference', '^conv_(norm_)?out', ''),
+    ('sd_vae', 'autoencoder', '', ''),
+  ),
+  2: (('animatediff', 'backbone', '', '^(?!.*motion_modules)'), ('wav2vec2', 'wav2vec2', '', '')),
+  3: (),
+}
+
+
+def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
+  """The changes of `small` and `tiny`, which learn from scratch; docs/experiments.md has what each setting gave."""
+  c.latents.update(kind='fold', residual_scale=6.0)  # which gives the residual a variance of about one
+  c.dtype, c.remat = 'float32', False
+  c.diffusion.update(
+    schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', prior=0.03, min_snr=0.0, noise_offset=0.0
+  )
+  c.model.modulated = True
+  c.audio.kind = 'mel'
+  c.augment.hidden_mouth = 1.0
+  c.mouth_weight = 20.0
+  # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
+  # as the network is least accurate at low noise levels.
+  c.sampler.update(name='ddpm', steps=2, spacing='trailing')
+  c.optimizer.update(learning_rate=1e-3 if size == 'tiny' else 5e-4, schedule='cosine', warmup=50)
+  c.guidance = 1.0
+  c.ema = 0.995
+  if size == 'small':
+    c.size = 128
+    c.model.update(widths=(128, 256, 512), attention=(False, True, True), context=256)
+    c.data.update(corpus='clips', examples_per_record=1)
+    c.batch_size = 64 if stage == 1 else 8
+    return
+  c.size = 64
+  c.frames = 1 if stage == 1 else 8
+  c.model.update(
+    widths=(64, 96),
+    attention=(False, True),
+    groups=8,
+    temporal_layers=1,
+    zero_contexts=False,
+    layers=1,
+    heads=4,
+    context=64,
+    audio_tokens=2,
+  )
+  c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
+  c.data.reference_within = 12
+  c.batch_size = 16 if stage == 1 else 4
+  c.steps = {1: 1800, 2: 700, 3: 700}[stage]
+  c.sample_every = 200
+  c.checkpoint_every = 100
+
+
+def frozen(c: ml_collections.ConfigDict, changes: dict) -> tuple[tuple[str, bool], ...]:
+  """`config.train` entries of the pretrained encoders, which never train."""
+  branches = ('^autoencoder/',) * (c.latents.kind == 'vae')
+  branches += ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
+  return tuple((branch, False) for branch in branches)

@@ -1,0 +1,213 @@
+"""Suites of scores for clips that a system generated from corpus records.
+
+A system lists the suites that apply to it and may bring its own; `talkjax.evaluate` runs them clip by clip. What a
+score needs is imported when its suite starts, as training imports the systems too.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+PEOPLE = 20  # that a generated person is distinguished from
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+  """The video of a record, in the form a system generates it.
+
+  Attributes:
+    frames: uint8 [h, w, 3] each.
+    landmarks: [f, 68, 2] in pixels of these frames.
+    masks: per frame [h, w, 1], 1 where it is generated; None: everywhere.
+    region: [h, w, 1], 1 where the face was asked to be; None: not asked.
+  """
+
+  frames: Sequence[np.ndarray]
+  landmarks: np.ndarray
+  masks: Sequence[np.ndarray] | None = None
+  region: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+  """What a system generated for one record.
+
+  Attributes:
+    frames: uint8 [h, w, 3] each.
+    fps: frames per second.
+    seams: the frames at which a separately generated clip begins.
+    sound: float32 [s], or None where the system generates none.
+    sound_rate: samples per second.
+  """
+
+  frames: Sequence[np.ndarray]
+  fps: float = 25.0
+  seams: Sequence[int] = ()
+  sound: np.ndarray | None = None
+  sound_rate: int = 16_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A record, its truth, and what was generated for it.
+
+  Attributes:
+    record: a `talkjax.corpora.records.Record`.
+    other: the record whose speech drives `with_other_speech`.
+    truth: the true video.
+    generated: with its own speech.
+    with_other_speech: with the speech of `other`.
+  """
+
+  record: Any
+  other: Any
+  truth: Truth
+  generated: Generated
+  with_other_speech: Generated
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What suites may use besides a clip.
+
+  Attributes:
+    mouth: how a mouth opening is measured, see `mouth_opening`.
+    speakers: of the clips that are scored.
+    people: records of other people, those of the clips first.
+    first_frame: a record -> the first frame of its truth.
+  """
+
+  mouth: str
+  speakers: frozenset[str]
+  people: Callable[[], Iterable[Any]]
+  first_frame: Callable[[Any], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """Scores that belong together.
+
+  Attributes:
+    scores: their names, in the order they are printed. A suite may give others, which only go into the JSON file.
+    start: context -> (clip -> scores by name; None or nan: not defined for this clip).
+  """
+
+  scores: tuple[str, ...]
+  start: Callable[[Context], Callable[[Clip], Mapping[str, float | None]]]
+
+
+def mouth_opening(frames: Sequence[np.ndarray], points: np.ndarray, kind: str) -> np.ndarray:
+  """[f] mouth openings of uint8 frames.
+
+  Args:
+    frames: [h, w, 3] each.
+    points: [f, 68, 2] the true landmarks.
+    kind: 'pixels' (drawn puppets whose heads are where the true ones are: exact), 'found' (drawn puppets whose heads
+      are first detected in these frames) or 'landmarks' (filmed faces, detected in these frames).
+  """
+  from talkjax.faces import landmarks
+  from talkjax.metrics import lips, portrait
+
+  if kind == 'pixels':
+    return np.array([lips.puppet_opening(f, p) for f, p in zip(frames, points)])
+  if kind == 'found':
+    return portrait.drawn_opening(frames)
+  return lips.real_opening(landmarks.find_faces(frames).landmarks)
+
+
+def _start_images(context: Context):
+  from talkjax.metrics import cpbd, image
+
+  def compare(truth: Truth, frames) -> dict[str, float]:
+    scores = image.video_scores(truth.frames, frames, truth.masks)
+    return {k: v for k, v in scores.items() if k != 'identical_frames'}
+
+  def score(clip: Clip) -> dict[str, float]:
+    truth, frames = clip.truth, clip.generated.frames
+    # The baseline repeats the first frame: inside the mask where there is one, else the whole frame.
+    still = [truth.frames[0]] * len(truth.frames)
+    if truth.masks:
+      still = [np.where(m > 0, s, t) for m, s, t in zip(truth.masks, still, truth.frames)]
+    baseline = compare(truth, still)
+    return {
+      **compare(truth, frames),
+      **{f'{k}_identity': v for k, v in baseline.items() if k.endswith('_mask') or not truth.masks},
+      'cpbd': float(np.mean([cpbd.cpbd(f) for f in frames])),
+      'cpbd_reference': float(np.mean([cpbd.cpbd(f) for f in truth.frames])),
+    }
+
+  return score
+
+
+def _start_lips(context: Context):
+  from talkjax.metrics import lips
+
+  def score(clip: Clip) -> dict[str, float]:
+    opening = lambda frames: mouth_opening(frames, clip.truth.landmarks, context.mouth)
+    true = opening(clip.truth.frames)
+    count = min(len(clip.record.frames), len(clip.other.frames))
+    other, own = (lips.real_opening(r.landmarks[:count]) for r in (clip.other, clip.record))
+    return {
+      'lip_score': lips.lip_score(opening(clip.generated.frames), true),
+      'lip_score_other_speech': lips.lip_score(opening(clip.with_other_speech.frames), true),
+      'lip_score_other_truth': lips.lip_score(other, own),
+    }
+
+  return score
+
+
+def _start_portrait(context: Context):
+  from talkjax.faces import measures
+  from talkjax.metrics import portrait
+
+  def describe(frames):
+    track = portrait.track(frames)
+    return portrait.describe(frames, track) if track else None
+
+  people: dict[str, Any] = {}
+
+  def find_people() -> None:
+    for record in context.people():
+      if record.speaker not in people:
+        people[record.speaker] = describe([context.first_frame(record)])
+      if len(people) >= PEOPLE and record.speaker not in context.speakers:
+        return
+
+  def score(clip: Clip) -> dict[str, float | None]:
+    if not people:
+      find_people()
+    truth, frames = clip.truth, clip.generated.frames
+    track = portrait.track(frames)
+    others = [d for name, d in people.items() if d and name != clip.record.speaker][: PEOPLE - 1]
+    given = describe(truth.frames[:1])
+
+    def kept(shown) -> float | None:
+      return float(portrait.nearest(shown, [given, *others]) == 0) if shown and given and others else None
+
+    width = frames[0].shape[1]
+    return {
+      'identity': kept(portrait.describe(frames, track) if track else None),
+      'identity_truth': kept(describe(truth.frames)),
+      'in_region': float(portrait.in_region(track, truth.region).mean()) if track else 0.0,
+      'keypoint_distance': portrait.keypoint_distance(track, truth.landmarks, width) if track else None,
+      'seam_jump': portrait.seam_jump(frames, clip.generated.seams),
+      'seam_jump_truth': portrait.seam_jump(truth.frames, clip.generated.seams),
+      'head_speed': float(measures.head_speed(track.pose, clip.generated.fps).mean()) if track else None,
+    }
+
+  return score
+
+
+IMAGES = Suite(
+  (
+    *('psnr', 'ssim', 'psnr_mask', 'ssim_mask', 'psnr_mask_identity', 'ssim_mask_identity'),
+    *('psnr_identity', 'ssim_identity', 'cpbd', 'cpbd_reference'),
+  ),
+  _start_images,
+)
+LIPS = Suite(('lip_score', 'lip_score_other_speech', 'lip_score_other_truth'), _start_lips)
+PORTRAIT = Suite(
+  ('identity', 'identity_truth', 'in_region', 'keypoint_distance', 'seam_jump', 'seam_jump_truth'), _start_portrait
+)

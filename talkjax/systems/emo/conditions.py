@@ -1,0 +1,154 @@
+"""What emo generates from: corpus records, or portraits and voices in files."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from talkjax.corpora.records import Record
+from talkjax.errors import UsageError
+from talkjax.faces import measures
+from talkjax.media import audio as sound
+from talkjax.systems import FileBatch, RecordBatch, Request
+from talkjax.systems.portrait import audio, conditions
+from talkjax.systems.portrait.conditions import Job, Portraits
+from talkjax.systems.portrait.reading import box_region, face_region
+
+FPS = 25.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+  """What generation starts from, batched over videos of equal length.
+
+  Attributes:
+    portraits: the portraits and the settings of the batch.
+    region: [b, h, w, 1] float32, 1 where the face may be.
+    audio: [b, f, d] float32, the audio features of each frame; f is the length of the video.
+    speed: [b, f] float32, rotation of the head, degrees/s.
+  """
+
+  portraits: Portraits
+  region: np.ndarray
+  audio: np.ndarray
+  speed: np.ndarray
+
+
+def from_records(
+  clips: Sequence[Record],
+  *,
+  config,
+  speech: Sequence[Record] | None = None,
+  num_frames: int | None = None,
+  settings: Mapping[str, Sequence[float]] | None = None,
+) -> RecordBatch:
+  """Records as conditions: the first frame is the portrait, the record's own sound or another's drives it.
+
+  Args:
+    clips: who is shown.
+    config: the system's.
+    speech: as many records whose sound is used instead; silent after its end.
+    num_frames: length of the videos; by default that of the longest clip.
+    settings: values [b] of sweepable options.
+  """
+  settings = dict(settings or {})
+  count = num_frames or max(len(c.frames) for c in clips)
+  index = np.arange(count)
+  features = [audio.pad_index(audio.record_features(voice, config), index, config.audio) for voice in speech or clips]
+  if (speed := settings.pop('speed', None)) is None:
+    speeds = [measures.head_speed(c.pose, c.fps)[np.clip(index, 0, len(c.frames) - 1)] for c in clips]
+  else:
+    speeds = np.broadcast_to(np.asarray(speed, np.float32)[:, None], (len(clips), count)).copy()
+  return RecordBatch(
+    Conditions(
+      portraits=conditions.from_records(clips, config, settings),
+      region=np.stack([face_region(c, range(min(count, len(c.frames))), config.size) for c in clips]),
+      audio=np.stack(features),
+      speed=np.stack(speeds),
+    ),
+    tuple(conditions.truth(c, count, config.size) for c in clips),
+  )
+
+
+def from_files(params, request: Request, *, config) -> list[FileBatch]:
+  """The videos of every portrait with every voice, and every value of a sweep.
+
+  All files are read before the first video is generated, so that a bad one among many is found at once. Videos of equal
+  length are batched; with several devices a batch is a multiple of their number. The same seed is used for every video,
+  so that it does not depend on its batch.
+
+  Raises:
+    UsageError: the face box is none, or the output does not fit the number of videos.
+    UserError: a file cannot be read, or no face is found.
+  """
+  inputs, paths = request.inputs, conditions.jobs(request)
+  box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
+  images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
+  regions = {path: portrait_region(portrait.box, box, config.size) for path, portrait in images.items()}
+  features = {path: read_features(path, config) for path in inputs['audio']}
+  lengths = {path: len(f) for path, f in features.items()}
+  jobs = sorted(paths, key=lambda job: lengths[job.voice])
+  devices = jax.device_count()
+  size = min(request.batch_size or max(devices, len(request.sweep[1]) if request.sweep else 1), len(jobs))
+  if size > 1:
+    size = -(-size // devices) * devices
+
+  def make(batch: list[Job]) -> Conditions:
+    index = np.arange(max(lengths[job.voice] for job in batch))
+    portraits = conditions.portraits_of(batch, images, request)
+    settings = dict(portraits.settings)
+    speed = settings.pop('speed', np.full(size, inputs.get('speed', config.speed.default), np.float32))
+    return Conditions(
+      portraits=dataclasses.replace(portraits, settings=settings),
+      region=np.stack([regions[job.image] for job in batch]),
+      audio=np.stack([audio.pad_index(features[job.voice], index, config.audio) for job in batch]),
+      speed=np.broadcast_to(speed[:, None], (size, len(index))).copy(),
+    )
+
+  batches = []
+  for first in range(0, len(jobs), size):
+    batch = jobs[first : first + size]
+    videos = [conditions.video_of(job, paths[job], lengths[job.voice], FPS, config.size) for job in batch]
+    padded = [batch[i % len(batch)] for i in range(size)]  # one compiled shape: the last batch is filled up
+    batches.append(FileBatch(tuple(videos), size, functools.partial(make, padded)))
+  return batches
+
+
+def read_features(path: str, config) -> np.ndarray:
+  """The audio features of a file, for as many frames as its sound has (rounded up)."""
+  samples, rate = sound.read_audio_native(path)
+  count = max(1, math.ceil(len(samples) / rate * FPS - 1e-3))
+  return audio.features(sound.read_audio(path), count, FPS, config.audio)
+
+
+def portrait_region(face: np.ndarray, box: tuple[float, ...] | None, size: int) -> np.ndarray:
+  """Where the face of a portrait may be: [size, size, 1] float32.
+
+  Args:
+    face: its box in pixels.
+    box: the region asked for, in fractions of the square; None: the face with room to move.
+    size: of the square.
+  """
+  if box is not None:
+    return box_region([size * v for v in box], size)
+  x0, y0, x1, y1 = (float(v) for v in face)
+  room = 0.1 * max(x1 - x0, y1 - y0)
+  return box_region((x0 - room, y0 - room, x1 + room, y1 + room), size)
+
+
+def parse_box(text: str) -> tuple[float, ...]:
+  """'0.2,0.1,0.8,0.9' -> (0.2, 0.1, 0.8, 0.9).
+
+  Raises:
+    UsageError: anything else.
+  """
+  try:
+    box = tuple(float(v) for v in text.split(','))
+  except ValueError:
+    box = ()
+  if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+    raise UsageError(f'--face_box={text}: expected x0,y0,x1,y1, fractions of the square image, such as 0.2,0.1,0.8,0.9')
+  return box

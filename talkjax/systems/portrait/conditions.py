@@ -1,0 +1,122 @@
+"""What generation of portrait systems starts from: corpus records, or portraits and voices in files."""
+
+import collections
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from talkjax.corpora.records import Record
+from talkjax.errors import UsageError
+from talkjax.faces import landmarks
+from talkjax.media import picture
+from talkjax.metrics.suites import Truth
+from talkjax.systems import Request, Video
+from talkjax.systems.portrait.reading import face_region, square_frame, to_square
+
+
+@dataclasses.dataclass(frozen=True)
+class Portraits:
+  """What the conditions of all portrait systems begin with.
+
+  Attributes:
+    reference: [b, h, w, 3] float32 in [-1, 1], the portraits.
+    settings: values [b] float32 of swept options by name; the config's where absent.
+  """
+
+  reference: np.ndarray
+  settings: Mapping[str, np.ndarray]
+
+
+class Job(NamedTuple):
+  """A video to generate: its portrait, its voice, and its value of the option that is swept."""
+
+  image: str
+  voice: str
+  value: float | None = None
+
+
+def from_records(clips: Sequence[Record], config, settings: Mapping[str, Sequence[float]]) -> Portraits:
+  """Each record's first frame as its portrait."""
+  reference = picture.to_float(np.stack([square_frame(c, 0, config.size) for c in clips]))
+  return Portraits(reference, {k: np.asarray(v, np.float32) for k, v in settings.items()})
+
+
+def truth(clip: Record, count: int, size: int) -> Truth:
+  """The first `count` frames of a record, as generated ones will be."""
+  count = min(count, len(clip.frames))
+  return Truth(
+    [square_frame(clip, i, size) for i in range(count)],
+    to_square(clip.landmarks[:count], clip.size, size),
+    region=face_region(clip, range(count), size),
+  )
+
+
+def jobs(request: Request) -> dict[Job, str]:
+  """The videos that a request asks for, and the file of each.
+
+  Several are written to the folder `output`, as PORTRAIT_VOICE.mp4, or PORTRAIT_VOICE_OPTION=VALUE.mp4 in a sweep.
+
+  Raises:
+    UsageError: two videos would be the same file, or several are to be written to one .mp4.
+  """
+  option, values = request.sweep or (None, (None,))
+  images, voices = (dict.fromkeys(request.inputs[name]) for name in ('image', 'audio'))
+  found = list(itertools.starmap(Job, itertools.product(images, voices, values)))
+  if len(found) == 1:
+    return {found[0]: request.output}
+  if request.output.endswith('.mp4'):
+    raise UsageError(f'--output={request.output}: {len(found)} videos are asked for: name a folder for them')
+  names = {}
+  for job in found:
+    value = '' if job.value is None else f'_{option}={job.value:g}'
+    names[job] = f'{pathlib.Path(job.image).stem}_{pathlib.Path(job.voice).stem}{value}.mp4'
+  count = collections.Counter(names.values())
+  if twice := [name for name, n in count.items() if n > 1]:
+    raise UsageError(f'--output={request.output}: two videos would be called {twice[0]}: rename an input')
+  return {job: str(pathlib.Path(request.output) / name) for job, name in names.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Portrait:
+  """A portrait file: uint8 [size, size, 3], and its face's box x0, y0, x1, y1 [4] and landmarks [68, 2] in pixels."""
+
+  image: np.ndarray
+  box: np.ndarray
+  landmarks: np.ndarray
+
+
+def read_portrait(path: str, size: int) -> Portrait:
+  """A portrait of any size, cropped to the largest square around the face.
+
+  Raises:
+    UserError: it cannot be read, or no face is found.
+  """
+  image = picture.read(path)
+  track = landmarks.find_faces([image], name=path)
+  x0, y0, x1, y1 = (float(v) for v in track.box[0])
+  height, width = image.shape[:2]
+  side = min(height, width)
+  corner = np.array(
+    [int(np.clip((x0 + x1 - side) / 2, 0, width - side)), int(np.clip((y0 + y1 - side) / 2, 0, height - side))]
+  )
+  left, top = corner
+  square = picture.fit_square(np.ascontiguousarray(image[top : top + side, left : left + side]), size)
+  box = ((track.box[0].reshape(2, 2) - corner) * (size / side)).reshape(4)
+  return Portrait(square, box, (track.landmarks[0] - corner) * np.float32(size / side))
+
+
+def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: Request) -> Portraits:
+  """The portraits of a batch of jobs, and their values of the swept option."""
+  settings = {}
+  if request.sweep:
+    settings[request.sweep[0]] = np.array([job.value for job in batch], np.float32)
+  return Portraits(picture.to_float(np.stack([images[job.image].image for job in batch])), settings)
+
+
+def video_of(job: Job, path: str, num_frames: int, fps: float, size: int) -> Video:
+  """The file of a job, with its voice as the sound."""
+  return Video(path, num_frames, fps, (size, size), job.voice)

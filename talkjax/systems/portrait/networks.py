@@ -1,0 +1,329 @@
+"""The networks of portrait systems: a backbone over latents, its ReferenceNet, and the encoders of conditions.
+
+A system adds what is its own as fields of `Networks`. Parameters are one tree with a branch for every network.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from talkjax.diffusion import schedules
+from talkjax.errors import UserError
+from talkjax.nn.audio_projection import frame_windows
+from talkjax.nn.guider import Guider
+from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
+from talkjax.systems.portrait import latents as latent_spaces
+from talkjax.systems.portrait.audio import SAMPLES_PER_FRAME
+from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+  """The networks of a portrait system and what they must agree on.
+
+  Attributes:
+    backbone, reference: the denoising U-Net and the ReferenceNet.
+    latents: the latent space.
+    guider: the encoder of the spatial condition; its parameters are the branch `guider_name`.
+    guider_name, guider_input: that branch, and the key of its input in a batch.
+    audio: from the audio features around a frame to tokens; None in stages without sound.
+    audio_window: the shape [tokens, d] in which `audio` reads the window of a frame has so many tokens; 0: flat, [d].
+    audio_encoder: wav2vec 2.0, never trained here; None where features come from the batch.
+    audio_features: states of wav2vec 2.0 (all layers, [b, t, d] each), number of frames -> features [b, frames, d].
+    audio_context: frames of extra context on each side that the encoder is given and whose features are cropped.
+    margin: neighbouring frames on each side whose features belong to a frame's window.
+    speed: from head speeds to tokens of the temporal layers, or None.
+    text_channels: of the ReferenceNet's one zero token (it has no prompt).
+    residual_scale: where not 0, the backbone sees the portrait's latents and predicts the scaled difference from them.
+    modulated: residual blocks are modulated by the audio tokens too.
+    prior: see `predict`.
+    branches: names of the parameter branches, in the order in which their random keys are drawn.
+  """
+
+  backbone: LatentUNet
+  reference: LatentUNet
+  latents: FoldedLatents | AutoencoderLatents
+  guider: Guider
+  guider_name: str
+  guider_input: str
+  audio: nn.Module | None
+  audio_window: int
+  audio_encoder: nn.Module | None
+  audio_features: Callable[[tuple[jax.Array, ...], int], jax.Array]
+  audio_context: int
+  margin: int
+  speed: nn.Module | None
+  text_channels: int
+  residual_scale: float
+  modulated: bool
+  prior: float
+  branches: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PortraitConditioning:
+  """Everything a prediction depends on besides the noisy latents: one tree, computed once per clip.
+
+  Attributes:
+    unet: for the backbone.
+    portrait: latents [b, h, w, c], or one for each frame [b, f, h, w, c].
+  """
+
+  unet: Conditioning
+  portrait: jax.Array
+
+
+jax.tree_util.register_dataclass(PortraitConditioning, ['unet', 'portrait'], [])
+
+
+def make_networks(
+  config, *, guider: tuple[str, str, Sequence[int]], audio: nn.Module, temporal: Mapping[str, Any], **own
+) -> Networks:
+  """The networks of a config.
+
+  Args:
+    config: of a portrait system.
+    guider: the branch, the key of its input in a batch, and the widths of the encoder of the spatial condition.
+    audio: from audio features to tokens, in stages with sound.
+    temporal: fields of the temporal layers that differ by system.
+    **own: the other fields of `Networks` that differ by system.
+  """
+  m = config.model
+  latents = latent_spaces.make(config)
+  dtype = jnp.dtype(config.dtype)
+  unet = {
+    'widths': tuple(m.widths),
+    'attention': tuple(m.attention),
+    'layers': m.layers,
+    'heads': m.heads,
+    'groups': m.groups,
+    'dtype': dtype,
+    'remat': config.remat,
+  }
+  encoder = None
+  if config.audio.kind == 'wav2vec2':
+    from talkjax.nn.wav2vec2 import Wav2Vec2
+
+    encoder = Wav2Vec2(dtype=dtype, **config.audio.encoder)
+  name, key, widths = guider
+  sound = config.audio.kind != 'none'
+  layers = Temporal(m.temporal_middle, layers=m.temporal_layers, max_frames=m.max_frames, **temporal)
+  return Networks(
+    backbone=LatentUNet(
+      backbone_channels(latents.channels, config.latents.residual_scale),
+      contexts=('reference', 'audio') if sound else ('reference',),
+      zero_contexts=m.zero_contexts,
+      temporal=layers if config.frames > 1 else None,
+      **unet,
+    ),
+    reference=LatentUNet(latents.channels, contexts=('text',), head=False, **unet),
+    latents=latents,
+    guider=Guider(m.widths[0], tuple(widths[: latent_spaces.factor(config.latents).bit_length()]), dtype),
+    guider_name=name,
+    guider_input=key,
+    audio=audio if sound else None,
+    audio_encoder=encoder,
+    audio_context=config.audio.context,
+    margin=config.margin,
+    text_channels=m.context,
+    residual_scale=config.latents.residual_scale,
+    modulated=m.modulated,
+    prior=config.diffusion.prior,
+    **own,
+  )
+
+
+def backbone_channels(channels: int, residual_scale: float) -> int:
+  """Channels that the backbone predicts for latents with `channels`.
+
+  Twice as many where it predicts the difference from a portrait: what is added, and a factor of the portrait's own
+  latents. The inside of a mouth has one colour, so more has to be subtracted from pale skin than from dark skin.
+  """
+  return 2 * channels if residual_scale else channels
+
+
+def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> dict[str, Any]:
+  """Fresh parameters for batches like this one."""
+  keys = dict(zip(nets.branches, jax.random.split(rng, len(nets.branches))))
+  example = jax.tree.map(lambda x: x[:1], dict(batch))
+  params = nets.latents.init(keys['autoencoder'])
+  latent = jax.eval_shape(lambda p: encode(p, example, 'reference', nets), params)
+  zeros = jnp.zeros((1, *latent.shape[1:]))
+  params['reference'] = nets.reference.init(keys['reference'], zeros, jnp.zeros(1), _no_text(nets))['params']
+  guide = example[nets.guider_input]
+  guide = guide.reshape(-1, *guide.shape[-3:])[:1].astype(jnp.float32)
+  params[nets.guider_name] = nets.guider.init(keys[nets.guider_name], guide)['params']
+  contexts = {'reference': reference_features(params, zeros, None, nets)[0]}
+  if nets.audio_encoder:
+    silence = jnp.zeros((1, 2 * SAMPLES_PER_FRAME))
+    params['wav2vec2'] = nets.audio_encoder.init(keys['wav2vec2'], silence)['params']
+  if nets.audio:
+    windows = frame_windows(encode_audio(params, example, nets), nets.margin)[:, 0]
+    params['audio'] = nets.audio.init(keys['audio'], _audio_input(windows, nets))['params']
+    contexts['audio'] = audio_tokens(params, windows, nets)
+  speed = None
+  if nets.speed:
+    params['speed'] = nets.speed.init(keys['speed'], example['speed'])['params']
+    speed = nets.speed.apply({'params': params['speed']}, example['speed'])[:, :1]
+  conditioning = Conditioning(contexts, speed=speed, modulation=modulation(contexts, nets))
+  x = concat_reference(zeros[None], zeros)[0] if nets.residual_scale else zeros
+  params['backbone'] = nets.backbone.init(keys['backbone'], x, jnp.zeros(1), conditioning)['params']
+  return params
+
+
+def encode(params, batch: Mapping[str, jax.Array], name: str, nets: Networks, rng: jax.Array | None = None):
+  """Latents of the images batch[name] [..., h, w, 3], or of their cached moments batch[name + '_moments']."""
+  if name in batch:
+    images = batch[name]
+    latents = nets.latents.encode(params, images.reshape(-1, *images.shape[-3:]), rng)
+    return latents.reshape(*images.shape[:-3], *latents.shape[1:])
+  moments = batch[f'{name}_moments']
+  latents = nets.latents.sample(moments.reshape(-1, *moments.shape[-3:]), rng)
+  return latents.reshape(*moments.shape[:-3], *latents.shape[1:])
+
+
+def reference_features(params, portrait: jax.Array, motion: jax.Array | None, nets: Networks):
+  """One call of the ReferenceNet for the portrait and the motion frames (EMO section 3.2).
+
+  Args:
+    params: from `init`.
+    portrait: [b, h, w, c] latents.
+    motion: [b, n, h, w, c] latents, or None.
+    nets: the networks.
+
+  Returns:
+    (features for the backbone's reference attention by path, features [b, n, ...] for its temporal layers by path).
+  """
+  b = portrait.shape[0]
+  n = 0 if motion is None else motion.shape[1]
+  x = portrait[:, None] if motion is None else jnp.concatenate([portrait[:, None], motion], axis=1)
+  x = x.reshape(b * (n + 1), *x.shape[2:])
+  _, features = nets.reference.apply({'params': params['reference']}, x, jnp.zeros(x.shape[0]), _no_text(nets))
+  features = {k: v.reshape(b, n + 1, *v.shape[1:]) for k, v in features.items()}
+  attended = {k: v[:, 0] for k, v in features.items() if '_attentions_' in k}
+  return attended, {k: v[:, 1:] for k, v in features.items() if '_layers_' in k} if n else {}
+
+
+def guide_features(params, images: jax.Array, nets: Networks) -> jax.Array:
+  """Features [n, h', w', c] of spatial conditions [n, h, w, c']."""
+  return nets.guider.apply({'params': params[nets.guider_name]}, images)
+
+
+def encode_audio(params, batch: Mapping[str, jax.Array], nets: Networks) -> jax.Array:
+  """Audio features of each frame, [b, f + 2 margin, d].
+
+  Of a batch's `audio` (features that need no encoder), `waveform` ([b, frames, samples], with the encoder's extra
+  context, which is cropped here) or `audio_states` ([b, frames, n, d] cached states).
+  """
+  if 'audio' in batch:
+    return batch['audio']
+  if 'audio_states' in batch:
+    states = batch['audio_states']
+    return states.reshape(*states.shape[:2], -1).astype(jnp.float32)
+  b, frames, _ = batch['waveform'].shape
+  states = nets.audio_encoder.apply({'params': params['wav2vec2']}, batch['waveform'].reshape(b, -1))
+  features = jax.lax.stop_gradient(nets.audio_features(states, frames))
+  return features[:, nets.audio_context : frames - nets.audio_context]
+
+
+def audio_tokens(params, windows: jax.Array, nets: Networks) -> jax.Array:
+  """Tokens [n, tokens, c] of windows of audio features [n, (2 margin + 1) d]."""
+  return nets.audio.apply({'params': params['audio']}, _audio_input(windows, nets))
+
+
+def _audio_input(windows: jax.Array, nets: Networks) -> jax.Array:
+  return windows.reshape(windows.shape[0], nets.audio_window, -1) if nets.audio_window else windows
+
+
+def modulation(contexts: Mapping[str, Any], nets: Networks) -> jax.Array | None:
+  """The audio tokens as the modulation of residual blocks, concatenated: [b * f, tokens * d]."""
+  if not nets.modulated or 'audio' not in contexts:
+    return None
+  return contexts['audio'].reshape(contexts['audio'].shape[0], -1)
+
+
+def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitConditioning, *, nets: Networks):
+  """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or at one for all.
+
+  With `nets.residual_scale` the backbone predicts two numbers for each of x: what is added, and a factor of the
+  portrait's own latents. With `nets.prior` the prediction is x0, and the backbone's output is added to the posterior
+  mean of x0 given x for a Gaussian x0 of that variance, so that a narrow network need not pass all of x through.
+  """
+  b, f = x.shape[:2]
+  inputs = concat_reference(x, condition.portrait) if nets.residual_scale else x
+  scales = {k: jnp.repeat(v, f) for k, v in condition.unet.context_scales.items()}
+  y, _ = nets.backbone.apply(
+    {'params': params['backbone']},
+    inputs.reshape(b * f, *inputs.shape[2:]),
+    jnp.broadcast_to(level.timestep, (b,)),
+    dataclasses.replace(condition.unet, context_scales=scales),
+    f,
+  )
+  y = y.reshape(*x.shape[:-1], -1)
+  if nets.residual_scale:
+    y, factor = jnp.split(y, 2, axis=-1)
+    y += factor * per_frame(condition.portrait, x)
+  if nets.prior:
+    s, n = level.signal_scale, level.noise_scale
+    y += x * jnp.reshape(s * nets.prior / (s**2 * nets.prior + n**2), (-1, 1, 1, 1, 1))
+  return y
+
+
+def concat_reference(x: jax.Array, portrait: jax.Array) -> jax.Array:
+  """Latents [b, f, h, w, c] with the portrait's [b, h, w, c] (or [b, f, h, w, c]) concatenated along channels."""
+  return jnp.concatenate([x, jnp.broadcast_to(per_frame(portrait, x), x.shape)], axis=-1)
+
+
+def per_frame(portrait: jax.Array, x: jax.Array) -> jax.Array:
+  """A portrait's latents [b, h, w, c], or those of every frame, with the number of dimensions of x."""
+  return portrait if portrait.ndim == x.ndim else portrait[:, None]
+
+
+def to_residual(latents: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
+  """What is diffused for latents [b, f, h, w, c]: the latents, or their scaled difference from the portrait's."""
+  return (latents - portrait[:, None]) * nets.residual_scale if nets.residual_scale else latents
+
+
+def from_residual(residual: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
+  """The inverse of `to_residual`."""
+  return residual / nets.residual_scale + portrait[:, None] if nets.residual_scale else residual
+
+
+def scale_examples(tree, scale: jax.Array):
+  """Every leaf [b, ...] times scale [b]."""
+  return jax.tree.map(lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype), tree)
+
+
+def context_scales(config, settings: Mapping[str, jax.Array], count: int) -> dict[str, jax.Array]:
+  """`Conditioning.context_scales` [count] of so many videos: the config's, overridden by `settings` [count]."""
+  reference = settings.get('reference_weight', config.context_scales.reference)
+  audio = settings.get('audio_weight', config.context_scales.audio)
+  scales = {'reference': reference, 'audio': audio, 'modulation': audio}
+  return {k: jnp.broadcast_to(jnp.asarray(v, jnp.float32), (count,)) for k, v in scales.items()}
+
+
+def _no_text(nets: Networks) -> Conditioning:
+  return Conditioning({'text': jnp.zeros((1, 1, nets.text_channels))})
+
+
+def check(config) -> None:
+  """Raises UserError for settings that contradict each other."""
+  if config.audio.kind == 'wav2vec2' and not config.audio.context:
+    raise UserError(
+      'config.audio.kind=wav2vec2 changes other settings too: give it as an argument of the config, '
+      f'--config=configs/{config.system}.py:paper,stage=2,audio.kind=wav2vec2'
+    )
+  if config.augment.hidden_mouth and config.mouth_weight == 1:
+    raise UserError(
+      'config.augment.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
+      'to more than 1, or config.augment.hidden_mouth to 0'
+    )
+  if config.diffusion.prior and config.diffusion.target != 'x0':
+    raise UserError(
+      f'config.diffusion.prior={config.diffusion.prior} needs a network that predicts x0, and config.diffusion.target '
+      f'is {config.diffusion.target!r}: set the prior to 0 or the target to x0'
+    )

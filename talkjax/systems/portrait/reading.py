@@ -1,0 +1,124 @@
+"""Corpus records as training examples of portrait systems, and as the truth that generated videos are compared with."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
+from talkjax.media import picture
+from talkjax.systems.portrait import audio
+from talkjax.systems.portrait.latents import factor
+
+
+def read(
+  record: Record,
+  generator: np.random.Generator,
+  *,
+  config,
+  complete: Callable[[dict[str, np.ndarray], int, np.random.Generator], dict[str, np.ndarray]],
+  read_states: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, np.ndarray]:
+  """Random clips of a record as training examples, `data.examples_per_record` along axis 0.
+
+  Args:
+    record: at least `config.frames` long.
+    generator: of the clips.
+    config: of the system.
+    complete: (example, first frame of the clip, generator) -> the example with what is the system's own.
+    read_states: frame numbers [n] -> cached states of wav2vec 2.0, float16 [n, k, d]; called where the record has them.
+
+  Returns:
+    target [k, f, h, w, 3] and reference [k, h, w, 3], float32 in [-1, 1]: the clip and another frame of the record, no
+    further than `data.reference_within` from it (with cached latents `target_moments` and `reference_moments` instead,
+    float16 [..., h', w', 2 c]). The audio features of the clip with `margin` frames on each side: `audio` or
+    `waveform` (see `audio.batch_key`) [k, f + 2m, d], the latter with `audio.context` more frames on each side, or with
+    cached states `audio_states` [k, f + 2m, n, d]. `weight` of the loss [k, f, h', w', 1] at the latents' resolution
+    where `mouth_weight` is not 1. `id` [k]. And what `complete` adds.
+
+  Raises:
+    UserError: the record is too short, has no sound where it is needed, or its cached features do not fit the config.
+  """
+  f, count = config.frames, len(record.frames)
+  if count < f:
+    raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
+  cached = config.audio.kind == 'wav2vec2' and len(record.features.get('speech', ()))
+  reach = config.margin + (0 if cached else config.audio.context)
+  features = None if cached else audio.record_features(record, config)
+  examples = []
+  for _ in range(config.data.examples_per_record):
+    start = int(generator.integers(0, count - f + 1))
+    within = config.data.reference_within or count
+    other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
+    around = np.arange(start - reach, start + f + reach)
+    example = {
+      **images('target', record, range(start, start + f), config),
+      **{k: v[0] for k, v in images('reference', record, [other], config).items()},
+    }
+    if config.mouth_weight != 1:
+      example['weight'] = mouth_weights(record, range(start, start + f), config)
+    if cached:
+      example['audio_states'] = read_states(around)
+    else:
+      example[audio.batch_key(config.audio)] = audio.pad_index(features, around, config.audio)
+    examples.append({**complete(example, start, generator), 'id': record.id})
+  return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+
+
+def images(name: str, record: Record, frames: Sequence[int], config) -> dict[str, np.ndarray]:
+  """Frames of a record under the key `name`, or their cached moments under NAME_moments.
+
+  Raises:
+    UserError: the cached latents are not of images as the config has them.
+  """
+  if not len(record.features.get('latents', ())):
+    return {name: picture.to_float(np.stack([square_frame(record, i, config.size) for i in frames]))}
+  where = f'config.data.feature_cache={config.data.feature_cache}'
+  latents = record.features['latents']
+  if config.latents.kind != 'vae':
+    raise UserError(
+      f'{where} has latents of an autoencoder, and config.latents.kind is {config.latents.kind!r}: set that to vae, or '
+      'config.data.feature_cache to nothing'
+    )
+  if (size := latents.shape[1] * factor(config.latents)) != config.size:
+    raise UserError(
+      f'{where} has latents of {size} x {size} pixels, and config.size is {config.size}: encode the corpus with '
+      f'--size={config.size} --feature_cache=ANOTHER_NAME'
+    )
+  return {f'{name}_moments': latents[list(frames)]}
+
+
+def square_frame(record: Record, index: int, size: int) -> np.ndarray:
+  """A frame as uint8 [size, size, 3]; of a frame that is not square, the centre."""
+  return picture.fit_square(record.frame(index), size)
+
+
+def to_square(points: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
+  """Points [..., 2] of a frame of `shape` (h, w) in pixels of its `square_frame`."""
+  side = min(shape)
+  corner = np.array([(shape[1] - side) // 2, (shape[0] - side) // 2], np.float32)
+  return (np.asarray(points, np.float32) - corner) * (size / side)
+
+
+def face_region(record: Record, frames: Sequence[int], size: int) -> np.ndarray:
+  """[size, size, 1] float32, 1 in the union of the face's boxes in `frames` (M of EMO's section 3.2)."""
+  corners = to_square(record.box[list(frames)].reshape(-1, 2, 2), record.size, size)
+  return box_region((*corners[:, 0].min(0), *corners[:, 1].max(0)), size)
+
+
+def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:
+  """[f, h', w', 1] float32 at the latents' resolution: `mouth_weight` in twice the lips' box, 1 elsewhere."""
+  size = config.size // factor(config.latents)
+  lips = to_square(record.landmarks[list(frames), 48:], record.size, size)
+  low, high = lips.min(1), lips.max(1)
+  middle, half = (low + high) / 2, high - low
+  boxes = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], axis=1)
+  return 1 + (config.mouth_weight - 1) * np.stack([box_region(box, size) for box in boxes])
+
+
+def box_region(box: Sequence[float], size: int) -> np.ndarray:
+  """[size, size, 1] float32, 1 inside x0, y0, x1, y1, given in pixels."""
+  x0, y0, x1, y1 = (int(np.clip(round(float(v)), 0, size)) for v in box)
+  region = np.zeros((size, size, 1), np.float32)
+  region[y0:y1, x0:x1] = 1
+  return region

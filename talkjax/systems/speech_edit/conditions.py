@@ -1,0 +1,177 @@
+"""What speech_edit generates from: corpus records, or any video and any speech in files."""
+
+import collections
+import dataclasses
+import itertools
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
+from talkjax.faces import align, landmarks, mask
+from talkjax.media import audio, mel, picture, video
+from talkjax.media.picture import to_float
+from talkjax.metrics.suites import Truth
+from talkjax.systems import FileBatch, RecordBatch, Request, Video
+from talkjax.systems.speech_edit import data
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+  """What generation starts from, batched over videos.
+
+  Attributes:
+    identity: [b, h, w, 3] float32 in [-1, 1], the frame that says who speaks.
+    frames: one dict per frame of `clean` [b, h, w, 3], `mask` [b, h, w, 1] and `audio` [b, d].
+    fps: frames per second.
+  """
+
+  identity: np.ndarray
+  frames: Iterable[dict[str, np.ndarray]]
+  fps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clip:
+  """A record as it is re-voiced: aligned images, masks and landmarks [f, 68, 2], and audio features [count, d]."""
+
+  images: list[np.ndarray]
+  masks: list[np.ndarray]
+  landmarks: np.ndarray
+  features: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _RecordFrames:
+  """The frames of a batch of clips; a shorter clip holds its last frame. It can be iterated any number of times."""
+
+  clips: Sequence[_Clip]
+  count: int
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    for f in range(self.count):
+      index = [min(f, len(clip.images) - 1) for clip in self.clips]
+      yield {
+        'clean': to_float(np.stack([clip.images[i] for clip, i in zip(self.clips, index)])),
+        'mask': np.stack([clip.masks[i] for clip, i in zip(self.clips, index)]),
+        'audio': np.stack([clip.features[f] for clip in self.clips]),
+      }
+
+
+def from_records(
+  clips: Sequence[Record],
+  *,
+  config,
+  speech: Sequence[Record] | None = None,
+  num_frames: int | None = None,
+  settings: Mapping[str, Sequence[float]] | None = None,
+) -> RecordBatch:
+  """Records as conditions: each video re-voiced with its own sound, or with that of another record.
+
+  Args:
+    clips: the videos.
+    config: the system's.
+    speech: as many records whose sound is used instead; cut or silent after its end.
+    num_frames: length of the videos; by default that of the longest clip.
+    settings: none: speech_edit has no sweepable options.
+  """
+  count = num_frames or max(len(r.frames) for r in clips)
+  made = [_read_clip(clip, voice, count, config) for clip, voice in zip(clips, speech or clips, strict=True)]
+  return RecordBatch(
+    Conditions(
+      identity=to_float(np.stack([clip.images[0] for clip in made])),
+      frames=_RecordFrames(made, count),
+      fps=clips[0].fps,
+    ),
+    tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made),
+  )
+
+
+def _read_clip(clip: Record, voice: Record, count: int, config) -> _Clip:
+  transforms = data.frame_transforms(clip, config)
+  last = min(count, len(clip.frames))
+  return _Clip(
+    images=[align.crop(clip.frame(i), transforms[i], config.size) for i in range(last)],
+    masks=[data.jaw_mask(clip, transforms, i, config) for i in range(last)],
+    landmarks=np.stack([align.transform_points(clip.landmarks[i], transforms[i]) for i in range(last)]),
+    features=data.audio_features(data.record_mel(voice), np.arange(count), clip.fps, config.audio),
+  )
+
+
+def from_files(params, request: Request, *, config) -> list[FileBatch]:
+  """The re-voiced video: in the source's own size and frame rate, as long as the speech.
+
+  Frames are read, generated and written one by one, so memory does not grow with the length. A video shorter than the
+  speech plays back and forth, and only then its frames are kept on disk.
+
+  Raises:
+    UserError: a file cannot be read, or no face is found.
+  """
+  source, voice = request.inputs['video'], request.inputs['audio']
+  speech = audio.read_audio(voice)
+  samples, rate = audio.read_audio_native(voice)
+  info = video.probe(source)
+  # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
+  count = max(1, math.ceil(len(samples) / rate * info.fps - 1e-3))
+  read = lambda: itertools.islice(video.read_frames(source, fps=info.fps), count)
+
+  track = landmarks.find_faces(read(), name=source)
+  transforms = align.canonical_transforms(track.landmarks, config.size)
+  spectrogram = mel.log_mel(speech, data.mel_frames(len(speech)))
+  identity = _read_identity(request.inputs.get('identity', '0'), config, read, transforms)
+  pending = collections.deque()  # source frames between reading and writing
+
+  def frames() -> Iterator[dict[str, np.ndarray]]:
+    for number, (index, frame) in enumerate(back_and_forth(read, len(transforms), count)):
+      clean = align.crop(frame, transforms[index], config.size)
+      points = align.transform_points(track.landmarks[index], transforms[index])
+      region = mask.jaw_mask(points, config.size, kind=config.mask)
+      pending.append((index, frame, region))
+      features = data.audio_features(spectrogram, np.array([number]), info.fps, config.audio)
+      yield {'clean': to_float(clean)[None], 'mask': region[None], 'audio': features}
+
+  def compose(generated: np.ndarray) -> np.ndarray:
+    index, frame, region = pending.popleft()
+    return align.paste(frame, generated, transforms[index], region)
+
+  file = Video(request.output, count, info.fps, (info.height, info.width), voice, info.pixel_aspect, compose)
+  return [FileBatch((file,), 1, lambda: Conditions(identity[None], frames(), info.fps))]
+
+
+def _read_identity(wanted: str, config, read: Callable, transforms: np.ndarray) -> np.ndarray:
+  """[h, w, 3] in [-1, 1]: a frame of the video by its number, or an image."""
+  if wanted.isdigit():
+    number = int(wanted)
+    frame = next(itertools.islice(read(), number, None), None)
+    if frame is None:
+      raise UserError(f'--identity={number}: the video has frames 0 to {len(transforms) - 1}')
+    return to_float(align.crop(frame, transforms[number], config.size))
+  if not os.path.lexists(wanted):
+    raise UserError(f'--identity={wanted} is neither an image nor the number of a frame of the video: give one of them')
+  image = picture.read(wanted)
+  track = landmarks.find_faces([image], name=wanted)
+  return to_float(align.crop(image, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
+
+
+def back_and_forth(read: Callable, length: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
+  """`count` pairs (index, frame) with indices 0, 1, ..., length - 1, length - 2, ..., 0, 1, ..."""
+  if count <= length:
+    yield from enumerate(read())
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    name = lambda i: str(pathlib.Path(folder) / f'{i:07}.png')
+    for i, frame in enumerate(read()):
+      if not cv2.imwrite(name(i), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        raise UserError(f'cannot write frames of the video to {folder}: check the space left on the disk')
+      yield i, frame
+    period = max(1, 2 * (length - 1))
+    for number in range(length, count):
+      i = number % period
+      i = min(i, period - i)
+      yield i, cv2.cvtColor(cv2.imread(name(i)), cv2.COLOR_BGR2RGB)

@@ -1,0 +1,63 @@
+"""Generation with speech_edit: frame by frame, each conditioned on the one before (eq. 6)."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from talkjax.diffusion import samplers
+from talkjax.diffusion.noise import keyed_normal
+from talkjax.media.picture import to_uint8
+from talkjax.systems import Chunk
+from talkjax.systems.speech_edit.conditions import Conditions
+from talkjax.systems.speech_edit.model import paste
+
+
+def make_frame_step(predict: Callable, config, table: samplers.Table):
+  """The compiled function that generates the next frame of every video of a batch."""
+
+  @jax.jit
+  def step(params, frame, previous, identity, seeds, number):
+    clean, region = frame['clean'], frame['mask']
+    noise = lambda index: keyed_normal(seeds, number, index, clean.shape[1:])
+
+    def denoise(y_t, level):
+      return predict(params, y_t, level, {**frame, 'previous': previous, 'identity': identity})
+
+    return samplers.sample(
+      denoise,
+      noise(config.sampler.steps),
+      table,
+      noise,
+      target=config.diffusion.target,
+      clip=1.0,
+      constrain=lambda y: paste(y, clean, region),  # clean pixels outside the mask at every step
+    )
+
+  return step
+
+
+def generate(
+  params,
+  conditions: Conditions,
+  seeds: np.ndarray,
+  progress: Callable[[float], None] | None = None,
+  *,
+  step: Callable,
+) -> Iterator[Chunk]:
+  """Videos of a batch, one frame at a time.
+
+  Args:
+    params: from training.
+    conditions: see `Conditions`.
+    seeds: [b] uint32, one per video.
+    progress: not used: chunks come as they are generated.
+    step: from `make_frame_step`; compiled once per batch and image size, never per length.
+  """
+  previous = None
+  for number, frame in enumerate(conditions.frames):
+    # As in training, the frame before the first one is the first one itself, as it was filmed.
+    previous = jnp.asarray(frame['clean']) if previous is None else previous
+    previous = step(params, frame, previous, conditions.identity, np.asarray(seeds, np.uint32), number)
+    yield Chunk(to_uint8(previous)[:, None], fps=conditions.fps)

@@ -1,0 +1,162 @@
+"""What vexpress generates from: corpus records, or portraits, voices and keypoints in files."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from talkjax.corpora.records import Record
+from talkjax.errors import UsageError
+from talkjax.faces import keypoints, landmarks
+from talkjax.media import audio as sound
+from talkjax.media import video
+from talkjax.media.segments import AUDIO_RATE
+from talkjax.systems import FileBatch, RecordBatch, Request
+from talkjax.systems.portrait import conditions
+from talkjax.systems.portrait.conditions import Job, Portraits
+from talkjax.systems.portrait.reading import to_square
+from talkjax.systems.vexpress import windows
+from talkjax.systems.vexpress.data import face_points
+
+POINTS_SIZE = 512  # keypoints in arrays are pixels of a square of this size, as the released script writes them
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+  """What generation starts from; each video of a batch has its own length.
+
+  Attributes:
+    portraits: the portraits and the settings of the batch.
+    keypoints: per video [f, 3, 2] float32 in pixels of its portrait, for each frame to be generated.
+    sound: per video its waveform, float32 at 16 kHz, as long as the frames.
+    fps: per video its frames per second.
+  """
+
+  portraits: Portraits
+  keypoints: Sequence[np.ndarray]
+  sound: Sequence[np.ndarray]
+  fps: Sequence[float]
+
+
+def from_records(
+  clips: Sequence[Record],
+  *,
+  config,
+  speech: Sequence[Record] | None = None,
+  num_frames: int | None = None,
+  settings: Mapping[str, Sequence[float]] | None = None,
+) -> RecordBatch:
+  """Records as conditions: the first frame is the portrait, the record's own keypoints and sound drive it.
+
+  Args:
+    clips: who is shown, and how heads move.
+    config: the system's.
+    speech: as many records whose sound is used instead; silent after its end.
+    num_frames: longest length of the videos; by default that of each clip.
+    settings: values [b] of sweepable options.
+  """
+  size = config.size
+  lengths = [min(num_frames or len(c.frames), len(c.frames)) for c in clips]
+  voices = zip(speech or clips, clips, lengths)
+  return RecordBatch(
+    Conditions(
+      portraits=conditions.from_records(clips, config, settings or {}),
+      keypoints=[face_points(c, size)[:n] for c, n in zip(clips, lengths)],
+      sound=[fit_duration(v.audio.astype(np.float32) / 32768, n / c.fps) for v, c, n in voices],
+      fps=[c.fps for c in clips],
+    ),
+    tuple(conditions.truth(c, n, size) for c, n in zip(clips, lengths)),
+  )
+
+
+def from_files(params, request: Request, *, config) -> list[FileBatch]:
+  """The videos of every portrait with every voice, and every value of a sweep.
+
+  All files are read before the first video is generated, so that a bad one among many is found at once. The windows of
+  a batch are generated together.
+
+  Raises:
+    UsageError: options contradict each other, or the output does not fit the number of videos.
+    UserError: a file cannot be read, no face is found, or keypoints cannot be retargeted.
+  """
+  inputs = request.inputs
+  paths = conditions.jobs(request)
+  strategy = inputs.get('retarget') or ('naive' if 'kps' in inputs else 'fix_face')
+  if strategy != 'fix_face' and 'kps' not in inputs:
+    raise UsageError(f'--retarget={strategy} moves keypoints of --kps, which is missing: name a video or an array')
+  voices = {path: read_voice(path, config) for path in inputs['audio']}
+  images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
+  longest = max(voice.num_frames for voice in voices.values())
+  driving = read_driving(inputs['kps'], longest, config) if 'kps' in inputs else None
+  jobs = sorted(paths, key=lambda job: voices[job.voice].num_frames)  # equal lengths together
+  size = request.batch_size or (len(request.sweep[1]) if request.sweep else 1)
+
+  def points(job: Job) -> np.ndarray:
+    own = keypoints.of_landmarks(images[job.image].landmarks)
+    return keypoints.retarget(driving, own, voices[job.voice].num_frames, strategy, config.compat)
+
+  def make(batch: list[Job]) -> Conditions:
+    return Conditions(
+      portraits=conditions.portraits_of(batch, images, request),
+      keypoints=[points(job) for job in batch],
+      sound=[voices[job.voice].waveform for job in batch],
+      fps=[voices[job.voice].fps for job in batch],
+    )
+
+  batches = []
+  for first in range(0, len(jobs), size):
+    batch = jobs[first : first + size]
+    own = [(job, voices[job.voice]) for job in batch]
+    videos = [conditions.video_of(job, paths[job], voice.num_frames, voice.fps, config.size) for job, voice in own]
+    batches.append(FileBatch(tuple(videos), len(batch), functools.partial(make, batch)))
+  return batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+  """A voice file: its 16 kHz waveform [s], and the frames of its video."""
+
+  waveform: np.ndarray
+  num_frames: int
+  fps: float
+
+
+def read_voice(path: str, config) -> Voice:
+  """A voice, and how many frames its video has.
+
+  With `compat` 'published' those are the frames of whole windows, spread over the whole sound.
+  """
+  samples, rate = sound.read_audio_native(path)
+  seconds = len(samples) / rate
+  waveform = sound.read_audio(path)
+  if config.compat == 'published':
+    settings = config.windows
+    _, _, count = windows.published_length(len(waveform), settings.frames, settings.overlap, config.fps)
+    return Voice(waveform, count, count / seconds)
+  count = max(1, round(seconds * config.fps))
+  return Voice(fit_duration(waveform, count / config.fps), count, config.fps)
+
+
+def read_driving(path: str, count: int, config) -> np.ndarray:
+  """Driving keypoints, as many as there are but no more than `count`, [f, 3, 2] in pixels of a square of `config.size`.
+
+  Args:
+    path: a video, whose face is detected at `config.fps`, or an array (see `keypoints.read`) in pixels of a square of
+      512.
+    count: frames that are needed.
+    config: the system's.
+  """
+  if path.endswith(('.npy', '.pth', '.pt')):
+    return keypoints.read(path) * np.float32(config.size / POINTS_SIZE)
+  shape = video.probe(path)
+  frames = itertools.islice(video.read_frames(path, config.fps), count)
+  track = landmarks.find_faces(frames, name=path)
+  return to_square(keypoints.of_landmarks(track.landmarks), (shape.height, shape.width), config.size)
+
+
+def fit_duration(waveform: np.ndarray, seconds: float) -> np.ndarray:
+  """A 16 kHz waveform [s], cut or padded with silence to that duration."""
+  samples = round(seconds * AUDIO_RATE)
+  return np.pad(waveform[:samples], (0, max(0, samples - len(waveform)))).astype(np.float32)

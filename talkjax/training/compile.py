@@ -1,0 +1,73 @@
+"""The compiled training step of a config: how state and step are assembled, for training and for benchmarks."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from talkjax.training import sharding, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The two compiled functions of training and where their arrays are.
+
+  Attributes:
+    create: random key -> a fresh state.
+    step: (state, batch) -> (state, metrics); the state is donated.
+    state: the shapes of a state, with their shardings.
+    batch: the shapes of a batch, with their shardings.
+    layout: shardings of a state.
+    batch_layout: sharding of the arrays of a batch.
+  """
+
+  create: jax.stages.Wrapped
+  step: jax.stages.Wrapped
+  state: state.State
+  batch: Mapping[str, jax.ShapeDtypeStruct]
+  layout: state.State
+  batch_layout: jax.sharding.Sharding
+
+
+def training_program(config, system, example: Mapping[str, jax.Array]) -> Program:
+  """The program of a config; nothing is compiled or allocated yet.
+
+  Args:
+    config: of the system.
+    system: with `init` and `loss`.
+    example: arrays with examples along axis 0, of any number; a batch has `config.batch_size`.
+
+  Raises:
+    UserError: the mesh does not cover the devices, or `config.train` fits no parameter.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  optimizer = state.make_optimizer(config.optimizer, config.steps)
+  batch_layout = sharding.batch_sharding(mesh)
+  # Shapes carry their shardings as the arrays will: attention depends on them (`talkjax.nn.attention`).
+  batch = {
+    k: jax.ShapeDtypeStruct((config.batch_size, *v.shape[1:]), v.dtype, sharding=batch_layout)
+    for k, v in example.items()
+  }
+
+  def create(rng):
+    zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch.items()}
+    return state.create(system.init, optimizer, config.train, rng, zeros)
+
+  shapes = jax.eval_shape(create, jax.random.key(config.seed))
+  layout = sharding.tree_shardings(shapes, mesh, config.rules)
+  accumulate = config.optimizer.accumulate
+  step = state.make_step(system.loss, optimizer, config.train, ema=config.ema, accumulate=accumulate, seed=config.seed)
+  return Program(
+    create=jax.jit(create, out_shardings=layout),
+    step=jax.jit(
+      step,
+      in_shardings=(layout, batch_layout),
+      out_shardings=(layout, sharding.replicated(mesh)),
+      donate_argnums=0,
+    ),
+    state=jax.tree.map(lambda s, l: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=l), shapes, layout),
+    batch=batch,
+    layout=layout,
+    batch_layout=batch_layout,
+  )
