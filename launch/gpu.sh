@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs one command on every task of a Slurm allocation, one process a node or a GPU, which find each other by themselves.
+# Runs a command in every task of a Slurm allocation, one process per node or per GPU, and connects the processes.
 # Usage: srun --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 launch/gpu.sh \
 #          python -m talkjax.train --config=configs/speech_edit.py --workdir=/scratch/run
-# Without Slurm it is one machine with all its GPUs.
+# Without Slurm it uses all GPUs of this machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ $# -lt 1 ]; then

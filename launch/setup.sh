@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with talkjax in it, once: later calls see that setup.py is unchanged and return at once.
+# Creates .venv and installs talkjax into it. Later calls do nothing as long as setup.py and this file are unchanged.
 # Usage: launch/setup.sh [extra,...]   (extras of setup.py: test, cuda, tpu, beam, parity)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,14 +16,14 @@ for candidate in "${PYTHON:-}" python3.12 python3.11 python3.13 python3; do
   fi
 done
 if [ -z "$python" ]; then
-  echo "error: no Python 3.11, 3.12 or 3.13 was found: install one, or name it with PYTHON=/path/to/python" >&2
+  echo "error: no Python 3.11, 3.12 or 3.13 was found: install one, or set PYTHON=/path/to/python" >&2
   exit 1
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 echo "installing talkjax into .venv with $(.venv/bin/python --version)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
-# The last MediaPipe that carries its models pins an old numpy and protobuf that it runs without (hence --no-deps). It has no
-# wheel for Python 3.13: there a newer one runs with the same models, taken out of the older one's wheel.
+# The last MediaPipe release that contains models pins an old NumPy and protobuf that it does not need (hence --no-deps). It
+# has no wheel for Python 3.13, where a newer release uses the models extracted from the wheel of the older one.
 if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mediapipe==0.10.21
 else

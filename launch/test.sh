@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A fresh machine to a green test suite: the environment, ruff, pytest in two processes (arguments go to it: -m slow, -k name).
+# Installs talkjax and runs ruff and the tests in two processes. Arguments are passed to pytest: -m slow, -k name.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launch/setup.sh test

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs one command on every host of a Cloud TPU VM slice, which find each other by themselves.
+# Runs a command on every host of a Cloud TPU VM slice and connects the processes.
 # Usage: launch/tpu.sh TPU_NAME ZONE python -m talkjax.train --config=configs/speech_edit.py --workdir=gs://bucket/run
-# The clone and its .venv are made on the hosts from the commit that is checked out here, pushed to the origin.
+# The hosts clone the current commit, which must have been pushed to the origin, and create their own .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ $# -lt 3 ]; then
@@ -11,7 +11,7 @@ fi
 name="$1" zone="$2"
 shift 2
 commit="$(git rev-parse HEAD)" origin="$(git remote get-url origin)"
-# %q keeps the quoting of the command on its way through two shells.
+# %q preserves the quoting of the command through two shells.
 command="$(printf '%q ' "$@")"
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
   set -e

@@ -1,9 +1,13 @@
-"""The corpus that tests train on, built once a session by the command that users type."""
+"""How tests run the commands, in this process or in their own, and the smallest config that they train."""
 
+import contextlib
+import importlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The tiny size made smaller: a step takes milliseconds.
@@ -19,19 +23,33 @@ MICRO = (
   '--config.steps=6',
   '--config.log_every=1',
   '--config.checkpoint_every=2',
+  '--config.keep_checkpoints=3',
   '--config.sample_every=0',
   '--config.sampler.steps=2',
 )
 
 
 def run(module: str, *args: str, devices: int | None = None, env: dict[str, str] | None = None, check: bool = True):
-  """Runs `python -m module args` in the clone's root; with `devices`, on that many fake CPU devices."""
+  """Runs `python -m module args` in the clone's root, on `devices` fake CPU devices if given; `check`: it succeeds."""
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', **(env or {})}
   if devices:
     env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
   done = subprocess.run(
     [sys.executable, '-m', module, *args], cwd=ROOT, env=env, check=False, capture_output=True, text=True, timeout=600
   )
+  assert not check or done.returncode == 0, done.stderr[-3000:]
+  return done
+
+
+def call(module: str, *args: str, check: bool = True) -> types.SimpleNamespace:
+  """As `run`, in this process: without the seconds that Python and JAX take to start.
+
+  For exit codes of the interpreter, signals, several processes and fake devices there is `run`.
+  """
+  stdout, stderr = io.StringIO(), io.StringIO()
+  with contextlib.chdir(ROOT), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+    code = importlib.import_module(module).main([module, *args])
+  done = types.SimpleNamespace(returncode=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
   assert not check or done.returncode == 0, done.stderr[-3000:]
   return done
 

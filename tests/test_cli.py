@@ -1,133 +1,93 @@
-"""How a command ends: exit codes, one sentence on stderr, a traceback only when asked for."""
+"""How a command starts and ends: flags, help, exit codes, one sentence on stderr, a traceback only when asked for."""
 
 import functools
+import importlib
+import json
 import os
 import pathlib
+import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-
-from talkjax import cli
-from talkjax.errors import UsageError
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-COMMAND = """
-import os, sys, time
 from absl import flags
-from talkjax import cli
+
+from talkjax import cli, systems
 from talkjax.errors import UsageError, UserError
-flags.DEFINE_string('fail', '', '')
-flags.DEFINE_integer('number', 1, '')
-FLAGS = flags.FLAGS
-def main(argv):
-  if FLAGS.fail == 'user':
-    raise UserError('no face in clip.mp4:\\n  expected one')
-  if FLAGS.fail == 'usage':
-    raise UsageError('--video or --image is needed')
-  if FLAGS.fail == 'bug':
-    raise KeyError('surprise')
-  if FLAGS.fail == 'exit':
-    sys.exit(7)
-  if FLAGS.fail == 'wait':
+from talkjax.options import Option
+from tests.commands import ROOT, call
+
+COMMANDS = ('train', 'generate', 'evaluate', 'convert', 'benchmark')  # talkjax.build has the flags of the tfds command
+OF_SYSTEMS = {'generate': lambda option: True, 'evaluate': lambda option: option.evaluate}
+
+OWN = (Option('fail', str, 'How to fail.', ''), Option('number', int, 'A number.', 1, minimum=1))
+
+SCRIPT = """
+import sys, time
+from talkjax import cli
+from talkjax.errors import UserError
+from talkjax.options import Option
+def main(args):
+  if args.fail == 'user':
+    raise UserError('no face in clip.mp4')
+  if args.fail == 'wait':
     print('waiting', flush=True)
     time.sleep(60)
-  print('done', FLAGS.number, argv[1:])
+  print('done')
 if __name__ == '__main__':
-  cli.run(main)
+  sys.exit(cli.run(main, (Option('fail', str, 'How to fail.', ''),), 'Does something.'))
 """
 
 
 @pytest.fixture(scope='module')
-def command(tmp_path_factory):
-  path = tmp_path_factory.mktemp('cli') / 'command.py'
-  path.write_text(COMMAND)
+def script(tmp_path_factory):
+  """Starts a process that can end in every way."""
+  path = tmp_path_factory.mktemp('cli') / 'script.py'
+  path.write_text(SCRIPT)
   environment = os.environ | {'PYTHONPATH': str(ROOT)}
-  return lambda *args, start=subprocess.run, **kwargs: start(
-    [sys.executable, str(path), *args], env=environment, text=True, **kwargs
-  )
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  return lambda *args, **how: subprocess.Popen([sys.executable, str(path), *args], env=environment, **pipes, **how)
 
 
-def run(command, *args):
-  done = command(*args, capture_output=True, timeout=60)
-  return done.returncode, done.stdout, done.stderr
+def command(*args):
+  """The exit code of a command that can fail in every way."""
 
+  def main(args):
+    if args.fail == 'user':
+      raise UserError('no face in clip.mp4:\n  expected one')
+    if args.fail == 'usage':
+      raise UsageError('--video or --image is needed')
+    if args.fail == 'bug':
+      raise KeyError('surprise')
+    if args.fail == 'interrupt':
+      raise KeyboardInterrupt
+    if args.fail == 'exit':
+      sys.exit(7)
+    print('done', args.number)
 
-def test_a_sweep_is_a_setting_and_numbers():
-  assert cli.parse_sweep(None) is None
-  assert cli.parse_sweep('audio_weight=0.5,1,1.0,2') == ('audio_weight', (0.5, 1.0, 2.0))
-  for text in ('audio_weight', 'audio_weight=', 'guidance=1', 'guidance=1,x', 'guidance=1,nan'):
-    with pytest.raises(UsageError, match='expected a setting and two numbers'):
-      cli.parse_sweep(text)
-
-
-def test_done_is_0_and_says_nothing_else(command):
-  assert run(command, '--number=3') == (0, 'done 3 []\n', '')
-
-
-@pytest.mark.parametrize(
-  ('args', 'code', 'sentence'),
-  [
-    (['--fail=user'], 1, 'error: no face in clip.mp4: expected one\n'),
-    (['--fail=usage'], 2, 'error: --video or --image is needed\n'),
-  ],
-)
-def test_an_error_is_one_sentence(command, args, code, sentence):
-  assert run(command, *args) == (code, '', sentence)
+  return cli.run(main, OWN, 'Does something.', ['command', *args])
 
 
 @pytest.mark.parametrize(
-  ('args', 'named'),
+  ('args', 'code', 'out', 'err'),
   [
-    (['--nubmer=3'], 'nubmer'),
-    (['--number=three'], 'number'),
-    (['clip.mp4'], 'clip.mp4'),
+    ([], 0, 'done\n', ''),
+    (['--fail=user'], 1, '', 'error: no face in clip.mp4\n'),
+    (['clip.mp4'], 2, '', "error: unexpected argument 'clip.mp4': every option is written --name=value; see --help\n"),
   ],
 )
-def test_a_wrong_command_line_is_2_and_names_the_flag(command, args, named):
-  code, out, err = run(command, *args)
-  assert (code, out) == (2, '')
-  assert err.startswith('error: ')
-  assert named in err
-  assert err.count('\n') == 1
+def test_exit_codes_of_the_process(script, args, code, out, err):
+  process = script(*args)
+  assert process.communicate(timeout=60) == (out, err)
+  assert process.returncode == code
 
 
-def test_a_bug_is_one_sentence_too(command):
-  code, out, err = run(command, '--fail=bug')
-  assert (code, out) == (1, '')
-  assert err.startswith("error: KeyError: 'surprise'")
-  assert '--debug' in err
-  assert err.count('\n') == 1
-
-
-@pytest.mark.parametrize(('fail', 'code'), [('user', 1), ('usage', 2), ('bug', 1)])
-def test_debug_shows_the_traceback(command, fail, code):
-  for debug in ('--debug', '--debug=true'):
-    returned, _, err = run(command, f'--fail={fail}', debug)
-    assert returned == code
-    assert 'Traceback' in err
-    assert err.splitlines()[-1].startswith('error: ')
-
-
-def test_an_exit_keeps_its_code(command):
-  assert run(command, '--fail=exit')[0] == 7
-
-
-def test_help_leaves_well(command):
-  code, out, err = run(command, '--help')
-  assert 'Traceback' not in out + err
-  assert '--number' in out + err
-  assert code in (0, 1)  # absl leaves help with 1
-
-
-def test_an_interrupt_is_130_without_a_traceback(command):
+def test_an_interrupt_is_130_without_a_traceback(script):
   # A shell has what it starts in the background ignore interrupts, and that is inherited.
-  heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-  process = command('--fail=wait', start=subprocess.Popen, preexec_fn=heeds, **pipes)
+  process = script('--fail=wait', preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
   try:
     assert process.stdout.readline() == 'waiting\n'
     time.sleep(0.1)
@@ -137,3 +97,203 @@ def test_an_interrupt_is_130_without_a_traceback(command):
     process.kill()
   assert process.returncode == 130
   assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize('name', [*COMMANDS, 'build'])
+def test_every_command_ends_with_its_exit_code(name, monkeypatch, capsys):
+  """As `python -m talkjax.NAME --wrong` does."""
+  monkeypatch.setattr(sys, 'argv', [name, '--wrong'])
+  monkeypatch.delitem(sys.modules, f'talkjax.{name}', raising=False)  # runpy warns of a module that is there
+  with pytest.raises(SystemExit) as caught:
+    runpy.run_module(f'talkjax.{name}', run_name='__main__')
+  assert caught.value.code == 2
+  out, err = capsys.readouterr()
+  assert out == '' and err.startswith('error: ') and 'wrong' in err and err.count('\n') == 1
+
+
+def test_done_is_0_and_says_nothing_else(capsys):
+  assert command('--number=3') == 0
+  assert capsys.readouterr() == ('done 3\n', '')
+
+
+@pytest.mark.parametrize(
+  ('fail', 'code', 'sentence'),
+  [
+    ('user', 1, 'error: no face in clip.mp4: expected one\n'),
+    ('usage', 2, 'error: --video or --image is needed\n'),
+    ('bug', 1, "error: KeyError: 'surprise' (run again with --debug for the traceback)\n"),
+    ('interrupt', 130, ''),
+  ],
+)
+def test_an_error_is_one_sentence(fail, code, sentence, capsys):
+  assert command(f'--fail={fail}') == code
+  assert capsys.readouterr() == ('', sentence)
+
+
+@pytest.mark.parametrize(
+  ('args', 'named'),
+  [
+    (['--nubmer=3'], 'nubmer'),
+    (['--number=three'], 'number'),
+    (['--number=0'], '--number=0: expected 1 or more'),
+    (['clip.mp4'], 'clip.mp4'),
+  ],
+)
+def test_a_wrong_command_line_is_2_and_names_the_flag(args, named, capsys):
+  assert command(*args) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and err.startswith('error: ') and named in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(('fail', 'code'), [('user', 1), ('usage', 2), ('bug', 1)])
+def test_debug_shows_the_traceback(fail, code, capsys):
+  for debug in ('--debug', '--debug=true'):
+    assert command(f'--fail={fail}', debug) == code
+    err = capsys.readouterr().err
+    assert 'Traceback' in err and err.splitlines()[-1].startswith('error: ')
+
+
+def test_an_exit_keeps_its_code():
+  with pytest.raises(SystemExit) as caught:
+    command('--fail=exit')
+  assert caught.value.code == 7
+
+
+def _options(name):
+  return importlib.import_module(f'talkjax.{name}').OPTIONS
+
+
+def _of_systems(name) -> dict[str, list[Option]]:
+  """By system, the options of systems that a command accepts."""
+  accept = OF_SYSTEMS.get(name, lambda option: False)
+  return {system: [o for o in systems.module(system).OPTIONS if accept(o)] for system in systems.names()}
+
+
+def _sections(text) -> dict[str, dict[str, str]]:
+  """The titles of a --help, and for each the options and what is said of them."""
+  found = {}
+  for part in re.split(r'\n\n(?=Options)', text)[1:]:
+    title, rest = part.split(':\n', 1)
+    lines = re.findall(r'^  --(\S+) +(.*(?:\n {26}.*)*)', rest, re.MULTILINE)
+    found[title] = {option: ' '.join(told.split()) for option, told in lines}
+  return found
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_lists_every_option(name):
+  for flag in ('--help', '-h'):
+    done = call(f'talkjax.{name}', flag)
+    assert done.stderr == ''
+  module = importlib.import_module(f'talkjax.{name}')
+  assert done.stdout.startswith(module.__doc__.strip())
+  sections = _sections(done.stdout)
+  own = sections.pop('Options')
+  more = ['config.KEY=VALUE'] if cli.CONFIG in module.OPTIONS else []
+  assert list(own) == [*(o.name for o in module.OPTIONS), 'debug', *more]
+  for option in module.OPTIONS:
+    told = option.help if option.default is None else f'{option.help} (default: {option.default})'
+    assert own[option.name] == told
+  # Each option of a system is in one section, which names the systems that accept it.
+  listed = {(s, option): told for t, of in sections.items() for s in t[11:].split(', ') for option, told in of.items()}
+  assert listed == {(system, o.name): o.help for system, of in _of_systems(name).items() for o in of}
+  assert len({option for of in sections.values() for option in of}) == sum(map(len, sections.values()))
+
+
+def test_help_of_build_lists_its_own_flags_and_those_of_tfds(capsys):
+  with pytest.raises(SystemExit) as caught:  # argparse's
+    importlib.import_module('talkjax.build').main(['build', '--help'])
+  assert not caught.value.code
+  out = capsys.readouterr().out
+  for option in (
+    '--workers', '--clip_timeout', '--beam', '--latents', '--size', '--speech', '--speech_layers', '--feature_cache',
+    '--manual_dir', '--data_dir', '--config', '--overwrite', '--max_examples_per_split',
+  ):  # fmt: skip
+    assert re.search(rf'^ +(-\w( \S+)?, )?{option}\b', out, re.MULTILINE), option
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_no_option_leaks_from_one_command_into_another(name):
+  mine = {'debug', *(o.name for o in _options(name)), *(o.name for of in _of_systems(name).values() for o in of)}
+  others = {o.name for n in COMMANDS for o in (*_options(n), *(x for of in _of_systems(n).values() for x in of))}
+  for option in sorted(others - mine):
+    done = call(f'talkjax.{name}', f'--{option}=1', check=False)
+    assert done.returncode == 2 and option in done.stderr, option
+
+
+def test_options_of_one_name_mean_what_each_command_says():
+  parsed = {
+    name: cli.parse([name, '--output=here', '--batch_size=3'], _options(name), OF_SYSTEMS[name])
+    for name in ('generate', 'evaluate')
+  }
+  for arguments in parsed.values():
+    assert (arguments.output, arguments.batch_size, arguments.given) == ('here', 3, {})
+  default = {name: cli.parse([name], _options(name), OF_SYSTEMS[name]) for name in parsed}
+  assert (default['generate'].output, default['generate'].batch_size) == ('out.mp4', None)
+  assert (default['evaluate'].output, default['evaluate'].batch_size) == (None, 10)
+  declared = {name: {o.name: o for o in _options(name)} for name in COMMANDS}
+  helps = [of['output'].help for of in declared.values() if 'output' in of]
+  assert len(set(helps)) == len(helps) == 4
+
+
+def test_options_of_systems_are_given_by_name():
+  parse = lambda *args: cli.parse(['generate', *args], _options('generate'), OF_SYSTEMS['generate']).given
+  assert parse('--seed=1') == {}
+  assert parse('--image=a.png', '--steps=4', '--nomotion_frames', '--speed=1') == {
+    'image': 'a.png',
+    'steps': 4,
+    'motion_frames': False,
+    'speed': 1.0,
+  }
+
+
+@pytest.mark.parametrize('workdir', [['--workdir={}'], ['--workdir', '{}']])
+def test_a_system_that_is_defined_elsewhere_has_its_options(workdir, tmp_path, monkeypatch):
+  (tmp_path / 'elsewhere').mkdir()
+  (tmp_path / 'elsewhere' / 'mine.py').write_text(
+    'from talkjax.options import Option\nOPTIONS = (Option("colour", str, "Of the hair."),)\n'
+  )
+  (tmp_path / 'config.json').write_text(json.dumps({'system': 'elsewhere.mine'}))
+  monkeypatch.syspath_prepend(tmp_path)
+  args = [*(part.format(tmp_path) for part in workdir), '--colour=red']
+  assert cli.parse(['generate', *args], _options('generate'), OF_SYSTEMS['generate']).given == {'colour': 'red'}
+  with pytest.raises(UsageError, match='colour'):
+    cli.parse(['generate', '--colour=red'], _options('generate'), OF_SYSTEMS['generate'])
+
+
+@pytest.mark.parametrize(
+  ('args', 'sentence'),
+  [
+    (['--config=configs/emoo.py'], 'no file configs/emoo.py: there are configs/emo.py, configs/speech_edit.py'),
+    (['--config=configs/emo.py:tyni'], "--config=configs/emo.py:tyni: size 'tyni' is not one of"),
+    (['--config=configs/emo.py:tiny,seeed=1'], "the config has no key 'seeed' (nearest: seed"),
+    (['--config=configs/emo.py:tiny', '--config.modle.heads=1'], "no key 'modle.heads' (nearest: model.heads"),
+    (['--config=configs/emo.py:tiny', '--config.seed=x'], 'seed'),
+    (['--config', 'configs/emo.py:tiny', '--config.frame=1'], "--config.frame=1: the config has no key 'frame'"),
+  ],
+)
+def test_a_wrong_config_is_a_usage_error(args, sentence):
+  done = call('talkjax.train', *args, '--workdir=unused', check=False)
+  assert done.returncode == 2 and sentence in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_files_of_a_flag(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('a.png', 'b.png', 'with,comma.png', 'with[1].png'):
+    pathlib.Path(name).touch()
+  assert cli.files('image', 'a.png') == ('a.png',)
+  assert cli.files('image', 'b.png,a.png') == ('b.png', 'a.png')
+  assert cli.files('image', '[ab].png,b.png') == ('a.png', 'b.png', 'b.png')
+  assert cli.files('image', 'with,comma.png') == ('with,comma.png',)
+  assert cli.files('image', 'with[1].png') == ('with[1].png',)
+  assert cli.files('image', 'missing.png') == ('missing.png',)  # what reads it says so
+  with pytest.raises(UsageError, match=r'--image: no file matches \*\.jpg: check the pattern'):
+    cli.files('image', 'a.png,*.jpg')
+
+
+def test_a_command_leaves_the_process_as_it_was():
+  state = lambda: (os.getcwd(), dict(os.environ), set(flags.FLAGS), [signal.getsignal(s) for s in (2, 15)])
+  before = state()
+  for name in COMMANDS:
+    call(f'talkjax.{name}', '--help')
+    call(f'talkjax.{name}', '--wrong', check=False)
+  assert state() == before

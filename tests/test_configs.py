@@ -1,28 +1,19 @@
-"""Every config, size and stage takes one step."""
+"""Every config and size has a training step that fits its data; behind the marker `slow`, every stage takes one."""
 
 import jax
 import numpy as np
 import pytest
 
-from configs import common, emo, speech_edit, vexpress
-from talkjax import train
+from configs import common, emo, portrait, speech_edit, vexpress
+from talkjax import systems, train
 from talkjax.errors import UsageError
+from talkjax.training import input_pipeline
+from talkjax.training.compile import training_program
 from talkjax.training.state import trainable_mask
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}
 SMALL = {'examples_per_record': 1, 'corpus': 'puppets/tiny', 'workers': 0}
-
-
-@pytest.mark.parametrize('size', speech_edit.SIZES)
-def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
-  config = speech_edit.get_config(size)
-  config.update(ONE)
-  config.model.num_res_blocks = 1  # half of what is to be compiled
-  config.data.update({**SMALL, 'align': True, 'dir': str(puppets)})
-  state = train.train(config, str(tmp_path))
-  assert int(state.step) == 1
-
 
 # A full-size U-Net does not fit here, and a small one compiles in seconds: the same configs, narrower.
 NARROW = {
@@ -34,8 +25,6 @@ NARROW = {
   'model.audio_tokens': 2,
   'latents.widths': (32, 32),
 }
-
-
 NARROW_AUDIO = {
   emo: {'model.audio_hidden': 32},
   vexpress: {
@@ -47,18 +36,63 @@ NARROW_AUDIO = {
 }
 
 
-# The three stages in order are in tests/systems.
-@pytest.mark.parametrize(
-  ('system', 'size', 'stage'),
-  [(emo, 'paper', 2), (emo, 'small', 2), (vexpress, 'paper', 2), (vexpress, 'small', 3)],
-  ids=lambda value: getattr(value, '__name__', value),
-)
-def test_other_sizes_take_a_step(system, size, stage, puppets, tmp_path):
+STAGES = [(system, size, stage) for system in (emo, vexpress) for size in portrait.SIZES for stage in (1, 2, 3)]
+TRACED = [(system, size, stage) for system in (emo, vexpress) for size, stage in (('paper', 2), ('small', 3))]
+
+
+def speech_edit_config(size, puppets):
+  config = speech_edit.get_config(size)
+  config.update(ONE)
+  config.model.num_res_blocks = 1  # half of what is to be compiled
+  config.data.update({**SMALL, 'align': True, 'dir': str(puppets)})
+  return config
+
+
+def portrait_config(system, size, stage, puppets):
   config = system.get_config(f'{size},stage={stage}')
   config.update(ONE)
   config.optimizer.warmup = 0
   config.update_from_flattened_dict(NARROW | NARROW_AUDIO[system])
   config.data.update({**SMALL, 'dir': str(puppets)})
+  return config
+
+
+def check_step(config):
+  """Traces the training step on an example of the corpus: a state goes in and one of the same shapes comes out."""
+  system = systems.build(config)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  program = training_program(config, system, input_pipeline.split_names(next(iterator))[0])
+  state, metrics = jax.eval_shape(program.step, program.state, program.batch)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(state) == shapes(program.state)
+  assert metrics['loss'].shape == ()
+  assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))
+  learns = trainable_mask(state.params, config.train)
+  assert any(jax.tree.leaves(learns)) and not any(jax.tree.leaves(learns.get('autoencoder', {})))
+
+
+@pytest.mark.parametrize('size', speech_edit.SIZES)
+def test_every_size_of_speech_edit_has_a_step(size, puppets):
+  check_step(speech_edit_config(size, puppets))
+
+
+@pytest.mark.parametrize(('system', 'size', 'stage'), TRACED, ids=lambda value: getattr(value, '__name__', value))
+def test_other_sizes_have_a_step(system, size, stage, puppets):
+  check_step(portrait_config(system, size, stage, puppets))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', speech_edit.SIZES)
+def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
+  state = train.train(speech_edit_config(size, puppets), str(tmp_path))
+  assert int(state.step) == 1
+
+
+# The three stages in order are in tests/systems.
+@pytest.mark.slow
+@pytest.mark.parametrize(('system', 'size', 'stage'), STAGES, ids=lambda value: getattr(value, '__name__', value))
+def test_every_stage_and_size_takes_a_step(system, size, stage, puppets, tmp_path):
+  config = portrait_config(system, size, stage, puppets)
   state = train.train(config, str(tmp_path))
   assert int(state.step) == 1
   # The average of a parameter that has never moved is the parameter itself.
@@ -70,8 +104,9 @@ def test_other_sizes_take_a_step(system, size, stage, puppets, tmp_path):
 
 
 def test_bfloat16_recomputed_and_accumulated(puppets, tmp_path):
-  config = speech_edit.get_config('tiny,dtype=bfloat16,remat=True,optimizer.accumulate=2')
+  config = speech_edit.get_config('tiny,dtype=bfloat16,remat=True,optimizer.accumulate=2,model.width=32')
   config.update({**ONE, 'batch_size': 2, 'size': 32})
+  config.model.multipliers = (1,)
   config.data.update({**SMALL, 'dir': str(puppets)})
   state = train.train(config, str(tmp_path))
   assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))  # the arithmetic alone is bfloat16
@@ -85,7 +120,7 @@ def test_table_1():
     assert {k: config.model[k] for k in shared} == shared
   assert (paper.diffusion.schedule, paper.diffusion.steps, paper.model.multipliers) == ('cosine', 1000, (1, 2, 3))
   assert (single.diffusion.schedule, single.diffusion.steps) == ('linear', 2000)
-  assert (single.diffusion.linear_start, single.diffusion.linear_end) == (1e-6, 0.01)
+  assert (single.diffusion.start, single.diffusion.end) == (1e-6, 0.01)
   assert single.model.multipliers == (1, 2, 4, 8) and not single.model.attention_downsamples
 
 

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import torch_file
-from absl import flags
 
 from configs import speech_edit
 from talkjax import convert
@@ -12,6 +11,7 @@ from talkjax.errors import UsageError, UserError
 from talkjax.nn.unet import UNet
 from talkjax.systems.speech_edit import published
 from talkjax.training import checkpoint
+from tests.commands import call
 
 FIELDS = {
   'width': 32,
@@ -114,7 +114,7 @@ def test_other_checkpoints_are_refused(path, tmp_path, config, change, sentence)
 
 
 def test_wrong_arguments(tmp_path, path, config):
-  with pytest.raises(UsageError, match='--source=sd is not known: expected one of diffusion_video_editing'):
+  with pytest.raises(UsageError, match='--source=sd: expected one of diffusion_video_editing, vexpress, moore, sd15'):
     convert.convert('sd', path, tmp_path / 'out')
   with pytest.raises(UserError, match='no such file'):
     convert.convert(published.NAME, path, tmp_path / 'out')
@@ -124,6 +124,37 @@ def test_wrong_arguments(tmp_path, path, config):
   (tmp_path / 'out' / 'checkpoints').mkdir(parents=True)
   with pytest.raises(UserError, match='already has checkpoints'):
     convert.convert(published.NAME, path, tmp_path / 'out', config)
-  flags.FLAGS['path'].unparse()
-  with pytest.raises(UsageError, match='--source is missing'):
-    convert.main([])
+
+
+@pytest.mark.parametrize(
+  ('args', 'code', 'sentence'),
+  [
+    ([], 2, '--source is missing: python -m talkjax.convert --source=diffusion_video_editing|'),
+    (['--source=sd', '--path=.', '--output=x'], 2, '--source=sd: expected one of diffusion_video_editing, vexpress'),
+    (['--source=sd15', '--output=x'], 2, '--path is missing'),
+    (['--source=diffusion_video_editing', '--path=.'], 2, '--output is missing'),
+    (['--source=sd15', '--path=nowhere', '--output=x'], 1, 'nowhere'),
+    (['--source=moore', '--path=nowhere', '--output=x'], 1, 'nowhere'),
+  ],
+)
+def test_errors_of_the_command(args, code, sentence):
+  done = call('talkjax.convert', *args, check=False)
+  assert done.returncode == code and sentence in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_the_command_says_what_it_read(path, tmp_path):
+  state = state_dict(0)
+  torch_file.save(path, state)
+  changes = (f'--config.size={SIZE}', '--config.model.head_channels=16', '--config.model.dropout=0.3')
+  done = call(
+    'talkjax.convert',
+    f'--source={published.NAME}',
+    f'--path={path}',
+    f'--output={tmp_path / "out"}',
+    '--config=configs/speech_edit.py',
+    *changes,
+  )
+  assert done.stdout.startswith(f'{tmp_path / "out"}: ') and path.name in done.stdout
+  _, params, step = checkpoint.load_params(tmp_path / 'out')
+  assert step == 735
+  np.testing.assert_array_equal(params['unet']['conv_out']['bias'], state['denoise_fn.out.2.bias'])

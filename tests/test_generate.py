@@ -8,43 +8,31 @@ import numpy as np
 import pytest
 import soundfile
 
-from talkjax import systems
-from talkjax.errors import UsageError, UserError
+from talkjax import generate, systems
+from talkjax.errors import UserError
 from talkjax.media import audio, video
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.training.workdir import read_config
-from tests.commands import MICRO, run
+from tests.commands import call
 
 
 @pytest.fixture(scope='module')
-def workdir(puppets, tmp_path_factory):
-  folder = tmp_path_factory.mktemp('runs') / 'micro'
-  run(
-    'talkjax.train',
-    *MICRO,
-    f'--config.data.dir={puppets}',
-    '--config.steps=1',
-    '--config.optimizer.warmup=0',
-    f'--workdir={folder}',
-  )
-  return folder
-
-
-@pytest.fixture(scope='module')
-def render(workdir):
-  config, params, _ = checkpoint.load_params(workdir)
+def make(micro_workdir):
+  """Generates one video and returns its number of frames."""
+  config, params, _ = checkpoint.load_params(micro_workdir)
   system = systems.build(config)
 
-  def run_one(audio=None, **request):
-    (count,) = system.render(params, systems.Request(audio=audio and (audio,), **request)).values()
-    return count
+  def make_one(output, seed=0, **inputs):
+    (made,) = generate.generate(system, params, systems.Request(str(output), inputs), seed).items()
+    assert made[0] == str(output)
+    return made[1]
 
-  return run_one
+  return make_one
 
 
 @pytest.fixture(scope='module')
-def clip(workdir):
-  config = read_config(workdir)
+def clip(micro_workdir):
+  config = read_config(micro_workdir)
   return next(input_pipeline.eval_records(config.data, 'test', 1))
 
 
@@ -77,22 +65,22 @@ def wav(tmp_path):
   [(0.5, 16_000, 1, 15), (0.2, 50_000, 2, 6), (1.51, 44_100, 2, 46)],  # the last plays forth and back
 )
 def test_as_long_as_the_speech_in_the_videos_own_size_and_rate(
-  render, talk, wav, tmp_path, seconds, rate, channels, frames
+  make, talk, wav, tmp_path, seconds, rate, channels, frames
 ):
   speech, output = wav(seconds, rate, channels), str(tmp_path / 'out.mp4')
-  assert render(output=output, video=talk, audio=speech) == frames
+  assert make(output, video=talk, audio=speech) == frames
   info = video.probe(output)
   assert (info.width, info.height, round(info.fps, 3)) == (340, 301, 30.0)
   assert len(list(video.read_frames(output))) == frames
   assert abs(len(audio.read_audio(output)) / 16_000 - seconds) < 0.001
 
 
-def test_only_the_face_changes_and_the_same_seed_gives_the_same_video(render, talk, wav, tmp_path):
+def test_only_the_face_changes_and_the_same_seed_gives_the_same_video(make, talk, wav, tmp_path):
   speech = wav(0.5)
   made = []
   for i, seed in enumerate((0, 0, 1)):
     output = str(tmp_path / f'{i}.mp4')
-    render(output=output, video=talk, audio=speech, seed=seed)
+    make(output, video=talk, audio=speech, seed=seed)
     made.append(np.stack(list(video.read_frames(output))).astype(int))
   source = np.stack(list(video.read_frames(talk)))[:15].astype(int)
   np.testing.assert_array_equal(made[0], made[1])
@@ -102,11 +90,11 @@ def test_only_the_face_changes_and_the_same_seed_gives_the_same_video(render, ta
   assert np.median(changed[:, 190:230, 150:220]) > 0
 
 
-def test_a_generated_file_says_so(workdir, talk, wav, tmp_path):
+def test_a_generated_file_says_so(micro_workdir, talk, wav, tmp_path):
   output = tmp_path / 'out.mp4'
-  run(
+  done = call(
     'talkjax.generate',
-    f'--workdir={workdir}',
+    f'--workdir={micro_workdir}',
     f'--video={talk}',
     f'--audio={wav(0.2)}',
     f'--output={output}',
@@ -115,9 +103,10 @@ def test_a_generated_file_says_so(workdir, talk, wav, tmp_path):
     '--seed=7',
     '--identity=3',
   )
+  assert done.stdout == f'{output}: 6 frames\n'
   about = json.loads(video.read_metadata(output)['comment'])
-  assert about['generated'] and (about['step'], about['seed'], about['system']) == (1, 7, 'speech_edit')
-  assert about['config']['sampler'] == {'name': 'dpm++', 'steps': 1, 'eta': 0.0}
+  assert about['generated'] and (about['step'], about['seed'], about['system']) == (6, 7, 'speech_edit')
+  assert about['config']['sampler'] == {'name': 'dpm++', 'steps': 1, 'eta': 0.0, 'spacing': 'trailing'}
 
 
 @pytest.fixture
@@ -142,27 +131,47 @@ def bad(tmp_path, talk):
     ('talk', 'missing', r'no file .*missing\.mp4'),
   ],
 )
-def test_what_cannot_serve_is_named_and_nothing_is_left(render, bad, wav, tmp_path, of, speech, sentence):
+def test_what_cannot_serve_is_named_and_nothing_is_left(make, bad, wav, tmp_path, of, speech, sentence):
   output = tmp_path / 'out' / 'out.mp4'
   with pytest.raises(UserError, match=sentence):
-    render(output=str(output), video=bad[of], audio=bad[speech] if speech else wav(0.3))
+    make(output, video=bad[of], audio=bad[speech] if speech else wav(0.3))
   assert not output.exists() and not list(tmp_path.glob('**/*.partial*'))
 
 
-def test_what_is_missing_is_asked_for(render, talk):
-  with pytest.raises(UsageError, match='is missing'):
-    render(output='x.mp4', video=talk)
+@pytest.mark.parametrize(
+  ('args', 'code', 'sentence'),
+  [
+    (['--video=v.mp4'], 2, 'speech_edit needs --video, --audio: --audio is missing'),
+    (['--video=v.mp4', '--audio=a.wav', '--image=i.png'], 2, 'speech_edit does not take --image: it takes --video'),
+    (['--video=v.mp4', '--audio=a.wav', '--steps=0'], 2, '--steps=0: expected 1 or more'),
+    (['--video=v.mp4', '--audio=a.wav', '--batch_size=0'], 2, '--batch_size=0: expected 1 or more'),
+    (['--video=v.mp4', '--audio=a.wav', '--weights=best'], 2, '--weights=best: expected one of ema, params'),
+    (['--video=v.mp4', '--audio=a.wav', '--sweep=steps=1,2'], 2, '--sweep=steps: speech_edit can sweep nothing'),
+    (['--video=v.mp4', '--audio=a.wav', '--sampler=ddimm'], 1, "sampler 'ddimm' is not one of"),
+    (['--video=v.mp4', '--audio=a.wav'], 1, 'no file a.wav'),
+  ],
+)
+def test_errors_of_the_command(micro_workdir, tmp_path, args, code, sentence):
+  output = tmp_path / 'out.mp4'
+  done = call('talkjax.generate', f'--workdir={micro_workdir}', *args, f'--output={output}', check=False)
+  assert done.returncode == code and sentence in done.stderr and done.stderr.count('\n') == 1
+  assert not output.exists()
 
 
-def test_identity_is_a_frame_or_a_picture(render, talk, wav, tmp_path):
+def test_a_workdir_is_asked_for():
+  done = call('talkjax.generate', '--video=v.mp4', check=False)
+  assert done.returncode == 2 and '--workdir is missing: python -m talkjax.generate --workdir=DIR' in done.stderr
+
+
+def test_identity_is_a_frame_or_a_picture(make, talk, wav, tmp_path):
   with pytest.raises(UserError, match='the video has frames 0 to'):
-    render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity='999')
-  with pytest.raises(UserError, match='neither a picture nor the number'):
-    render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity='nobody.png')
+    make(tmp_path / 'a.mp4', video=talk, audio=wav(0.3), identity='999')
+  with pytest.raises(UserError, match='neither an image nor the number'):
+    make(tmp_path / 'a.mp4', video=talk, audio=wav(0.3), identity='nobody.png')
   os.mkfifo(tmp_path / 'fifo.png')
   with pytest.raises(UserError, match=r'fifo\.png is a FIFO \(named pipe\): give a PNG or JPEG'):
-    render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.3), identity=str(tmp_path / 'fifo.png'))
+    make(tmp_path / 'a.mp4', video=talk, audio=wav(0.3), identity=str(tmp_path / 'fifo.png'))
   face = str(tmp_path / 'face.png')
   frame = next(iter(video.read_frames(talk)))
   cv2.imwrite(face, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-  assert render(output=str(tmp_path / 'a.mp4'), video=talk, audio=wav(0.2), identity=face) == 6
+  assert make(tmp_path / 'a.mp4', video=talk, audio=wav(0.2), identity=face) == 6

@@ -18,7 +18,15 @@ FOLDER = pathlib.Path(
 )
 
 
-@pytest.mark.parametrize('name', golden_cases.case_names(FOLDER) or [None])
+# At the published sizes these take a minute and up to 12 GiB each; the same modules have narrow cases too.
+PUBLISHED_SIZES = ('sd15_unet', 'vexpress_unet', 'vexpress_reference_net')
+
+
+def _case(name):
+  return pytest.param(name, marks=pytest.mark.slow if name in PUBLISHED_SIZES else ())
+
+
+@pytest.mark.parametrize('name', list(map(_case, golden_cases.case_names(FOLDER) or [None])))
 def test_golden(name, goldens):
   if name is None:
     pytest.skip(f'no golden case in {goldens}')

@@ -3,17 +3,20 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from talkjax.training import checkpoint
-from tests.commands import MICRO, ROOT, run
+from tests.commands import ROOT, call, run
 
 
 def losses(workdir) -> dict[int, float]:
@@ -21,30 +24,20 @@ def losses(workdir) -> dict[int, float]:
   return {r['step']: r['loss'] for r in map(json.loads, lines)}
 
 
-@pytest.fixture(scope='module')
-def micro(puppets):
-  return (*MICRO, f'--config.data.dir={puppets}')
-
-
-@pytest.fixture(scope='module')
-def unbroken(micro, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('runs') / 'unbroken'
-  run('talkjax.train', *micro, f'--workdir={workdir}')
-  return workdir
-
-
-def test_a_run_leaves_a_whole_workdir_and_learns(unbroken):
-  assert sorted(losses(unbroken)) == [1, 2, 3, 4, 5, 6]
-  config, params, step = checkpoint.load_params(unbroken)
+def test_a_run_leaves_a_whole_workdir_and_learns(micro_workdir):
+  assert sorted(losses(micro_workdir)) == [1, 2, 3, 4, 5, 6]
+  config, params, step = checkpoint.load_params(micro_workdir)
   assert step == 6 and config.system == 'speech_edit' and 'unet' in params
+  _, fresh, _ = checkpoint.load_params(micro_workdir, 'params')
+  assert not np.array_equal(fresh['unet']['conv_out']['kernel'], params['unet']['conv_out']['kernel'])
 
 
-def test_the_same_seed_gives_the_same_bits(unbroken, micro, tmp_path):
-  run('talkjax.train', *micro, f'--workdir={tmp_path}')
-  assert losses(tmp_path) == losses(unbroken)
+def test_the_same_seed_gives_the_same_bits(micro_workdir, micro, tmp_path):
+  call('talkjax.train', *micro, f'--workdir={tmp_path}')
+  assert losses(tmp_path) == losses(micro_workdir)
 
 
-def test_sigkill_at_a_random_step_loses_nothing(unbroken, micro, tmp_path):
+def test_sigkill_at_a_random_step_loses_nothing(micro_workdir, micro, tmp_path):
   command = [sys.executable, '-m', 'talkjax.train', *micro, f'--workdir={tmp_path}']
   step = random.SystemRandom().randint(1, 5)
   with subprocess.Popen(
@@ -56,8 +49,8 @@ def test_sigkill_at_a_random_step_loses_nothing(unbroken, micro, tmp_path):
         break
       time.sleep(0.01)
     process.kill()
-  run('talkjax.train', *micro, f'--workdir={tmp_path}')
-  assert losses(tmp_path) == losses(unbroken), f'killed after step {step}'
+  call('talkjax.train', *micro, f'--workdir={tmp_path}')
+  assert losses(tmp_path) == losses(micro_workdir), f'killed after step {step}'
 
 
 def test_sigterm_saves_and_exits(micro, tmp_path):
@@ -70,14 +63,16 @@ def test_sigterm_saves_and_exits(micro, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, printed = process.communicate(timeout=120)
   assert process.returncode == 0, printed
-  assert 'goes on from here' in printed
+  assert 'resumes from here' in printed
   assert checkpoint.load_params(tmp_path)[2] == max(losses(tmp_path))
 
 
 @pytest.mark.parametrize('mesh', [('data=8',), ('data=2', 'fsdp=4')])
-def test_eight_devices_have_the_losses_of_one(unbroken, micro, tmp_path, mesh):
-  run('talkjax.train', *micro, *(f'--config.mesh.{m}' for m in mesh), f'--workdir={tmp_path}', devices=8)
-  one, eight = losses(unbroken), losses(tmp_path)
+def test_eight_devices_have_the_losses_of_one(micro_workdir, micro, tmp_path, mesh):
+  # Saved once: slicing what is on eight devices takes seconds.
+  changes = ('--config.checkpoint_every=6', *(f'--config.mesh.{m}' for m in mesh))
+  run('talkjax.train', *micro, *changes, f'--workdir={tmp_path}', devices=8)
+  one, eight = losses(micro_workdir), losses(tmp_path)
   np.testing.assert_allclose([eight[s] for s in one], [one[s] for s in one], atol=1e-5, rtol=0)
 
 
@@ -107,15 +102,15 @@ def test_two_processes_train_together(micro, tmp_path):
   assert checkpoint.load_params(tmp_path)[2] == 6
 
 
-def test_frozen_parameters_and_init_from(unbroken, micro, tmp_path):
-  run(
+def test_frozen_parameters_and_init_from(micro_workdir, micro, tmp_path):
+  call(
     'talkjax.train',
     *micro,
-    f'--config.init_from={unbroken}',
+    f'--config.init_from={micro_workdir}',
     "--config.train=(('conv_in', False), ('.*', True))",
     f'--workdir={tmp_path}',
   )
-  _, before, _ = checkpoint.load_params(unbroken, 'ema')
+  _, before, _ = checkpoint.load_params(micro_workdir, 'ema')
   _, after, _ = checkpoint.load_params(tmp_path, 'params')
   np.testing.assert_array_equal(before['unet']['conv_in']['kernel'], after['unet']['conv_in']['kernel'])
   assert not np.array_equal(before['unet']['conv_out']['kernel'], after['unet']['conv_out']['kernel'])
@@ -126,7 +121,6 @@ def test_frozen_parameters_and_init_from(unbroken, micro, tmp_path):
   [
     ('--config.batch_size=6', 1, 'batch_size=6 must be a multiple'),
     ('--config.mesh.fsdp=3', 1, 'does not cover 1 devices'),
-    ('--config.optimizer.learning_rate=1e30', 1, 'the loss is .* on clips puppets-'),
     ("--config.train=(('unte', True),)", 1, "'unte' names no parameter"),
     ('--config.data.split=trian', 1, "has no split 'trian'"),
     ('--config.data.corpus=pupets', 1, "no corpus 'pupets'"),
@@ -136,15 +130,41 @@ def test_frozen_parameters_and_init_from(unbroken, micro, tmp_path):
   ],
 )
 def test_errors_are_one_sentence(micro, tmp_path, change, code, sentence):
-  done = run('talkjax.train', *micro, change, f'--workdir={tmp_path / "run"}', check=False)
+  workdir = tmp_path / 'run'
+  done = call('talkjax.train', *micro, change, f'--workdir={workdir}', check=False)
   assert done.returncode == code
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+  assert re.search(sentence, done.stderr)
+  assert not workdir.exists()
+
+
+def test_arguments_that_are_missing():
+  for args in ([], ['--config=configs/emo.py'], ['--workdir=run']):
+    done = call('talkjax.train', *args, check=False)
+    assert done.returncode == 2 and ' is missing: python -m talkjax.train --config=configs/' in done.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(micro, tmp_path):
+  before = signal.getsignal(signal.SIGTERM)
+  done = call('talkjax.train', *micro, '--config.optimizer.learning_rate=1e30', f'--workdir={tmp_path}', check=False)
+  assert done.returncode == 1
   last = done.stderr.strip().splitlines()[-1]
-  import re
-
-  assert last.startswith('error: ') and re.search(sentence, last), done.stderr[-500:]
+  assert last.startswith('error: ') and re.search('the loss is .* at step .* on clips puppets-', last)
   assert 'Traceback' not in done.stderr
+  assert signal.getsignal(signal.SIGTERM) == before
+  for item in ('params', 'ema'):
+    _, params, _ = checkpoint.load_params(tmp_path, item)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
-def test_a_workdir_of_another_config_is_refused(unbroken, micro):
-  done = run('talkjax.train', *micro, '--config.seed=1', f'--workdir={unbroken}', check=False)
+def test_a_workdir_of_another_config_is_refused(micro_workdir, micro):
+  done = call('talkjax.train', *micro, '--config.seed=1', f'--workdir={micro_workdir}', check=False)
   assert done.returncode == 1 and 'these keys differ: seed (0 there, 1 here)' in done.stderr
+
+
+def test_a_finished_run_leaves_workdir_and_process_as_they_were(micro_workdir, micro):
+  process = lambda: (os.getcwd(), dict(os.environ), set(flags.FLAGS), [signal.getsignal(s) for s in (2, 15)])
+  before, logged = process(), losses(micro_workdir)
+  call('talkjax.train', *micro, f'--workdir={micro_workdir}')
+  assert process() == before and losses(micro_workdir) == logged
+  assert checkpoint.load_params(micro_workdir)[2] == 6

@@ -1,19 +1,19 @@
-"""Speed of the latent U-Net and of what stands around it, as ratios measured in turn on one machine.
+"""Speed of the latent U-Net and of sampling with it, as ratios of interleaved measurements on one machine.
 
-  python -m tests.benchmarks.speed_latent_unet [--what=unet,attention,hoist,guidance,compile] [--repeats=5]
+  python -m tests.benchmarks.speed_latent_unet [--what=unet,attention,precompute,guidance,compile] [--repeats=5]
       [--output=F.json]
 
-unet       Stable Diffusion 1.5's U-Net, narrowed, against diffusers' (eagerly, in both memory formats; the ratio takes
-           the faster), same weights by the import's names, outputs compared first: forward (goal 1.0 times as fast or
-           more), training step with Adam (0.8)
-attention  64 x 64 tokens of 8 heads x 40 against PyTorch's scaled_dot_product_attention (0.9)
-hoist      EMO's backbone in a sampler's loop, 12 frames after 4: the ReferenceNet, its keys and values made once, over
-           made in every step (0.83 or less)
-guidance   EMO's sampler: a clip without guidance over one with (0.55)
-compile    forward and step with a filled compilation cache over an empty one, a process each (0.15)
+unet        Stable Diffusion 1.5's U-Net, narrowed, against diffusers' (eager, in both memory formats; the ratio uses
+            the faster), with the same weights; outputs are compared first: forward (goal: 1.0 times as fast or more),
+            training step with Adam (0.8)
+attention   64 x 64 tokens of 8 heads x 40 against PyTorch's scaled_dot_product_attention (0.9)
+precompute  EMO's backbone in a sampling loop, 12 frames after 4 motion frames: the ReferenceNet with its keys and
+            values computed once, over computed in every step (0.83 or less)
+guidance    EMO's sampler: a clip without guidance over one with (0.55)
+compile     forward and step with a filled compilation cache over an empty one, in a process each (0.15)
 
-The first two need `pip install .[parity]`. `--clock=cpu` counts processor time, which other programs on the machine
-disturb little: pin it to one core (taskset -c 0) for that.
+The first two need `pip install .[parity]`. `--clock=cpu` measures processor time, on which other programs have little
+effect: pin the script to one core (taskset -c 0) for that.
 """
 
 import argparse
@@ -35,14 +35,15 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs import emo as emo_config  # noqa: E402
-from talkjax import foundations  # noqa: E402
 from talkjax.nn.attention import attention  # noqa: E402
-from talkjax.nn.latent_unet import LatentUNet, hoist  # noqa: E402
-from talkjax.systems import backbone  # noqa: E402
-from talkjax.systems.emo import clips as emo_clips  # noqa: E402
-from talkjax.systems.emo import model as emo  # noqa: E402
+from talkjax.nn.latent_unet import Conditioning, LatentUNet, precompute_kv  # noqa: E402
+from talkjax.systems.emo import generation, model  # noqa: E402
+from talkjax.systems.portrait import networks  # noqa: E402
+from talkjax.systems.sampling import make_table  # noqa: E402
+from talkjax.weights import pretrained  # noqa: E402
 from talkjax.weights.fit import fit  # noqa: E402
 from tests.benchmarks import timing  # noqa: E402
+from tests.micro import random_params  # noqa: E402
 
 WIDTHS, HEADS, CONTEXT = (64, 128, 256, 256), 8, 768
 TOLERANCE = 1e-4
@@ -54,17 +55,6 @@ def normal(seed, *shape):
 
 def nhwc(x):
   return jnp.asarray(x.transpose(0, 2, 3, 1))
-
-
-def made_up(shapes):
-  """Parameters of these shapes, of the size of fresh ones but none of them zero (and nothing compiled for it)."""
-  r = np.random.default_rng(0)
-
-  def leaf(path, x):
-    size = 0.02 if x.ndim < 2 else np.prod(x.shape[:-1]) ** -0.5
-    return jnp.asarray(size * r.standard_normal(x.shape, np.float32) + (path[-1].key == 'scale'))
-
-  return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def must_agree(got, wanted):
@@ -88,7 +78,7 @@ def jax_unet(net, params, batch):
   x, noise, time, text = nhwc(batch['x']), nhwc(batch['noise']), jnp.asarray(batch['time']), jnp.asarray(batch['text'])
 
   def predict(params):
-    return net.apply({'params': params}, x, time, {'text': text})[0]
+    return net.apply({'params': params}, x, time, Conditioning({'text': text}))[0]
 
   forward = jax.jit(predict)
   step = timing.jax_step(lambda params, rng: timing.squared_error(predict(params), noise), params)
@@ -118,10 +108,10 @@ def unet(args, measure):
 
   net = LatentUNet(widths=WIDTHS, heads=HEADS)
   state = {k: v.numpy() for k, v in first.state_dict().items()}
-  params = jax.tree.map(jnp.asarray, fit(state, foundations.unet_shapes(net, CONTEXT), 'diffusers'))
+  params = jax.tree.map(jnp.asarray, fit(state, pretrained.unet_shapes(net, CONTEXT), 'diffusers'))
   ways = {'jax': jax_unet(net, params, batch), 'torch': torch_unet(False), 'torch_channels_last': torch_unet(True)}
-  made = {name: way[0]() for name, way in ways.items()}
-  figures = {'error': must_agree(made['jax'], nhwc(made['torch'].numpy()))}
+  outputs = {name: way[0]() for name, way in ways.items()}
+  figures = {'error': must_agree(outputs['jax'], nhwc(outputs['torch'].numpy()))}
   for i, what in enumerate(('forward', 'step')):
     figures[what] = timing.against_torch(measure({name: way[i] for name, way in ways.items()}))
   return figures
@@ -147,11 +137,11 @@ def attention_figures(args, measure):
 
 
 def emo_networks(args):
-  """EMO as published but narrowed, its latents folded pixels: (config, networks, parameters, a batch)."""
+  """EMO as published but narrowed, with folded pixels as latents: (config, networks, parameters, a batch)."""
   config = emo_config.get_config(f'paper,stage=2,size={args.clip_size},latents.kind=fold,dtype=float32,remat=False')
   config.model.update(widths=WIDTHS, heads=HEADS, context=64, audio_tokens=8)
   config.sampler.steps = args.steps
-  nets = emo.make_networks(config)
+  nets = model.make_networks(config)
   f, m, size = config.frames, config.margin, config.size
   batch = {
     'reference': normal(0, 1, size, size, 3).clip(-1, 1),
@@ -159,50 +149,52 @@ def emo_networks(args):
     'audio': normal(1, 1, f + 2 * m, config.audio.bands * config.audio.columns),
     'speed': np.zeros((1, f + 2 * m), np.float32),
   }
-  shapes = jax.eval_shape(functools.partial(emo.init, nets=nets), jax.random.key(0), batch)
-  return config, nets, made_up(shapes), batch
+  shapes = jax.eval_shape(functools.partial(networks.init, nets=nets), jax.random.key(0), batch)
+  return config, nets, random_params(shapes), batch
 
 
-def hoist_figures(args, measure):
+def precompute_figures(args, measure):
   config, nets, params, batch = emo_networks(args)
-  portrait = backbone.encode(params, batch['reference'], nets)
+  portrait = networks.encode(params, batch, 'reference', nets)
   motion = jnp.asarray(normal(2, 1, config.motion_frames, *portrait.shape[1:]))
   start = jnp.asarray(normal(3, config.frames, *portrait.shape[1:]))
-  sound = hoist(params['backbone'], emo.sound_tokens(params, batch['audio'], nets))
+  audio = precompute_kv(params['backbone'], model.audio_contexts(params, batch, nets))
 
-  def look(params, portrait):
-    attended, before = backbone.reference_features(params, portrait, motion, nets)
-    return hoist(params['backbone'], {'reference': attended}), before
+  def encode_reference(params, portrait):
+    reference, motion_features = networks.reference_features(params, portrait, motion, nets)
+    return precompute_kv(params['backbone'], {'reference': reference}), motion_features
 
   @functools.partial(jax.jit, static_argnums=1)
   def loop(params, once):
-    seen = look(params, portrait)
+    features = encode_reference(params, portrait)
 
     def step(x, time):
-      # Of the noise too, as far as the compiler knows, or it would take it out of the loop by itself.
-      reference, before = seen if once else look(params, jax.lax.optimization_barrier((portrait, x))[0])
-      y, _ = nets.backbone.apply(
-        {'params': params['backbone']}, x, time[None], {**reference, **sound}, frames=config.frames, before=before
-      )
+      # The barrier makes the features depend on x, or the compiler would move them out of the loop by itself.
+      again = lambda: encode_reference(params, jax.lax.optimization_barrier((portrait, x))[0])
+      reference, motion_features = features if once else again()
+      conditioning = Conditioning({**reference, **audio}, motion_features=motion_features)
+      y, _ = nets.backbone.apply({'params': params['backbone']}, x, time[None], conditioning, config.frames)
       return 0.9 * x + 0.1 * y, None
 
     return jax.lax.scan(step, start, jnp.linspace(900, 10, args.steps))[0]
 
   run = lambda once: loop(params, once).block_until_ready()
   error = must_agree(run(True), run(False))
-  seconds = measure({'hoisted': lambda: run(True), 'unhoisted': lambda: run(False)})
-  return {'error': error, 'seconds': seconds, 'ratio': seconds['hoisted'] / seconds['unhoisted']}
+  seconds = measure({'once': lambda: run(True), 'every_step': lambda: run(False)})
+  return {'error': error, 'seconds': seconds, 'ratio': seconds['once'] / seconds['every_step']}
 
 
 def guidance_figures(args, measure):
   config, nets, params, batch = emo_networks(args)
   runs = {}
   for name, scale in (('off', 1.0), ('on', 3.5)):
-    sampler = emo_clips.Sampler(nets, config.copy_and_resolve_references())
-    sampler.config.guidance = scale
+    config = config.copy_and_resolve_references()
+    config.guidance = scale
+    sampler = generation.Sampler(nets, config, make_table(config))
     prepared = sampler.prepare(params, batch['reference'], batch['region'])
-    told = (prepared, prepared[-1], 1.0, batch['audio'], batch['speed'], np.zeros(1, np.uint32), 1)
-    runs[name] = lambda sampler=sampler, told=told: jax.block_until_ready(sampler.clip(params, *told))
+    clip = {k: batch[k] for k in ('audio', 'speed')}
+    given = (prepared, prepared[-1], 1.0, clip, np.zeros(1, np.uint32), 1, {})
+    runs[name] = lambda sampler=sampler, given=given: jax.block_until_ready(sampler.clip(params, *given))
   seconds = measure(runs)
   return {'seconds': seconds, 'ratio': seconds['off'] / seconds['on']}
 
@@ -212,8 +204,8 @@ def compile_once(args):
   net = LatentUNet(widths=WIDTHS, heads=HEADS)
   batch = unet_batch(args)
   x, time_, text = nhwc(batch['x']), jnp.asarray(batch['time']), jnp.asarray(batch['text'])
-  predict = lambda params: net.apply({'params': params}, x, time_, {'text': text})[0]
-  shapes = foundations.unet_shapes(net, CONTEXT)
+  predict = lambda params: net.apply({'params': params}, x, time_, Conditioning({'text': text}))[0]
+  shapes = pretrained.unet_shapes(net, CONTEXT)
   start = time.perf_counter()
   step = jax.value_and_grad(lambda params: timing.squared_error(predict(params), x))
   lowered = [jax.jit(function).lower(shapes) for function in (predict, step)]
@@ -227,7 +219,8 @@ def compile_figures(args, _):
   """The same process twice, with a compilation cache that is empty at first."""
   with tempfile.TemporaryDirectory() as cache:
     env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
-    command = [sys.executable, __file__, '--what=compile_once', f'--batch={args.batch}', f'--size={args.size}']
+    module, sizes = 'tests.benchmarks.speed_latent_unet', (f'--batch={args.batch}', f'--size={args.size}')
+    command = [sys.executable, '-m', module, '--what=compile_once', *sizes]
     cold, warm = (
       json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout)['compile_once']
       for _ in range(2)
@@ -238,7 +231,7 @@ def compile_figures(args, _):
 PARTS = {
   'unet': unet,
   'attention': attention_figures,
-  'hoist': hoist_figures,
+  'precompute': precompute_figures,
   'guidance': guidance_figures,
   'compile': compile_figures,
 }
@@ -249,7 +242,7 @@ def main():
   parser.add_argument('--what', default=','.join(PARTS))
   parser.add_argument('--batch', type=int, default=2, help='of the U-Net')
   parser.add_argument('--size', type=int, default=32, help="of the U-Net's latents")
-  parser.add_argument('--clip_size', type=int, default=64, help="of EMO's pictures; its latents have a quarter")
+  parser.add_argument('--clip_size', type=int, default=64, help="of EMO's images; the side of its latents is a quarter")
   parser.add_argument('--steps', type=int, default=10, help="of EMO's sampler")
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--clock', choices=timing.CLOCKS, default='wall')

@@ -1,4 +1,4 @@
-"""What frozen encoders made of a corpus, written by the command and read in training, with made-up small encoders."""
+"""Features that frozen encoders compute once for a corpus: written by the command, read in training."""
 
 import json
 import pickle
@@ -14,14 +14,14 @@ from configs import emo, vexpress
 from talkjax import build, systems, train
 from talkjax.corpora import feature_cache
 from talkjax.errors import UsageError, UserError
-from talkjax.media import audio
+from talkjax.media import mel
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.systems.vexpress import windows
+from talkjax.systems.vexpress import generation, model
 from talkjax.training import checkpoint, input_pipeline
 from tests.commands import ROOT
+from tests.micro import ENCODER, random_params, training_batch
 
-ENCODER = {'width': 16, 'layers': 2, 'heads': 2, 'hidden': 16, 'conv_widths': (16,) * 7, 'position_groups': 4}
 WIDTHS = (32, 32)
 MICRO = {
   'size': 32,
@@ -31,9 +31,9 @@ MICRO = {
   'model.attention': (True,),
   'latents.kind': 'vae',
   'latents.widths': WIDTHS,
-  'latents.change': 0.0,
+  'latents.residual_scale': 0.0,
   'data.corpus': 'puppets/tiny',
-  'data.encoded': 'both',
+  'data.feature_cache': 'both',
   'load': (('sd_vae', 'autoencoder', '', ''), ('wav2vec2', 'wav2vec2', '', '')),
   'steps': 2,
   'log_every': 1,
@@ -57,23 +57,23 @@ def micro(file, folder, kind='wav2vec2', **changes):
 
 @pytest.fixture(scope='module')
 def nets():
-  """The encoders and their parameters, by the kind of what they make."""
+  """The encoders and their parameters, by the kind of features."""
   made = {'latents': (Autoencoder(WIDTHS), (1, 8, 8, 3)), 'speech': (Wav2Vec2(**ENCODER), (1, 800))}
-  key = jax.random.key(3)
-  return {kind: (net, jax.jit(net.init)(key, jnp.zeros(shape))['params']) for kind, (net, shape) in made.items()}
+  shapes = lambda net, shape: jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))['params']
+  return {kind: (net, random_params(shapes(net, shape))) for kind, (net, shape) in made.items()}
 
 
 @pytest.fixture(scope='module')
 def folder(puppets, nets, tmp_path_factory):
-  """A data_dir with a corpus and what was encoded of it; workdirs of the encoders beside."""
+  """A data_dir with a corpus, its feature cache `both`, and workdirs of the encoders."""
   folder = tmp_path_factory.mktemp('encoded')
   shutil.copytree(puppets / 'puppets', folder / 'puppets')
   params = {feature_cache.KINDS[kind][1]: params for kind, (_, params) in nets.items()}
   checkpoint.save_params(folder / 'system', micro(emo, folder), params, 0)
   for kind, (_, params) in nets.items():
     name = feature_cache.KINDS[kind][0]
-    checkpoint.save_params(folder / name, ml_collections.ConfigDict({'foundation': name}), params, 0)
-  encode(folder, '--encoded=both', f'--latents={folder}/system', f'--speech={folder}/system')
+    checkpoint.save_params(folder / name, ml_collections.ConfigDict({'pretrained_network': name}), params, 0)
+  encode(folder, '--feature_cache=both', f'--latents={folder}/system', f'--speech={folder}/system')
   return folder
 
 
@@ -82,105 +82,111 @@ def encode(folder, *arguments):
   build.build(['build', str(ROOT / 'data/puppets'), *corpus, *arguments])
 
 
-def beside(folder, name):
-  """The folder of a sidecar."""
+def cache_folder(folder, name):
+  """The folder of a cache."""
   (info,) = folder.glob('puppets/tiny/*/dataset_info.json')
   return info.parent / name
 
 
-def batch_of(config):
+def build_with_batch(config):
   system = systems.build(config)
-  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, 0)
-  return system, input_pipeline.split_names(next(iterator))[0]
+  return system, training_batch(config, system)
 
 
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_the_loss_is_that_from_pixels(file, folder, nets):
-  system, pixels = batch_of(micro(file, folder, 'mel', **{'data.encoded': ''}))
-  _, moments = batch_of(micro(file, folder, 'mel'))
-  assert pixels['target'].shape == (2, 4, 32, 32, 3) and moments['target'].shape == (2, 4, 16, 16, 8)
-  assert moments['target'].dtype == moments['reference'].dtype == np.float16
-  params = {**jax.jit(system.init)(jax.random.key(0), moments), 'autoencoder': nets['latents'][1]}
+  system, pixels = build_with_batch(micro(file, folder, 'mel', **{'data.feature_cache': ''}))
+  _, moments = build_with_batch(micro(file, folder, 'mel'))
+  assert pixels['target'].shape == (2, 4, 32, 32, 3) and moments['target_moments'].shape == (2, 4, 16, 16, 8)
+  assert moments['target_moments'].dtype == moments['reference_moments'].dtype == np.float16
+  params = random_params(jax.eval_shape(system.init, jax.random.key(0), moments))
+  params = {**params, 'autoencoder': nets['latents'][1]}
   loss = jax.jit(lambda batch, seed: system.loss(params, batch, jax.random.key(seed), True)[0])
   for seed in range(3):
     np.testing.assert_allclose(loss(moments, seed), loss(pixels, seed), rtol=2e-3)
 
 
 @pytest.mark.parametrize('file', [emo, vexpress])
-def test_sound_is_heard_as_the_whole_clip_is(file, folder, nets):
+def test_cached_states_are_those_of_the_whole_clip(file, folder, nets):
   config = micro(file, folder)
   record = next(iter(input_pipeline.open_corpus(config.data, 'train')))
-  sidecar = pickle.loads(pickle.dumps(input_pipeline.open_sidecar(config.data)))  # as reading processes get it
+  cache = pickle.loads(pickle.dumps(input_pipeline.open_feature_cache(config.data)))  # as reading processes get it
   system = systems.build(config)
   net, params = nets['speech']
   waveform = record.audio.astype(np.float32) / 32768
-  states = net.apply({'params': params}, jnp.asarray(audio.normalised(waveform))[None])[1:]
+  states = net.apply({'params': params}, jnp.asarray(mel.normalised(waveform))[None])[1:]
   count, m = len(record.frames), config.margin
   if file is emo:
     two = np.pad(np.concatenate(states, -1)[0], ((0, 1), (0, 0)), mode='edge').reshape(count, 2, -1)
     expected = np.pad(two.mean(1), ((m, m), (0, 0)), mode='edge')
   else:
-    sampler = windows.Sampler(system.loss.keywords['nets'], config)
-    expected = np.pad(windows.listen({'wav2vec2': params}, waveform, count, record.fps, sampler), ((m, m), (0, 0)))
+    sampler = generation.Sampler(model.make_networks(config), config, None)
+    features = generation.audio_features({'wav2vec2': params}, waveform, count, record.fps, sampler)
+    expected = np.pad(features, ((m, m), (0, 0)))
   for seed in range(4):
     start = int(np.random.default_rng(seed).integers(0, count - config.frames + 1))
-    heard = system.read(sidecar(record), np.random.default_rng(seed))['audio']
-    assert heard.dtype == np.float16
-    np.testing.assert_allclose(heard[0].reshape(4 + 2 * m, -1), expected[start : start + 4 + 2 * m], atol=4e-3)
+    states = system.read(cache(record), np.random.default_rng(seed))['audio_states']
+    assert states.dtype == np.float16
+    np.testing.assert_allclose(states[0].reshape(4 + 2 * m, -1), expected[start : start + 4 + 2 * m], atol=4e-3)
 
 
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_no_encoder_runs(file, folder):
-  system, batch = batch_of(micro(file, folder))
+  system, batch = build_with_batch(micro(file, folder))
   params = jax.eval_shape(system.init, jax.random.key(0), batch)
   slim = {k: v for k, v in params.items() if k not in ('autoencoder', 'wav2vec2')}
   assert len(slim) == len(params) - 2
-  jax.eval_shape(lambda params: system.loss(params, batch, jax.random.key(0), True), slim)  # which asks for neither
+  jax.eval_shape(lambda params: system.loss(params, batch, jax.random.key(0), True), slim)  # needs neither
 
 
 def test_training_keeps_what_generation_needs(folder, nets, tmp_path):
-  found = {f'foundations.{name}': str(folder / name) for name in ('sd_vae', 'wav2vec2')}
-  state = train.train(micro(emo, folder, **found), str(tmp_path / 'run'))
+  pretrained = {f'pretrained.{name}': str(folder / name) for name in ('sd_vae', 'wav2vec2')}
+  state = train.train(micro(emo, folder, **pretrained), str(tmp_path / 'run'))
   for kind, (_, params) in nets.items():
     trained = state.params[feature_cache.KINDS[kind][1]]
     assert jax.tree.all(jax.tree.map(np.array_equal, trained, params))
 
 
-def test_weights_other_than_its_own_are_refused(folder, nets, tmp_path):
+def test_other_weights_than_those_of_the_cache_are_refused(folder, nets, tmp_path):
   net, params = nets['latents']
   other = jax.tree.map(lambda x: x * 1.001, params)
-  checkpoint.save_params(tmp_path / 'other', ml_collections.ConfigDict({'foundation': 'sd_vae'}), other, 0)
+  checkpoint.save_params(tmp_path / 'other', ml_collections.ConfigDict({'pretrained_network': 'sd_vae'}), other, 0)
   with pytest.raises(UserError, match='latents of .*=both were made with the autoencoder .* starts with another'):
-    train.train(micro(emo, folder, **{'foundations.sd_vae': str(tmp_path / 'other')}), str(tmp_path / 'run'))
-  sentence = r'speech of .* and this run has none to start with: set --config.foundations.wav2vec2=.*/system'
+    train.train(micro(emo, folder, **{'pretrained.sd_vae': str(tmp_path / 'other')}), str(tmp_path / 'run'))
+  sentence = r'speech of .* but this run has none to start with: set --config.pretrained.wav2vec2=.*/system'
   with pytest.raises(UserError, match=sentence):
-    train.train(micro(emo, folder, **{'foundations.sd_vae': str(folder / 'sd_vae')}), str(tmp_path / 'run'))
+    train.train(micro(emo, folder, **{'pretrained.sd_vae': str(folder / 'sd_vae')}), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
   ('file', 'kind', 'changes', 'sentence'),
   [
-    (emo, 'mel', {'data.encoded': 'nothing'}, 'data.encoded=nothing: no latents.json or speech.json in .*, make it'),
-    (emo, 'mel', {'latents.kind': 'fold'}, "data.encoded=both has latents .* config.latents.kind is 'fold'"),
+    (
+      emo,
+      'mel',
+      {'data.feature_cache': 'nothing'},
+      'data.feature_cache=nothing: no latents.json or speech.json in .*; make it with',
+    ),
+    (emo, 'mel', {'latents.kind': 'fold'}, "data.feature_cache=both has latents .* config.latents.kind is 'fold'"),
     (emo, 'mel', {'size': 64}, 'has latents of 32 x 32 pixels, and config.size is 64: encode .* --size=64'),
-    (vexpress, 'mel', {'augment.flip': 0.5}, 'config.augment.flip=0.5 mirrors pictures, and config.data.encoded=both'),
-    (emo, 'wav2vec2', {'data.encoded': 'last'}, 'has 1 of the 2 layers of wav2vec 2.0 that emo hears'),
-    (emo, 'mel', {'data.encoded': 'moved'}, 'has latents of other/1.0.0, and the corpus is puppets/tiny'),
-    (emo, 'mel', {'data.encoded': 'short'}, "of 1 clips of split 'train', and the corpus has"),
+    (vexpress, 'mel', {'augment.flip': 0.5}, 'augment.flip=0.5 mirrors images, and config.data.feature_cache=both'),
+    (emo, 'wav2vec2', {'data.feature_cache': 'last'}, 'has 1 of the 2 layers of wav2vec 2.0 that emo needs'),
+    (emo, 'mel', {'data.feature_cache': 'moved'}, 'has latents of other/1.0.0, but the corpus is puppets/tiny'),
+    (emo, 'mel', {'data.feature_cache': 'short'}, "of 1 clips of split 'train', but the corpus has"),
   ],
 )
 def test_what_does_not_fit_is_refused(folder, file, kind, changes, sentence, tmp_path):
-  if changes.get('data.encoded') == 'last':
-    encode(folder, '--encoded=last', f'--speech={folder}/system', '--speech_layers=last')
-  elif name := changes.get('data.encoded'):
-    about = json.loads((beside(folder, 'both') / 'latents.json').read_text())
+  if changes.get('data.feature_cache') == 'last':
+    encode(folder, '--feature_cache=last', f'--speech={folder}/system', '--speech_layers=last')
+  elif name := changes.get('data.feature_cache'):
+    about = json.loads((cache_folder(folder, 'both') / 'latents.json').read_text())
     if name == 'moved':
       about['corpus'] = 'other/1.0.0'
     about['splits']['train'] = {k: v[:1] for k, v in about['splits']['train'].items()}
     if name != 'nothing':
-      beside(folder, name).mkdir()
-      (beside(folder, name) / 'latents.json').write_text(json.dumps(about))
+      cache_folder(folder, name).mkdir()
+      (cache_folder(folder, name) / 'latents.json').write_text(json.dumps(about))
   with pytest.raises(UserError, match=sentence):
     train.train(micro(file, folder, kind, **changes), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
@@ -195,24 +201,29 @@ def test_what_does_not_fit_is_refused(folder, file, kind, changes, sentence, tmp
     (['--speech={folder}/wav2vec2'], UserError, 'set config.model as it was|lacks parameter'),  # not the published size
     (['--latents={folder}/system', '--size=33'], UsageError, '--size=33: expected a multiple of 2'),
     (['--speech={folder}/system', '--speech_layers=some'], UsageError, '--speech_layers=some: expected .* all or last'),
-    (['--latents={folder}/system', '--encoded=both', '--size=64'], UserError, 'size 32 instead of 64.*--encoded=NAME'),
+    (
+      ['--latents={folder}/system', '--feature_cache=both', '--size=64'],
+      UserError,
+      '32 instead of 64.*cache=NAME',
+    ),
   ],
 )
 def test_bad_requests_write_nothing(folder, arguments, error, sentence):
   before = sorted(folder.rglob('*'))
   with pytest.raises(error, match=sentence):
-    encode(folder, '--encoded=bad', *[a.format(folder=folder) for a in arguments])
+    encode(folder, '--feature_cache=bad', *[a.format(folder=folder) for a in arguments])
   assert sorted(folder.rglob('*')) == before
 
 
-def test_an_interrupted_run_goes_on_and_is_never_taken_for_whole(folder, monkeypatch, capsys):
+def test_an_interrupted_run_resumes_and_is_never_taken_for_complete(folder, monkeypatch, capsys):
   monkeypatch.setattr(feature_cache, 'CLIPS', 3)
-  config = micro(emo, folder, 'mel', **{'data.encoded': 'half'})
+  config = micro(emo, folder, 'mel', **{'data.feature_cache': 'half'})
   clips = list(input_pipeline.open_corpus(config.data, 'train'))[:8]
-  place, about, asked = beside(folder, 'half'), {'corpus': 'c', 'weights': 'w', 'workdir': 'a', 'shape': [2]}, []
+  about = {'corpus': 'c', 'weights': 'w', 'workdir': 'a', 'shape': [2]}
+  place, encoded = cache_folder(folder, 'half'), []
 
   def rows(record, stop=None):
-    asked.append(record.id)
+    encoded.append(record.id)
     for i in range(len(record.frames)):
       yield np.full((1, 2), i, np.float16)
       if record.id == stop:
@@ -220,23 +231,23 @@ def test_an_interrupted_run_goes_on_and_is_never_taken_for_whole(folder, monkeyp
 
   with pytest.raises(KeyboardInterrupt):
     feature_cache.write(place, 'latents', about, {'train': clips}, lambda r: rows(r, clips[4].id))
-  with pytest.raises(UserError, match='half is not finished, run the command that makes it again'):
+  with pytest.raises(UserError, match='half is incomplete; run the command that makes it again'):
     train.train(config, str(folder / 'run'))
-  asked.clear()
+  encoded.clear()
   assert feature_cache.write(place, 'latents', {**about, 'workdir': 'b'}, {'train': clips}, rows)
-  assert asked == [c.id for c in clips[3:]]  # files of three: the first was whole
+  assert encoded == [c.id for c in clips[3:]]  # files of three clips: the first was complete
   made = json.loads((place / 'latents.json').read_text())
   assert made['splits']['train']['rows'] == [len(c.frames) for c in clips]
   assert not list(place.glob('*.partial')) and len(list(place.glob('*.f16'))) == 3
   assert not feature_cache.write(place, 'latents', about, {'train': clips}, rows)
-  # Another encoder's leftovers are not gone on from.
+  # A run of another encoder does not resume it.
   shutil.rmtree(place)
   with pytest.raises(KeyboardInterrupt):
     feature_cache.write(place, 'latents', about, {'train': clips}, lambda r: rows(r, clips[4].id))
-  asked.clear()
+  encoded.clear()
   feature_cache.write(place, 'latents', {**about, 'weights': 'x'}, {'train': clips}, rows)
-  assert asked == [c.id for c in clips]
-  encode(folder, '--encoded=both', f'--latents={folder}/system')
+  assert encoded == [c.id for c in clips]
+  encode(folder, '--feature_cache=both', f'--latents={folder}/system')
   assert 'latents are already in' in capsys.readouterr().out
   with pytest.raises(UserError, match='too large for float16'):
     feature_cache.write(place, 'speech', about, {'train': clips}, lambda r: iter([np.full((1, 2), np.inf)]))

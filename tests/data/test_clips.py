@@ -167,7 +167,7 @@ def test_reasons_call_what_is_no_regular_file_by_its_kind(tmp_path):
     'fifo.mp4': 'the file is a FIFO (named pipe)',
     'device.mp4': 'the file is a device',
     'dangling.mp4': 'the file is a link to nowhere, which does not exist',
-    'absent.mp4': 'named in the CSV, but there is no such file',
+    'absent.mp4': 'listed in the CSV, but there is no such file',
   }
 
 

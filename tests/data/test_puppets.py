@@ -41,7 +41,7 @@ def still(frames=1, jaw=0.0, angles=(0, 0, 0), **channels):
 
 
 def marks_of(who, motion):
-  return geometry.landmarks(who.made, motion.pose, motion.mouth, motion.brow, motion.blink)
+  return geometry.landmarks(who.anchors, motion.pose, motion.mouth, motion.brow, motion.blink)
 
 
 def polygon_mask(points):
@@ -189,7 +189,7 @@ def test_neighbours_colour_a_sound():
 
 @pytest.mark.parametrize('number', PEOPLE)
 def test_the_inside_of_the_mouth_is_the_only_such_colour_in_a_face(number):
-  who = drawing.puppet(identities.identity(number))
+  who = drawing.make_puppet(identities.identity(number))
   motion = still(3, jaw=[0.0, 0.5, 1.0])
   marks = marks_of(who, motion)
   seen = [records.decode_picture(records.encode_picture(f, puppets.QUALITY)) for f in drawing.draw(who, motion)]
@@ -204,7 +204,7 @@ def test_the_inside_of_the_mouth_is_the_only_such_colour_in_a_face(number):
 
 
 def test_rows_of_the_inside_follow_the_opening():
-  who = drawing.puppet(identities.identity(1))
+  who = drawing.make_puppet(identities.identity(1))
   motion = still(12, jaw=np.linspace(0, 1, 12))
   rows = [mouth_inside(f)[:, 62:67].mean(1).sum() for f in drawing.draw(who, motion)]
   assert np.corrcoef(rows, geometry.opening(motion.mouth))[0, 1] > 0.98
@@ -214,7 +214,7 @@ def test_rows_of_the_inside_follow_the_opening():
 
 
 def test_a_turned_head_shows_it():
-  who = drawing.puppet(identities.identity(1))
+  who = drawing.make_puppet(identities.identity(1))
   shift = lambda m: m[0, 30] - (m[0, 36:48].mean(0))  # noqa: E731
   front, right, up = (shift(marks_of(who, still(angles=a))) for a in ((0, 0, 0), (15, 0, 0), (0, 10, 0)))
   assert right[0] - front[0] > 3 and up[1] - front[1] < -2
@@ -239,7 +239,7 @@ def test_the_warp_inverts_what_landmarks_do():
 
 
 def test_eyes_close_where_the_landmarks_say():
-  who = drawing.puppet(identities.identity(9))
+  who = drawing.make_puppet(identities.identity(9))
   motion = still(2)
   motion = articulation.Motion(motion.mouth, motion.brow, np.array([0.0, 1.0]), motion.gaze, motion.pose)
   marks = marks_of(who, motion)

@@ -83,7 +83,7 @@ def test_the_meta_file_says_the_frame_rate(tmp_path):
   assert rates == {NAME: 29.97, 'Clip+xyz+P0+C0+F1-9': 24.0}
   for text in ('', 'FPS: fast', 'FPS: 0', 'FPS'):
     meta.write_text(text)
-    with pytest.raises(UserError, match='expected a line of FPS and a number'):
+    with pytest.raises(UserError, match='expected a line with FPS and a number'):
       vfhq.find_clips(tmp_path)
 
 

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from talkjax.faces import align, landmarks, mask
+from talkjax.faces import align, mask, measures
 
 
 def _face(scale=50.0, degrees=0.0, place=(150.0, 120.0)):
   """[68, 2]: the mean face's stable points in a frame (the rest lie between the eyes)."""
   points = np.zeros((68, 2))
-  points[landmarks.STABLE] = landmarks.MEAN_FACE[:, :2]
+  points[measures.STABLE] = measures.MEAN_FACE[:, :2]
   a = np.radians(degrees)
   turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
   return scale * points @ turn.T + place
@@ -28,7 +28,7 @@ def test_any_face_comes_to_lie_on_the_canonical_one(scale, degrees, place):
     transforms = align.canonical_transforms(face[None], size)
     assert transforms.shape == (1, 2, 3) and transforms.dtype == np.float32
     moved = align.transform_points(face[None], transforms)[0]
-    np.testing.assert_allclose(moved[landmarks.STABLE][align.FIT], align.canonical_points(size), atol=1e-3 * size)
+    np.testing.assert_allclose(moved[measures.STABLE][align.FIT], align.canonical_points(size), atol=1e-3 * size)
     assert align.scale_of(transforms[0]) == pytest.approx(align.EYE_DISTANCE * size / scale, rel=1e-4)
 
 

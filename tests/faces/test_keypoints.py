@@ -64,11 +64,11 @@ def test_the_same_face_at_another_scale_moves_as_it_did():
   np.testing.assert_allclose(published[0, 2], driving[0, 2], rtol=1e-5)
 
 
-def test_the_most_alike_frame_is_the_nearest_ratio():
+def test_the_most_similar_frame_is_the_nearest_ratio():
   driving = moving(6)
   driving[:, 0, 0] += np.array([30, 10, 2, 0, 15, 40])  # the left eye comes nearer to the nose
   reference = driving[3] * 1.5
-  assert keypoints._most_alike(driving, reference, 'paper') == 3
+  assert keypoints._most_similar(driving, reference, 'paper') == 3
   got = keypoints.retarget(driving, reference, 6, 'naive')
   np.testing.assert_allclose(got - got[:1, 2:], 1.5 * (driving - driving[:1, 2:]), rtol=1e-4, atol=1e-3)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkjax.faces import detector, landmarks
+from talkjax.faces import detector, landmarks, measures
 from talkjax.media import picture, video
 
 
@@ -23,13 +23,13 @@ def _turn(yaw, pitch, roll):
 def _head(yaw=0.0, pitch=0.0, roll=0.0):
   """[68, 3] whose stable points are the mean face's, turned, 60 px between the eyes, somewhere in a picture."""
   points = np.zeros((68, 3))
-  points[landmarks.STABLE] = landmarks.MEAN_FACE
+  points[measures.STABLE] = measures.MEAN_FACE
   return 60 * points @ _turn(yaw, pitch, roll).T + [200, 150, 0]
 
 
 @pytest.mark.parametrize('angles', [(0, 0, 0), (25, 0, 0), (0, 15, 0), (0, 0, -20), (-30, 10, 12), (40, -25, 5)])
 def test_pose_of_a_turned_head(angles):
-  pose = landmarks.head_pose(_head(*angles)[None])
+  pose = measures.head_pose(_head(*angles)[None])
   assert pose.dtype == np.float32
   np.testing.assert_allclose(pose[0], angles, atol=1e-3)
 
@@ -82,7 +82,7 @@ def test_pixels_are_truncated_as_published():
 
 def test_mouth_opening_knows_no_size_tilt_or_place():
   points = np.zeros((68, 2))
-  points[landmarks.STABLE] = landmarks.MEAN_FACE[:, :2]
+  points[measures.STABLE] = measures.MEAN_FACE[:, :2]
   points[36:42] = [-0.5, 0]
   points[42:48] = [0.5, 0]
   points[[61, 62, 63]] = [[-0.1, 1.0], [0, 1.0], [0.1, 1.0]]
@@ -90,7 +90,7 @@ def test_mouth_opening_knows_no_size_tilt_or_place():
   closed = points.copy()
   closed[[67, 66, 65]] = points[[61, 62, 63]]
   turn = _turn(0, 0, 30)[:2, :2]
-  opening = landmarks.mouth_opening(np.stack([points * 50, points @ turn.T * 300 + [40, 70], closed * 80]))
+  opening = measures.mouth_opening(np.stack([points * 50, points @ turn.T * 300 + [40, 70], closed * 80]))
   np.testing.assert_allclose(opening, [0.1, 0.1, 0], atol=1e-6)
 
 
@@ -101,13 +101,13 @@ def _square(x, y, side):
   return mesh
 
 
-def test_the_largest_face_is_followed():
+def test_the_largest_face_is_tracked():
   small, large = _square(0, 0, 40), _square(100, 0, 50)
-  assert landmarks._follow([], None) is None
-  assert landmarks._follow([small, large], None) is large
-  assert landmarks._follow([large, small], _square(2, 2, 40)) is small  # the one before, though another is larger
-  assert landmarks._follow([_square(100, 0, 90), small], _square(2, 2, 40))[1, 0] == 190  # much larger
-  assert landmarks._follow([large], _square(2, 2, 40)) is large  # a cut
+  assert landmarks._select_face([], None) is None
+  assert landmarks._select_face([small, large], None) is large
+  assert landmarks._select_face([large, small], _square(2, 2, 40)) is small  # the one before, though another is larger
+  assert landmarks._select_face([_square(100, 0, 90), small], _square(2, 2, 40))[1, 0] == 190  # much larger
+  assert landmarks._select_face([large], _square(2, 2, 40)) is large  # a cut
 
 
 def test_a_face_seen_twice_is_one():

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from talkjax.faces import align, landmarks, mask
+from talkjax.faces import align, mask, measures
 
 
 def _points():
   """[68, 2] of a 128 px crop: the mean face, eyes, mouth and chin where they lie on average."""
   points = np.zeros((68, 2))
-  points[landmarks.STABLE] = landmarks.MEAN_FACE[:, :2]
+  points[measures.STABLE] = measures.MEAN_FACE[:, :2]
   points[36:42, 1], points[42:48, 1] = 0, 0
   points[36:42, 0], points[42:48, 0] = np.linspace(-0.72, -0.28, 6), np.linspace(0.28, 0.72, 6)
   points[3:14] = np.stack([np.linspace(-1.0, 1.0, 11), 1.9 - np.linspace(-1, 1, 11) ** 2], -1)

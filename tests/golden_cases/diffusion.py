@@ -1,4 +1,4 @@
-"""Checks of the diffusion room: schedules, samplers, guidance and loss weights."""
+"""Golden cases of talkjax.diffusion: schedules, samplers, guidance and loss weights."""
 
 import functools
 
@@ -112,7 +112,7 @@ def _ddpm(config, schedule, spacing):
 
 
 def _dpm_solver(config, schedule, spacing):
-  # diffusers puts 2^-24 in place of a zero terminal alpha_bar; this room takes the limit, up to 9e-4 away.
+  # diffusers puts 2^-24 in place of a zero terminal alpha_bar; talkjax.diffusion takes the limit, up to 9e-4 away.
   alpha_bar = np.where(schedule.alpha_bar == 0, 2.0**-24, schedule.alpha_bar)
   schedule = schedules.Schedule(schedule.betas, alpha_bar)
   return samplers.dpm_solver_pp_2m(
@@ -134,8 +134,9 @@ def min_snr_weights(case: Case) -> dict:
     what, name = key.split('.')
     schedule = _schedule(config, name, zero_snr='zero_terminal' in what or what == 'weight_vexpress')
     ratio = losses.snr(schedules.level_at(schedule, index))
-    # Beside the 1e-3 of the case's notes, six roundings of alpha_bar (square root, shift, scale, square, to betas and
-    # back), which 1 - alpha_bar magnifies in the first timesteps: PyTorch's square root is up to 0.75 ulp off, not 0.5.
+    # In addition to the 1e-3 of the case's notes, six roundings of alpha_bar (square root, shift, scale, square, to
+    # betas and back), which 1 - alpha_bar magnifies in the first timesteps: PyTorch's square root is up to
+    # 0.75 ulp off, not 0.5.
     allowed = np.maximum(1e-3, 6 * 2.0**-24 / (1 - schedule.alpha_bar[index]))
     weight = functools.partial(losses.min_snr_weight, ratio, gamma=config['gamma'])
     if what.startswith('snr'):
@@ -164,8 +165,8 @@ def guided_steps(case: Case) -> dict:
   full = make[config['noise_schedule']](num)
   kept = schedules.sections(config['timestep_respacing'], num)
   schedule = schedules.respace(full, kept)
-  told = schedule.timesteps * (1000.0 / num if config['rescale_timesteps'] else 1.0)
-  schedule = schedules.Schedule(schedule.betas, schedule.alpha_bar, told)
+  timesteps = schedule.timesteps * (1000.0 / num if config['rescale_timesteps'] else 1.0)
+  schedule = schedules.Schedule(schedule.betas, schedule.alpha_bar, timesteps)
   x, raw, gradient, noise = (jnp.moveaxis(jnp.asarray(inputs[k]), 1, -1) for k in ('x', 'model_out', 'grad', 'noise'))
   channels = x.shape[-1]
   ancestral = functools.partial(samplers.ddpm, schedule, schedule.num_steps, first_variance='next')
@@ -206,7 +207,7 @@ def guided_steps(case: Case) -> dict:
     elif key.startswith('ddim_map_'):
       out[key] = schedules.sections(f'ddim{parts[-1]}', num)
   return out | {
-    'seen_t': told[inputs['t']],
+    'seen_t': timesteps[inputs['t']],
     'timestep_map': kept,
     'table_betas': schedule.betas,
     'table_alphas_cumprod': schedule.alpha_bar,

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from golden_cases.unet import nchw, nhwc
-from talkjax import foundations
-from talkjax.media import audio
+from talkjax.media import mel
 from talkjax.nn.autoencoder import Autoencoder
-from talkjax.nn.latent_unet import LatentUNet
+from talkjax.nn.latent_unet import Conditioning, LatentUNet
 from talkjax.nn.transformer import TemporalTransformer
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
 
 
 def activations(state) -> dict[str, np.ndarray]:
-  """What every module gave (of several things the first), by its path joined with '_'."""
+  """The output of every module (of several the first), by its path joined with '_'."""
   made = {}
   for path, x in jax.tree_util.tree_leaves_with_path(state['intermediates']):
     made.setdefault('_'.join(k.key for k in path if hasattr(k, 'key')).removesuffix('___call__'), x)
@@ -40,10 +40,10 @@ def sd15_unet(case):
   inputs = case.inputs
   net = LatentUNet(**unet_fields(case.config))
   x, time = nhwc(inputs['sample']), jnp.asarray(inputs['timestep'])
-  contexts = {'text': jnp.asarray(inputs['encoder_hidden_states'])}
-  wanted = jax.eval_shape(net.init, jax.random.key(0), x, time, contexts)['params']
+  conditioning = Conditioning({'text': jnp.asarray(inputs['encoder_hidden_states'])})
+  wanted = jax.eval_shape(net.init, jax.random.key(0), x, time, conditioning)['params']
   params = fit(case.state, wanted, case.name)
-  run = jax.jit(lambda params: net.apply({'params': params}, x, time, contexts, capture_intermediates=True))
+  run = jax.jit(lambda params: net.apply({'params': params}, x, time, conditioning, capture_intermediates=True))
   (sample, _), state = run(params)
   made = activations(state)
   outputs = {'sample': nchw(sample)}
@@ -69,10 +69,10 @@ def sd_vae(case):
     c['norm_num_groups'],
     c['scaling_factor'],
   )
-  picture, latent = nhwc(inputs['image']), nhwc(inputs['latent'])
-  wanted = jax.eval_shape(net.init, jax.random.key(0), picture)['params']
-  params = {'params': fit(foundations.autoencoder_state(case.state), wanted, case.name)}
-  moments = jax.jit(lambda p: net.apply(p, picture, method='moments', capture_intermediates=True))
+  image, latent = nhwc(inputs['image']), nhwc(inputs['latent'])
+  wanted = jax.eval_shape(net.init, jax.random.key(0), image)['params']
+  params = {'params': fit(pretrained.autoencoder_state(case.state), wanted, case.name)}
+  moments = jax.jit(lambda p: net.apply(p, image, method='moments', capture_intermediates=True))
   decode = jax.jit(lambda p: net.apply(p, latent * net.scaling, method='decode', capture_intermediates=True))
   (mean, logvar), encoding = moments(params)
   decoded, decoding = decode(params)
@@ -139,10 +139,10 @@ def wav2vec2(case):
     c['do_stable_layer_norm'],
     c['layer_norm_eps'],
   )
-  values = audio.normalised(waveform) if c['feature_extractor']['do_normalize'] else waveform
+  values = mel.normalised(waveform) if c['feature_extractor']['do_normalize'] else waveform
   x = jnp.asarray(values)[None]
   wanted = jax.eval_shape(net.init, jax.random.key(0), x)['params']
-  params = fit(foundations.wav2vec2_state(case.state), wanted, case.name)
+  params = fit(pretrained.wav2vec2_state(case.state), wanted, case.name)
   run = jax.jit(lambda params: net.apply({'params': params}, x, capture_intermediates=True))
   states, intermediates = run(params)
   made = activations(intermediates)

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from talkjax.media import audio
+from talkjax.media import mel
 
 
 def _dve_mel(case):
   num_frames = case.config['num_frames']
-  mel_db = audio.log_mel(case.inputs['waveform'], num_frames)
+  mel_db = mel.log_mel(case.inputs['waveform'], num_frames)
   return {
     'mel_db': mel_db,
-    'audio': audio.frame_windows(mel_db, case.inputs['frames']),
-    'fitted_length': np.int32(num_frames * audio.SAMPLES_PER_FRAME - 1),
+    'audio': mel.frame_windows(mel_db, case.inputs['frames']),
+    'fitted_length': np.int32(num_frames * mel.SAMPLES_PER_FRAME - 1),
   }
 
 

@@ -1,5 +1,6 @@
 """Golden cases of V-Express: conditions, both U-Nets, schedule, windows and the whole sampling loop."""
 
+import dataclasses
 import re
 
 import jax
@@ -12,13 +13,15 @@ from golden_cases.unet import nchw, nhwc
 from talkjax.diffusion import samplers, schedules
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
-from talkjax.nn.autoencoder import Folding
+from talkjax.nn.audio_projection import Resampler, frame_windows, resample_to_frames
 from talkjax.nn.conv import Conv3x3
-from talkjax.nn.guider import Guider, Resampler, two_a_frame, windows
-from talkjax.nn.latent_unet import LatentUNet, Temporal
+from talkjax.nn.guider import Guider
+from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.norm import GroupNorm
-from talkjax.systems.vexpress import model
-from talkjax.systems.vexpress import windows as vexpress
+from talkjax.systems.portrait import networks
+from talkjax.systems.portrait.latents import FoldedLatents
+from talkjax.systems.sampling import make_table
+from talkjax.systems.vexpress import generation, model, windows
 from talkjax.weights.fit import fit
 
 
@@ -70,9 +73,9 @@ def audio_windows(case):
   margin, outputs = case.config['num_pad_audio_frames'], {}
   for name, x in case.inputs.items():
     of = name.removeprefix('embeddings_')
-    frames = two_a_frame(jnp.asarray(x[0]), int(of.split('_')[1]))
-    heard = windows(jnp.pad(frames, ((margin, margin), (0, 0)))[None], margin)[0]
-    outputs[f'windows_{of}'] = heard.reshape(len(heard), -1, x.shape[-1])
+    frames = resample_to_frames(jnp.asarray(x[0]), int(of.split('_')[1]))
+    around = frame_windows(jnp.pad(frames, ((margin, margin), (0, 0)))[None], margin)[0]
+    outputs[f'windows_{of}'] = around.reshape(len(around), -1, x.shape[-1])
   return outputs
 
 
@@ -92,10 +95,10 @@ def kps_guider(case):
 
 def kps_image(case):
   points, outputs = case.inputs['kps'], {}
-  whole = 512  # which the points are in pixels of; others are halved
+  full = 512  # the size that the points are given in; others are halved
   for name, spec in case.json['outputs'].items():
     height, width = (int(v) for v in (name.removeprefix('image_').split('x') * 2)[:2])
-    scale = 1 if height == whole else 0.5
+    scale = 1 if height == full else 0.5
     drawn = [keypoints.draw(p * np.float32(scale), (height, width)) for p in points]
     outputs[name] = np.stack(drawn) if len(spec['shape']) == 4 else drawn[0]
   return outputs
@@ -112,12 +115,12 @@ def reference_net(case):
   net = LatentUNet(**unet_fields(case.config), head=False)
   x = nhwc(case.inputs['reference_latents'])
   default = np.zeros((len(x), 1, case.config['cross_attention_dim']), np.float32)
-  contexts = {'text': jnp.asarray(case.inputs.get('encoder_hidden_states', default))}
+  conditioning = Conditioning({'text': jnp.asarray(case.inputs.get('encoder_hidden_states', default))})
   time = jnp.zeros(len(x))
-  params = reference_params(net, case.state, x, contexts, case.name)
-  features = jax.jit(lambda p: net.apply({'params': p}, x, time, contexts)[1])(params)
+  params = reference_params(net, case.state, x, conditioning, case.name)
+  features = jax.jit(lambda p: net.apply({'params': p}, x, time, conditioning)[1])(params)
   outputs = {f'bank.{path}.transformer_blocks.0': features[name] for path, name in banks(case.outputs)}
-  if 'sample' in case.outputs:  # of no use to V-Express: a convolution of the last block's output
+  if 'sample' in case.outputs:  # V-Express does not use it: a convolution of the last block's output
     head = Conv3x3(case.config['out_channels'])
     last = features[f'up_blocks_{len(net.widths) - 1}_layers_{net.layers}']
     kernel, bias = case.state['conv_out.weight'].transpose(2, 3, 1, 0), case.state['conv_out.bias']
@@ -125,8 +128,8 @@ def reference_net(case):
   return outputs
 
 
-def reference_params(net, state, x, contexts, name):
-  wanted = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(len(x)), contexts)['params']
+def reference_params(net, state, x, conditioning, name):
+  wanted = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(len(x)), conditioning)['params']
   return fit(state, wanted, name, ignored=r'^conv_out\.')
 
 
@@ -145,7 +148,7 @@ def temporal(config) -> Temporal:
     kind['num_transformer_block'],
     len(kind['attention_block_types']),
     kind['temporal_position_encoding_max_len'],
-    groups=32,  # whatever the U-Net's
+    groups=32,  # independent of the U-Net's
   )
 
 
@@ -157,34 +160,30 @@ def unet(case):
   inputs, net = case.inputs, denoising_unet(case.config)
   n, frames = inputs['sample'].shape[0], inputs['sample'].shape[2]
   x, time = frames_first(inputs['sample']), jnp.full(n, inputs['timestep'])
-  told = {
-    'reference': {ours: jnp.asarray(inputs[f'bank.{path}.transformer_blocks.0']) for path, ours in banks(inputs)},
-    'audio': jnp.asarray(inputs['encoder_hidden_states']),
-  }
-  added = frames_first(inputs['kps_features'])
-  factors = {name: case.config.get(f'{name}_attention_weight', 1.0) for name in ('reference', 'audio')}
-  call = lambda rng: net.init(rng, x, time, told, frames=frames, added=added)
-  params = fit(case.state, jax.eval_shape(call, jax.random.key(0))['params'], case.name, r'pos_encoder\.pe$')
-  run = jax.jit(
-    lambda p: net.apply(
-      {'params': p}, x, time, told, frames=frames, added=added, weights=factors, capture_intermediates=True
-    )
+  reference = {ours: jnp.asarray(inputs[f'bank.{path}.transformer_blocks.0']) for path, ours in banks(inputs)}
+  conditioning = Conditioning(
+    {'reference': reference, 'audio': jnp.asarray(inputs['encoder_hidden_states'])},
+    {name: case.config.get(f'{name}_attention_weight', 1.0) for name in ('reference', 'audio')},
+    guide_features=frames_first(inputs['kps_features']),
   )
+  initialise = lambda rng: net.init(rng, x, time, conditioning, frames)
+  params = fit(case.state, jax.eval_shape(initialise, jax.random.key(0))['params'], case.name, r'pos_encoder\.pe$')
+  run = jax.jit(lambda p: net.apply({'params': p}, x, time, conditioning, frames, capture_intermediates=True))
   (sample, _), state = run(params)
   made = activations(state)
-  # Ours goes on to the SiLU at once.
+  # Ours includes the SiLU.
   last = made[f'up_blocks_{len(net.widths) - 1}_motion_modules_{net.layers}_temporal_transformer']
   made['conv_norm_out'] = GroupNorm(net.groups, 1e-5).apply({'params': params['conv_norm_out']}, last)
   outputs = {'sample': frames_inside(sample, n)}
   for name, described in case.json['outputs'].items():
     if name.startswith('act.'):
-      value = activation(made, name.removeprefix('act.'), added)
+      value = activation(made, name.removeprefix('act.'))
       outputs[name] = laid(value, described, n, frames)
   return outputs
 
 
-def activation(made, name, added):
-  """What a published module gave."""
+def activation(made, name):
+  """The output of a published module."""
   path = name.replace('.', '_')
   if name == 'time_embedding':
     return made['time_embedding_linear_2']
@@ -192,7 +191,7 @@ def activation(made, name, added):
     return made[f'{path}_resnets_1']
   if path in made:
     return made[path]
-  # A module around others gave what its last one gave.
+  # The output of a module around others is that of its last one.
   last = [f'{path}_{end}' for end in ('downsamplers_0', 'upsamplers_0', 'temporal_transformer')]
   last += [
     f'{path}_{kind}'
@@ -260,8 +259,8 @@ def window_plan(case):
   for name in case.outputs:
     if match := re.fullmatch(r'(windows|counts)_(\d+)_(\d+)_(\d+)', name):
       count, size, overlap = map(int, match.groups()[1:])
-      frames = vexpress.plan(count, size, overlap, 'published')
-      outputs[name] = frames if match[1] == 'windows' else vexpress.coverage(frames, count)
+      frames = windows.frames_of_windows(count, size, overlap, 'published')
+      outputs[name] = frames if match[1] == 'windows' else windows.coverage(frames, count)
   # What the stored predictions are of stands in their description alone.
   predictions = case.inputs['predictions']
   meaning = case.json['inputs']['predictions']['meaning']
@@ -269,7 +268,8 @@ def window_plan(case):
     int(re.search(rf'{what}', meaning)[1]) for what in (r'(\d+) frames', r'context (\d+)', r'overlap (\d+)')
   )
   for compat in ('paper', 'published'):  # the same where windows fit
-    merged = vexpress.merge(predictions.transpose(0, 2, 1, 3, 4), vexpress.plan(count, size, overlap, compat), count)
+    frames = windows.frames_of_windows(count, size, overlap, compat)
+    merged = windows.merge(predictions.transpose(0, 2, 1, 3, 4), frames, count)
     outputs['merged'] = merged.swapaxes(0, 1)
   outputs['lengths'] = np.array([published_length(samples) for samples in case.inputs['audio_samples']])
   return outputs
@@ -277,7 +277,7 @@ def window_plan(case):
 
 def published_length(samples, size=24, overlap=4):
   try:
-    return vexpress.published_length(int(samples), size, overlap)
+    return windows.published_length(int(samples), size, overlap)
   except UserError:
     return (int(samples / 16_000 * 30), -1, -1)
 
@@ -287,26 +287,24 @@ def pipeline(case):
   c, inputs = case.config, case.inputs
   unet_config, margin = c['denoising_unet'], c['num_pad_audio_frames']
   config = config_file.get_config('paper,stage=3')
-  config.windows.update(frames=c['context_frames'], overlap=c['context_overlap'], budget=2)
+  config.windows.update(frames=c['context_frames'], overlap=c['context_overlap'], batch_size=2)
   config.update(compat='published', margin=margin, guidance=c['guidance_scale'])
   config.audio.kind = 'none'  # features are given
-  config.weights.update(reference=c['reference_attention_weight'], audio=c['audio_attention_weight'])
+  config.context_scales.update(reference=c['reference_attention_weight'], audio=c['audio_attention_weight'])
   config.sampler.steps = c['num_inference_steps']
-  fields = dict(context=0, margin=margin, change=0.0, modulated=False, prior=0.0)
-  nets = model.Networks(
+  nets = dataclasses.replace(
+    model.make_networks(config),
     backbone=denoising_unet(unet_config),
     reference=LatentUNet(**unet_fields(c['reference_net']), head=False),
     guider=guider(c['v_kps_guider']),
-    encoder=None,
     audio=resampler(c['audio_projection']),
-    latents=Folding(1),  # latents are given
-    text=c['reference_net']['cross_attention_dim'],
-    **fields,
+    latents=FoldedLatents(1),  # latents are given
+    text_channels=c['reference_net']['cross_attention_dim'],
   )
   portrait = nhwc(inputs['reference_latents'])
-  frames = two_a_frame(jnp.asarray(inputs['audio_embeddings'][0]), c['video_length'])
+  frames = resample_to_frames(jnp.asarray(inputs['audio_embeddings'][0]), c['video_length'])
   shapes = {'reference': portrait, 'kps': inputs['kps_images'][None, :1], 'audio': frames[None, : 2 * margin + 1]}
-  wanted = jax.eval_shape(lambda rng: model.init(rng, shapes, nets=nets), jax.random.key(0))
+  wanted = jax.eval_shape(lambda rng: networks.init(rng, shapes, nets=nets), jax.random.key(0))
   names = {'reference': 'reference_net', 'backbone': 'denoising_unet', 'guider': 'v_kps_guider'}
   params = {}
   for name, tree in wanted.items():
@@ -314,32 +312,32 @@ def pipeline(case):
     ignored = r'^conv_out\.' if name == 'reference' else r'pos_encoder\.pe$'
     params[name] = fit(state, tree, f'{case.name} {name}', ignored)
 
-  sampler = vexpress.Sampler(nets, config)
+  table = make_table(config, 'stride')
+  sampler = generation.Sampler(nets, config, table)
   prepared = sampler.prepare(params, portrait)
   start = np.asarray(frames_first(inputs['latents']))
-  shown = lambda video, index: inputs['kps_images'][index]
+  draw = lambda video, index: inputs['kps_images'][index]
+  given = generation.Inputs(prepared, draw, [np.asarray(frames)], np.zeros(1, np.uint32), start=start)
 
   def run(table):
     sampler.table = table
-    heard = [np.asarray(frames)]
-    return vexpress.denoise(params, prepared, shown, heard, np.zeros(1), sampler=sampler, start=start)[0]
+    return generation.denoise(params, given, sampler=sampler)[0]
 
-  table = sampler.table
   outputs = {'timesteps': table.timestep.astype(int), 'latents': frames_inside(run(table), 1)}
   for name in case.outputs:
     if match := re.fullmatch(r'latents_after_step_(\d+)', name):
       outputs[name] = frames_inside(run(table.rows(slice(0, int(match[1]) + 1))), 1)
   index = np.arange(c['context_frames'])
-  sound = vexpress.around(np.asarray(frames), c['video_length'], config)
-  outputs['audio_tokens'] = model.sound_tokens(params, jnp.asarray(sound), nets)['audio']
-  told = sampler.tell(params, inputs['kps_images'][None, index], sound[None, index])
-  said = []
+  features = generation.window_features(np.asarray(frames), c['video_length'], config)
+  outputs['audio_tokens'] = model.audio_contexts(params, jnp.asarray(features), nets)['audio']
+  encoded = sampler.encode_windows(params, inputs['kps_images'][None, index], features[None, index])
+  predictions = []
   for scale in (0, 1):  # without conditions, with them
     config.guidance = scale
-    once = vexpress.Sampler(nets, config)
+    once = generation.Sampler(nets, config, table)
     x = start[None, index]
-    said.append(once.predict(params, prepared, told, x, np.zeros(1, int), table.rows(0), {}))
-  outputs['first_window_prediction'] = np.concatenate(said).transpose(0, 4, 1, 2, 3)
+    predictions.append(once.predict(params, prepared, encoded, x, np.zeros(1, int), table.rows(0), {}))
+  outputs['first_window_prediction'] = np.concatenate(predictions).transpose(0, 4, 1, 2, 3)
   return outputs
 
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from talkjax.errors import UserError
-from talkjax.media import audio, video
+from talkjax.media import audio, mel, video
 
 
 def _tone(rate, seconds, hertz=300.0):
@@ -103,9 +103,9 @@ def test_real_sound(samples):
 
 def test_mel_is_librosas():
   filters = pytest.importorskip('librosa.filters')
-  assert np.abs(audio.mel_filters() - filters.mel(sr=16_000, n_fft=2048, n_mels=256, fmax=8000)).max() < 1e-8
+  assert np.abs(mel.mel_filters() - filters.mel(sr=16_000, n_fft=2048, n_mels=256, fmax=8000)).max() < 1e-8
   wanted = filters.mel(sr=16_000, n_fft=800, n_mels=80, fmin=55, fmax=7600)
-  assert np.abs(audio.mel_filters(16_000, 800, 80, 55.0, 7600.0) - wanted).max() < 1e-8
+  assert np.abs(mel.mel_filters(16_000, 800, 80, 55.0, 7600.0) - wanted).max() < 1e-8
 
 
 @pytest.mark.slow
@@ -114,58 +114,58 @@ def test_log_mel_is_librosas():  # librosa compiles for seconds
   noise = np.random.default_rng(0).normal(0, 0.1, 15_000).astype(np.float32)
   fitted = np.pad(noise, (0, 30 * 640 - 1 - len(noise)))
   sizes = {'n_fft': 2048, 'win_length': 640, 'hop_length': 320, 'n_mels': 256, 'fmax': 8000}
-  mel = librosa.feature.melspectrogram(y=fitted, sr=16_000, **sizes)
-  assert np.abs(audio.log_mel(noise, 30) - librosa.power_to_db(mel, ref=np.max)).max() < 0.01
+  spectrogram = librosa.feature.melspectrogram(y=fitted, sr=16_000, **sizes)
+  assert np.abs(mel.log_mel(noise, 30) - librosa.power_to_db(spectrogram, ref=np.max)).max() < 0.01
 
 
 def test_log_mel_by_hand():
   """Against a plain Fourier sum of one column of a tone."""
   tone = _tone(16_000, 1.0, 1000.0)
-  mel = audio.log_mel(tone, 25)
-  assert mel.shape == (256, 50) and mel.max() == 0 and mel.min() >= -80
+  spectrogram = mel.log_mel(tone, 25)
+  assert spectrogram.shape == (256, 50) and spectrogram.max() == 0 and spectrogram.min() >= -80
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(640) / 640)
   piece = tone[20 * 320 - 320 : 20 * 320 + 320] * window
   power = np.array([abs((piece * np.exp(-2j * np.pi * k * np.arange(640) / 2048)).sum()) ** 2 for k in range(1025)])
-  loudest = np.argmax(audio.mel_filters() @ power)
-  assert np.argmax(mel[:, 20]) == loudest
-  column = 10 * np.log10(audio.mel_filters() @ power)
+  loudest = np.argmax(mel.mel_filters() @ power)
+  assert np.argmax(spectrogram[:, 20]) == loudest
+  column = 10 * np.log10(mel.mel_filters() @ power)
   strong = column > column.max() - 40
-  assert np.abs((mel[:, 20] - mel[:, 20].max()) - (column - column.max()))[strong].max() < 0.01
+  assert np.abs((spectrogram[:, 20] - spectrogram[:, 20].max()) - (column - column.max()))[strong].max() < 0.01
 
 
 def test_sound_is_fitted_to_the_frames():
   tone = _tone(16_000, 2.0)
-  assert audio.log_mel(tone, 10).shape == (256, 20)
-  long = audio.log_mel(tone[:3_200], 40)
+  assert mel.log_mel(tone, 10).shape == (256, 20)
+  long = mel.log_mel(tone[:3_200], 40)
   assert long.shape == (256, 80)
   assert (long[:, 20:] == -80).all()  # silence after the sound ends
-  assert audio.log_mel(np.zeros(0, np.float32), 1).shape == (256, 2)
+  assert mel.log_mel(np.zeros(0, np.float32), 1).shape == (256, 2)
 
 
 def test_windows_are_centred_on_their_frame_and_silent_outside():
-  mel = np.arange(256 * 20, dtype=np.float32).reshape(256, 20)
-  windows = audio.frame_windows(mel, [3, 0, 9, 10, 30, -5]).reshape(6, 4, 256)
-  assert (windows[0] == mel[:, 4:8].T).all()
-  assert (windows[1, :2] == -80).all() and (windows[1, 2:] == mel[:, :2].T).all()
-  assert (windows[2] == mel[:, 16:20].T).all()
-  assert (windows[3, :2] == mel[:, 18:20].T).all() and (windows[3, 2:] == -80).all()
+  spectrogram = np.arange(256 * 20, dtype=np.float32).reshape(256, 20)
+  windows = mel.frame_windows(spectrogram, [3, 0, 9, 10, 30, -5]).reshape(6, 4, 256)
+  assert (windows[0] == spectrogram[:, 4:8].T).all()
+  assert (windows[1, :2] == -80).all() and (windows[1, 2:] == spectrogram[:, :2].T).all()
+  assert (windows[2] == spectrogram[:, 16:20].T).all()
+  assert (windows[3, :2] == spectrogram[:, 18:20].T).all() and (windows[3, 2:] == -80).all()
   assert (windows[4:] == -80).all()
 
 
 def test_a_click_is_heard_by_the_frame_it_falls_in_and_the_next():
   sound = np.zeros(16_000, np.float32)
   sound[12 * 640 + 320] = 1  # in the middle of frame 12
-  loud = [w.max() for w in audio.frame_windows(audio.log_mel(sound, 25), np.arange(25))]
+  loud = [w.max() for w in mel.frame_windows(mel.log_mel(sound, 25), np.arange(25))]
   assert [i for i, value in enumerate(loud) if value > -80] == [12, 13]
 
 
 def test_log_mel_is_fast():
   """Measured 5 ms on one idle core; the bound allows for a busy one."""
   sound = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
-  audio.log_mel(sound, 75)
+  mel.log_mel(sound, 75)
   best = np.inf
   for _ in range(5):
     start = time.perf_counter()
-    audio.log_mel(sound, 75)
+    mel.log_mel(sound, 75)
     best = min(best, time.perf_counter() - start)
   assert best < 0.05

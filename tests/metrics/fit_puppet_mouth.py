@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from data.puppets import articulation, drawing, geometry, identities  # noqa: E402
-from talkjax.faces import landmarks as face_landmarks  # noqa: E402
+from talkjax.faces import measures  # noqa: E402
 from talkjax.media.segments import Segment  # noqa: E402
 from talkjax.metrics import puppet_mouth  # noqa: E402
 
@@ -37,7 +37,7 @@ def babble(rng: np.random.Generator, frames: int, fps: float = 25.0) -> articula
   loud = np.repeat(rng.uniform(0.1, 1, 1 + frames), round(rate / fps))
   sound = (0.3 * loud * rng.normal(size=len(loud)))[: round(frames * rate / fps)].astype(np.float32)
   mouth = articulation.articulate(tuple(sounds), sound, rate, frames, fps)
-  return articulation.move(rng, tuple(sounds), mouth, fps)
+  return articulation.add_motion(rng, tuple(sounds), mouth, fps)
 
 
 def pick(motion: articulation.Motion, index: np.ndarray) -> articulation.Motion:
@@ -48,8 +48,8 @@ def pick(motion: articulation.Motion, index: np.ndarray) -> articulation.Motion:
 
 def clip(person: identities.Identity, motion: articulation.Motion) -> tuple[list[np.ndarray], np.ndarray]:
   """Frames and landmarks [f, 68, 2] of one person."""
-  puppet = drawing.puppet(person)
-  points = geometry.landmarks(puppet.made, motion.pose, motion.mouth, motion.brow, motion.blink)
+  puppet = drawing.make_puppet(person)
+  points = geometry.landmarks(puppet.anchors, motion.pose, motion.mouth, motion.brow, motion.blink)
   return drawing.draw(puppet, motion), points
 
 
@@ -137,9 +137,9 @@ def main():
   weights['line'] = ridge(described, np.array(below), 30.0)
   # 3. How open it is.
   shift = np.clip(puppet_mouth.linear(weights['line'], described), -4, 4)
-  opening = face_landmarks.mouth_opening(points)[which].astype(np.float64)
+  opening = measures.mouth_opening(points)[which].astype(np.float64)
   weights['opening'] = ridge(describe(columns, shift), opening, 10.0)
-  lines = ['"""Numbers of puppet_mouth.py, written by tests/metrics/fit_puppet_mouth.py."""', '', 'WEIGHTS = {']
+  lines = ['"""Weights of puppet_mouth.py, written by tests/metrics/fit_puppet_mouth.py."""', '', 'WEIGHTS = {']
   for name, values in weights.items():
     text = textwrap.fill(' '.join(f'{v:.4g}' for v in values), 116, initial_indent='    ', subsequent_indent='    ')
     lines += [f"  '{name}': '''", text, "  ''',"]

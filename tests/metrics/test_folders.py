@@ -71,7 +71,7 @@ def test_lengths_and_rates_that_differ_are_reported(pair, faces):
   write(made / 'two.mp4', [f for f in moving(8) for _ in range(2)], fps=50.0)
   row = folders.compare_videos(made / 'two.mp4', true / 'two.mp4')
   assert row['frames'] == 8
-  assert 'read at the 25 frames/s of the reference' in row['notes'][0]
+  assert 'resampled to the 25 frames/s of the reference' in row['notes'][0]
   assert row['psnr'] > 35
 
 

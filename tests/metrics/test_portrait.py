@@ -1,4 +1,4 @@
-"""Who is shown, where, and how smoothly: on drawn people, and on numbers made up for the purpose."""
+"""Identity, position, keypoints and seams, on drawn people and on synthetic frames."""
 
 import cv2
 import numpy as np
@@ -59,5 +59,6 @@ def test_no_face_no_track():
 def test_the_jump_at_seams_is_a_ratio_of_mean_changes():
   values = np.cumsum([0, 2, 2, 5, 2, 2, 7, 2])  # clips of three frames: 2 inside them, 5 and 7 between them
   frames = [np.full((4, 4, 3), v, np.uint8) for v in values]
-  assert portrait.seam_jump(frames, 3) == pytest.approx(6 / 2)
-  assert np.isnan(portrait.seam_jump(frames, 8)) and np.isnan(portrait.seam_jump(frames[:1] * 8, 3))
+  assert portrait.seam_jump(frames, (3, 6)) == pytest.approx(6 / 2)
+  for still_or_seamless in ((frames, ()), (frames, (8,)), (frames[:1] * 8, (3, 6)), (frames[:2], (1,))):
+    assert np.isnan(portrait.seam_jump(*still_or_seamless))

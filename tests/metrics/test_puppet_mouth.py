@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip('data.puppets')
 from data.puppets import articulation, identities  # noqa: E402
-from talkjax.faces import landmarks as face_landmarks  # noqa: E402
+from talkjax.faces import measures
 from talkjax.metrics import lips, puppet_mouth  # noqa: E402
 from tests.metrics import fit_puppet_mouth as drawn  # noqa: E402
 
@@ -52,14 +52,14 @@ def test_pixels_tell_the_opening_of_people_never_seen(clips, spoil, each, mean):
   scores = []
   for frames, points in clips:
     measured = puppet_mouth.puppet_openings([spoil(frame) for frame in frames], points)
-    scores.append(lips.lip_score(measured, face_landmarks.mouth_opening(points)))
+    scores.append(lips.lip_score(measured, measures.mouth_opening(points)))
   assert min(scores) > each
   assert np.mean(scores) > mean
 
 
 def test_openings_are_in_face_heights(clips):
   measured = np.concatenate([puppet_mouth.puppet_openings(*clip) for clip in clips])
-  true = np.concatenate([face_landmarks.mouth_opening(points) for _, points in clips])
+  true = np.concatenate([measures.mouth_opening(points) for _, points in clips])
   assert np.abs(measured - true).mean() < 0.012
   assert np.polyfit(true, measured, 1)[0] == pytest.approx(1, abs=0.1)
 
@@ -86,7 +86,7 @@ def test_true_landmarks_give_nothing_away(clips):
       measured = puppet_mouth.puppet_openings(frames, truth)
       # Whatever is measured, it is what the frames' own landmarks would have given.
       assert np.abs(measured - puppet_mouth.puppet_openings(frames, points)).max() < 0.01
-      scores.append(lips.lip_score(measured, face_landmarks.mouth_opening(truth)))
+      scores.append(lips.lip_score(measured, measures.mouth_opening(truth)))
   assert abs(np.mean(still)) < 0.2
   assert abs(np.mean(other)) < 0.2
 

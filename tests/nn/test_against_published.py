@@ -1,4 +1,4 @@
-"""Our networks against diffusers and transformers themselves: narrowed, on weights made up here, by the import's names.
+"""Our networks against those of diffusers and transformers: narrowed, with random weights, imported by name.
 
 Golden cases hold what published modules once returned at their published sizes; here the modules run, so that other
 sizes and versions can be tried. Needs `.[parity]`.
@@ -11,10 +11,10 @@ import pytest
 from golden_cases.latent import unet_fields
 from golden_cases.unet import nchw, nhwc
 
-from talkjax import foundations
 from talkjax.nn.autoencoder import Autoencoder
-from talkjax.nn.latent_unet import LatentUNet, Temporal
+from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
 
 torch = pytest.importorskip('torch')
@@ -32,7 +32,7 @@ UNET = dict(
 )
 
 
-def shaken(module, seed=0):
+def randomised(module, seed=0):
   """The module with weights of which none is zero, and its state dict as arrays."""
   torch.manual_seed(seed)
   with torch.no_grad():
@@ -66,12 +66,12 @@ def assert_same(got, wanted):
 )
 def test_unet(changes):
   torch.manual_seed(0)
-  theirs, state = shaken(diffusers.UNet2DConditionModel(**{**UNET, **changes}))
+  theirs, state = randomised(diffusers.UNet2DConditionModel(**{**UNET, **changes}))
   net = LatentUNet(**unet_fields(theirs.config))
   # Sides that are odd at the lowest level, batch and tokens that are no round numbers.
   x, time, text = noise(1, 2, 4, 12, 20), np.array([3, 741]), noise(2, 2, 7, 24)
-  params = fit(state, foundations.unet_shapes(net, 24), 'diffusers')
-  got, _ = jax.jit(net.apply)({'params': params}, nhwc(x), jnp.asarray(time), {'text': text})
+  params = fit(state, pretrained.unet_shapes(net, 24), 'diffusers')
+  got, _ = jax.jit(net.apply)({'params': params}, nhwc(x), jnp.asarray(time), Conditioning({'text': text}))
   with torch.no_grad():
     wanted = theirs(torch.tensor(x), torch.tensor(time), torch.tensor(text)).sample
   assert_same(nchw(got), wanted)
@@ -79,7 +79,7 @@ def test_unet(changes):
 
 def test_autoencoder():
   torch.manual_seed(0)
-  theirs, state = shaken(
+  theirs, state = randomised(
     diffusers.AutoencoderKL(
       down_block_types=('DownEncoderBlock2D',) * 3,
       up_block_types=('UpDecoderBlock2D',) * 3,
@@ -91,7 +91,7 @@ def test_autoencoder():
   net = Autoencoder((32, 64, 64), layers=2, groups=16, scaling=theirs.config.scaling_factor)
   pictures, latents = noise(1, 2, 3, 20, 28), noise(2, 2, 4, 5, 7)
   wanted = jax.eval_shape(net.init, jax.random.key(0), nhwc(pictures))['params']
-  params = {'params': fit(foundations.autoencoder_state(state), wanted, 'diffusers')}
+  params = {'params': fit(pretrained.autoencoder_state(state), wanted, 'diffusers')}
   with torch.no_grad():
     posterior = theirs.encode(torch.tensor(pictures)).latent_dist
     decoded = theirs.decode(torch.tensor(latents)).sample
@@ -106,7 +106,7 @@ def test_autoencoder():
 def test_wav2vec2(stable):
   """The layouts of the base and of the large size."""
   torch.manual_seed(0)
-  theirs, state = shaken(
+  theirs, state = randomised(
     transformers.Wav2Vec2Model(
       transformers.Wav2Vec2Config(
         hidden_size=48,
@@ -128,7 +128,7 @@ def test_wav2vec2(stable):
   )  # fmt: skip
   waveform = noise(1, 2, 5003)
   wanted = jax.eval_shape(net.init, jax.random.key(0), waveform)['params']
-  params = fit(foundations.wav2vec2_state(state), wanted, 'transformers')
+  params = fit(pretrained.wav2vec2_state(state), wanted, 'transformers')
   with torch.no_grad():
     made = theirs(torch.tensor(waveform), output_hidden_states=True)
   states = jax.jit(net.apply)({'params': params}, waveform)
@@ -149,7 +149,7 @@ def test_motion_modules(middle, longest):
   """AnimateDiff v1 and v2: the whole U-Net over clips, its modules from their own file."""
   torch.manual_seed(0)
   plain = diffusers.UNet2DConditionModel(**{**UNET, 'norm_num_groups': 32})  # the motion modules' too
-  adapter, motion = shaken(
+  adapter, motion = randomised(
     diffusers.MotionAdapter(
       UNET['block_out_channels'],
       motion_layers_per_block=2,
@@ -159,22 +159,22 @@ def test_motion_modules(middle, longest):
       use_motion_mid_block=middle,
     )
   )
-  theirs, state = shaken(diffusers.UNetMotionModel.from_unet2d(plain, adapter))
+  theirs, state = randomised(diffusers.UNetMotionModel.from_unet2d(plain, adapter))
   for module in theirs.modules():
     if type(module).__name__ == 'AnimateDiffTransformer3D':
       module.norm.__class__ = PerFrame
-  motion = {k: state[k] for k in motion}  # shaken twice
+  motion = {k: state[k] for k in motion}  # randomised twice
   state = {k: v for k, v in state.items() if k not in motion}
   net = LatentUNet(**unet_fields(plain.config), temporal=Temporal(middle, heads=4, max_frames=longest))
-  params = foundations.unet_shapes(net, 24)
+  params = pretrained.unet_shapes(net, 24)
   of_motion = lambda wanted: {k: v for k, v in params.items() if ('motion_modules' in k) == wanted}
   params = {
     **fit(state, of_motion(False), 'diffusers'),
-    **fit(foundations.motion_state(motion), of_motion(True), 'diffusers'),
+    **fit(pretrained.motion_state(motion), of_motion(True), 'diffusers'),
   }
   clips, time, text = noise(1, 2, 4, 5, 8, 12), np.array([3, 741]), noise(2, 2, 7, 24)
   with torch.no_grad():
     wanted = theirs(torch.tensor(clips), torch.tensor(time), torch.tensor(text.repeat(5, axis=0))).sample
   x = clips.swapaxes(1, 2).reshape(10, 4, 8, 12)
-  run = jax.jit(lambda p: net.apply({'params': p}, nhwc(x), jnp.asarray(time), {'text': text}, frames=5)[0])
+  run = jax.jit(lambda p: net.apply({'params': p}, nhwc(x), jnp.asarray(time), Conditioning({'text': text}), 5)[0])
   assert_same(nchw(run(params)).reshape(2, 5, 4, 8, 12).swapaxes(1, 2), wanted)

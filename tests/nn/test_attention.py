@@ -37,10 +37,10 @@ def test_is_attention(qkv, method):
   np.testing.assert_allclose(attention(*qkv, method=method), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('kept', [0, 1024 * 1024])
-def test_gradients_agree(qkv, kept, monkeypatch):
-  """The blocks' own, from weights made again, and that of the whole table."""
-  monkeypatch.setattr(module, '_KEPT', kept)
+@pytest.mark.parametrize('saved_weights', [0, 1024 * 1024])
+def test_gradients_agree(qkv, saved_weights, monkeypatch):
+  """The blockwise gradient from recomputed weights, and the plain one from saved weights."""
+  monkeypatch.setattr(module, '_SAVED_WEIGHTS', saved_weights)
   assert_same(gradients(qkv, 'blocks'), gradients(qkv, 'xla'))
 
 

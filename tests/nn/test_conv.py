@@ -53,11 +53,11 @@ def test_convolution_and_gradients(case):
 
 def test_convolution_of_the_grown_picture(case):
   x, kernel, _ = case
-  grown = x.repeat(2, axis=1).repeat(2, axis=2)
-  g = np.random.default_rng(1).standard_normal((*grown.shape[:3], kernel.shape[-1]))
-  out, vjp = jax.vjp(conv.grow_conv3x3, *(jnp.asarray(a, jnp.float32) for a in (x, kernel)))
-  near(out, definition(grown, kernel))
-  dx, dkernel = gradients(grown, kernel, g)
+  upsampled = x.repeat(2, axis=1).repeat(2, axis=2)
+  g = np.random.default_rng(1).standard_normal((*upsampled.shape[:3], kernel.shape[-1]))
+  out, vjp = jax.vjp(conv.upsample_conv3x3, *(jnp.asarray(a, jnp.float32) for a in (x, kernel)))
+  near(out, definition(upsampled, kernel))
+  dx, dkernel = gradients(upsampled, kernel, g)
   b, h, w, i = x.shape
   got_x, got_kernel = vjp(jnp.asarray(g, jnp.float32))
   near(got_x, dx.reshape(b, h, 2, w, 2, i).sum((2, 4)))
@@ -69,7 +69,7 @@ def test_ways_agree_whatever_the_device(case, monkeypatch):
   made = []
   for backend in ('cpu', 'gpu'):
     monkeypatch.setattr(jax, 'default_backend', lambda backend=backend: backend)
-    for convolve in (conv.conv3x3, conv.grow_conv3x3):
+    for convolve in (conv.conv3x3, conv.upsample_conv3x3):
       loss = lambda x, k, f=convolve: jnp.sin(f(x, k)).sum()  # noqa: E731
       made.append((convolve(*arrays), *jax.grad(loss, argnums=(0, 1))(*arrays)))
   for mine, plain in zip(made[:2], made[2:]):

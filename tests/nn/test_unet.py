@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from talkjax.nn.conv import depth_to_space, grow, shrink, space_to_depth
-from talkjax.nn.unet import UNet, sinusoid
+from talkjax.nn.conv import depth_to_space, downsample, space_to_depth, upsample
+from talkjax.nn.embedding import sinusoid
+from talkjax.nn.unet import UNet
 
 SMALL = {'width': 32, 'multipliers': (1, 2), 'attention_downsamples': (2,), 'num_res_blocks': 1, 'head_channels': 16}
 
@@ -98,8 +99,8 @@ def test_patches_work_at_a_quarter_of_the_pixels():
 
 def test_resizing():
   x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype(np.float32)
-  np.testing.assert_array_equal(grow(x), x.repeat(2, axis=1).repeat(2, axis=2))
-  np.testing.assert_allclose(shrink(x)[1, 1, 2], x[1, 2:4, 4:6].mean((0, 1)), rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(upsample(x), x.repeat(2, axis=1).repeat(2, axis=2))
+  np.testing.assert_allclose(downsample(x)[1, 1, 2], x[1, 2:4, 4:6].mean((0, 1)), rtol=1e-5, atol=1e-6)
 
 
 def test_sinusoid_is_unscaled():

@@ -10,9 +10,10 @@ from configs import speech_edit as configs
 from talkjax import systems
 from talkjax.diffusion import schedules
 from talkjax.errors import UserError
-from talkjax.media import audio, picture
-from talkjax.systems.speech_edit import data, model
+from talkjax.media import mel, picture
+from talkjax.systems.speech_edit import conditions, data, model
 from talkjax.training import input_pipeline
+from tests.micro import generate, random_params
 
 
 @pytest.fixture(scope='module')
@@ -43,19 +44,16 @@ def batch(system, clips):
 
 @pytest.fixture(scope='module')
 def params(system, batch):
-  # Not the zero-initialised ones: those ignore most of what they are given.
-  fresh = system.init(jax.random.key(0), batch)
-  leaves, tree = jax.tree.flatten(fresh)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+  # Not the zero-initialised ones: those ignore most of their input.
+  return random_params(jax.eval_shape(system.init, jax.random.key(0), batch))
 
 
-def test_an_example_is_the_frames_it_says(config, clips):
+def test_an_example_has_the_frames_drawn_for_it(config, clips):
   plain = config.copy_and_resolve_references()
   plain.augment.update(warp=0.0, noise=0.0)
   example = data.read(clips[0], np.random.default_rng(3), config=plain)
-  inputs = data.record_inputs(clips[:1], config=plain)
-  truth = np.stack([data.to_float(p) for p in inputs.truth[0]])
+  (truth,) = conditions.from_records(clips[:1], config=plain).truth
+  truth = picture.to_float(np.stack(truth.frames))
   numbers = np.random.default_rng(3).integers(0, len(clips[0].frames), plain.data.examples_per_record)
   np.testing.assert_array_equal(example['target'], truth[numbers])
   np.testing.assert_array_equal(example['previous'], truth[np.maximum(numbers - 1, 0)])
@@ -63,28 +61,28 @@ def test_an_example_is_the_frames_it_says(config, clips):
   assert set(np.unique(example['mask'])) <= {0.0, 1.0} and 0.1 < example['mask'].mean() < 0.7
 
 
-def test_a_frame_hears_120_ms_around_it_at_any_frame_rate():
-  mel = np.arange(256 * 20, dtype=np.float32).reshape(256, 20)
+def test_the_features_of_a_frame_are_120_ms_around_it_at_any_frame_rate():
+  spectrogram = np.arange(256 * 20, dtype=np.float32).reshape(256, 20)
   settings = ml_collections.ConfigDict({'offset': 0.0, 'scale': 1.0})
-  at_25 = data.audio_features(mel, np.array([3]), 25.0, settings)[0].reshape(4, 256)
-  np.testing.assert_array_equal(at_25, mel.T[4:8])  # rows [2f - 2, 2f + 2)
-  at_50 = data.audio_features(mel, np.array([6]), 50.0, settings)[0].reshape(4, 256)
+  at_25 = data.audio_features(spectrogram, np.array([3]), 25.0, settings)[0].reshape(4, 256)
+  np.testing.assert_array_equal(at_25, spectrogram.T[4:8])  # rows [2f - 2, 2f + 2)
+  at_50 = data.audio_features(spectrogram, np.array([6]), 50.0, settings)[0].reshape(4, 256)
   np.testing.assert_array_equal(at_50, at_25)
-  first = data.audio_features(mel, np.array([0]), 25.0, settings)[0].reshape(4, 256)
-  np.testing.assert_array_equal(first, np.concatenate([np.full((2, 256), audio.SILENCE_DB), mel.T[:2]]))
+  first = data.audio_features(spectrogram, np.array([0]), 25.0, settings)[0].reshape(4, 256)
+  np.testing.assert_array_equal(first, np.concatenate([np.full((2, 256), mel.SILENCE_DB), spectrogram.T[:2]]))
 
 
-def test_augmentation_stays_near_the_picture_and_repeats(clips):
-  picture = clips[0].frame(0)
+def test_augmentation_stays_near_the_image_and_repeats(clips):
+  image = clips[0].frame(0)
   settings = ml_collections.ConfigDict({'warp': 0.02, 'noise': 0.1})
-  one, two = (data.augment(picture, np.random.default_rng(5), settings) for _ in range(2))
+  one, two = (data.augment(image, np.random.default_rng(5), settings) for _ in range(2))
   np.testing.assert_array_equal(one, two)
-  assert 0 < np.abs(one - data.to_float(picture)).mean() < 0.2 and np.abs(one).max() <= 1
+  assert 0 < np.abs(one - picture.to_float(image)).mean() < 0.2 and np.abs(one).max() <= 1
   none = ml_collections.ConfigDict({'warp': 0.0, 'noise': 0.0})
-  np.testing.assert_array_equal(data.augment(picture, np.random.default_rng(5), none), data.to_float(picture))
+  np.testing.assert_array_equal(data.augment(image, np.random.default_rng(5), none), picture.to_float(image))
 
 
-def test_loss_is_eq_5_inside_the_mask_alone(batch):
+def test_the_loss_is_eq_5_inside_the_mask_only(batch):
   schedule = schedules.make('cosine', 1000)
 
   def predict(params, y_t, level, condition, **how):
@@ -97,58 +95,57 @@ def test_loss_is_eq_5_inside_the_mask_alone(batch):
   np.testing.assert_allclose(value, 0.25, rtol=1e-3)
 
 
-def test_noise_enters_inside_the_mask_alone(batch):
-  seen = []
+def test_noise_is_added_inside_the_mask_only(batch):
+  inputs = []
 
   def predict(params, y_t, level, condition, **how):
-    seen.append(y_t)
+    inputs.append(y_t)
     return y_t
 
   model.loss({}, batch, jax.random.key(0), True, predict=predict, schedule=schedules.make('cosine', 50), target='x0')
-  outside = np.asarray(1 - batch['mask']) * np.abs(np.asarray(seen[0] - batch['target']))
+  outside = np.asarray(1 - batch['mask']) * np.abs(np.asarray(inputs[0] - batch['target']))
   assert outside.max() == 0
-  assert np.abs(np.asarray(batch['mask'] * (seen[0] - batch['target']))).mean() > 0.01
+  assert np.abs(np.asarray(batch['mask'] * (inputs[0] - batch['target']))).mean() > 0.01
 
 
-def test_everything_a_frame_is_given_matters(system, params, batch):
-  gradient = jax.grad(lambda b: system.loss(params, b, jax.random.key(0), True)[0])(batch)
+def test_the_loss_depends_on_every_condition(system, params, batch):
+  gradient = jax.jit(jax.grad(lambda b: system.loss(params, b, jax.random.key(0), True)[0]))(batch)
   for name in ('previous', 'identity', 'audio'):
     assert float(jnp.abs(gradient[name]).sum()) > 0, name
 
 
-def frames(system, params, clips, seeds, **how):
-  return np.stack(list(system.generate(params, system.inputs(clips, num_frames=4, **how), np.asarray(seeds))))
+def video(system, params, clips, seeds, **how):
+  return generate(system, params, system.from_records(clips, num_frames=4, **how).conditions, seeds)
 
 
-def test_pixels_outside_the_mask_are_the_videos_own(system, params, clips):
-  inputs = system.inputs(clips[:1], num_frames=4)
-  given = list(inputs.frames)
-  made = list(system.generate(params, dataclasses.replace(inputs, frames=given), np.zeros(1)))
-  for frame, clean in zip(made, given):
-    outside = clean['mask'] == 0
-    np.testing.assert_array_equal(np.where(outside, frame, 0), np.where(outside, picture.to_uint8(clean['clean']), 0))
+def test_pixels_outside_the_mask_are_those_of_the_video(system, params, clips):
+  given = system.from_records(clips[:1], num_frames=4).conditions
+  for frame, clean in zip(generate(system, params, given, [0])[0], given.frames):
+    outside = clean['mask'][0] == 0
+    original = picture.to_uint8(clean['clean'])[0]
+    np.testing.assert_array_equal(np.where(outside, frame, 0), np.where(outside, original, 0))
 
 
-def test_a_frame_knows_nothing_of_what_is_said_later(system, params, clips):
-  inputs = system.inputs(clips[:1], num_frames=4)
-  given = list(inputs.frames)
-  later = [{**f, 'audio': f['audio'] + (3.0 if i >= 2 else 0.0)} for i, f in enumerate(given)]
-  one, two = (list(system.generate(params, dataclasses.replace(inputs, frames=g), np.zeros(1))) for g in (given, later))
+def test_a_frame_does_not_depend_on_later_speech(system, params, clips):
+  given = system.from_records(clips[:1], num_frames=4).conditions
+  louder = [{**f, 'audio': f['audio'] + (3.0 if i >= 2 else 0.0)} for i, f in enumerate(given.frames)]
+  one, two = (
+    generate(system, params, dataclasses.replace(given, frames=frames), [0])[0] for frames in (given.frames, louder)
+  )
   np.testing.assert_array_equal(one[:2], two[:2])
   assert not np.array_equal(one[2], two[2]) and not np.array_equal(one[3], two[3])
 
 
 def test_a_video_does_not_depend_on_its_batch(system, params, clips):
-  together = frames(system, params, clips, [3, 4])
+  together = video(system, params, clips, [3, 4])
   for i, seed in enumerate((3, 4)):
-    alone = frames(system, params, clips[i : i + 1], [seed])
-    assert np.abs(together[:, i].astype(int) - alone[:, 0]).max() <= 1  # rounding of a differently shaped product
+    alone = video(system, params, clips[i : i + 1], [seed])
+    assert np.abs(together[i] - alone[0]).max() <= 1  # rounding of a differently shaped product
 
 
-def test_other_speech_is_heard(system, params, clips):
-  own = frames(system, params, clips[:1], [0])
-  other = frames(system, params, clips[:1], [0], speech=clips[1:])
-  assert not np.array_equal(own, other)
+def test_other_speech_changes_the_video(system, params, clips):
+  own = video(system, params, clips[:1], [0])
+  assert not np.array_equal(own, video(system, params, clips[:1], [0], speech=clips[1:]))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_each_part_learns_at_its_own_rate(batch):
   moved = lambda params: jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), params, start)
   np.testing.assert_allclose(moved(slow)['a']['kernel'], 0.25 * moved(plain)['a']['kernel'], rtol=1e-5)
   with pytest.raises(UserError, match="'a/kernel' has -1: expected True, False, or a factor"):
-    state.learning_rates(start, (('a/kernel', -1),))
+    state.learning_rate_multipliers(start, (('a/kernel', -1),))
 
 
 def test_learning_rate_warms_up_and_decays():

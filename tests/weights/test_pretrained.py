@@ -1,12 +1,13 @@
-"""Published state dicts as parameters: names, layouts, spellings, and what a wrong file is told."""
+"""Published state dicts as parameters: names, layouts, old spellings, and wrong files."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from talkjax import convert, foundations
+from talkjax import convert
 from talkjax.errors import UserError
+from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
 
 SHAPES = {
@@ -44,7 +45,7 @@ def test_layouts():
   ('changes', 'sentence'),
   [
     ({'norm.bias': None}, r'lacks norm/bias: it is of another network'),
-    ({'norm.more': (4,)}, r'holds what has no place here: norm\.more'),
+    ({'norm.more': (4,)}, r'has unexpected entries: norm\.more'),
     ({'norm.weight': (5,)}, r'norm\.weight is \[5\], which does not fit norm/scale \[4\]'),
   ],
 )
@@ -59,7 +60,7 @@ def test_tables_are_left_out():
 
 def test_old_names_of_attention():
   old = {f'encoder.mid_block.attentions.0.{n}.weight': np.zeros(1) for n in ('query', 'key', 'value', 'proj_attn')}
-  assert sorted(foundations.autoencoder_state(old)) == [
+  assert sorted(pretrained.autoencoder_state(old)) == [
     f'encoder.mid_block.attentions.0.{n}.weight' for n in ('to_k', 'to_out.0', 'to_q', 'to_v')
   ]
 
@@ -80,7 +81,7 @@ def test_names_of_motion_modules():
   of_diffusers = [f'{adapter}norm.bias', *(inside + name for name in names)]
   as_published = ['module.' + name for name in wanted] + [f'{block}attention_blocks.0.pos_encoder.pe']
   for state in (of_diffusers, as_published, ['animatediff_config', *as_published]):
-    assert list(foundations.motion_state(dict.fromkeys(state))) == wanted
+    assert list(pretrained.motion_state(dict.fromkeys(state))) == wanted
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_weight_normalisation_is_multiplied_out(names):
   r = np.random.default_rng(0)
   gain, direction = r.normal(size=(1, 1, 8)), r.normal(size=(4, 2, 8))
   conv = 'wav2vec2.encoder.pos_conv_embed.conv.'
-  made = foundations.wav2vec2_state(
+  made = pretrained.wav2vec2_state(
     {conv + names[0]: gain, conv + names[1]: direction, 'lm_head.bias': gain, 'wav2vec2.masked_spec_embed': gain}
   )
   assert list(made) == ['encoder.pos_conv_embed.conv.weight']

@@ -1,0 +1,150 @@
+"""What portrait systems share: predictions, the loss of mouths, audio features, the start of each stage."""
+
+import re
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import emo, vexpress
+from talkjax import systems, train
+from talkjax.diffusion.schedules import Level
+from talkjax.errors import UserError
+from talkjax.nn.latent_unet import Conditioning
+from talkjax.systems.portrait import audio, loss, networks
+from talkjax.training import checkpoint
+from talkjax.training.sharding import path_name
+from tests import micro
+
+
+class Constant(nn.Module):
+  """A backbone that predicts the same for every pixel, one number a channel."""
+
+  values: tuple[float, ...]
+
+  @nn.compact
+  def __call__(self, x, *_, **__):
+    return jnp.broadcast_to(jnp.array(self.values), (*x.shape[:3], len(self.values))), {}
+
+
+@pytest.mark.parametrize('framewise', [False, True])
+def test_a_residual_is_a_part_of_its_own_and_a_multiple_of_the_portrait(framewise):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 3, 4, 4, 2))
+  portrait = rng.normal(size=(2, 3, 4, 4, 2) if framewise else (2, 4, 4, 2))
+  values = (0.5, -1.0, 2.0, 3.0)
+  signal, noise = np.array([0.8, 0.6]), np.array([0.6, 0.8])
+  level = Level(np.array([3, 7]), signal**2, signal, noise)
+  condition = networks.PortraitConditioning(Conditioning(), portrait)
+  assert networks.backbone_channels(2, 6.0) == len(values) and networks.backbone_channels(2, 0.0) == 2
+
+  nets = types.SimpleNamespace(backbone=Constant(values), residual_scale=6.0, prior=0.0)
+  prediction = networks.predict({'backbone': {}}, x, level, condition, nets=nets)
+  per_frame = portrait if framewise else portrait[:, None]
+  expected = np.broadcast_to(np.array([0.5, -1.0]) + np.array([2.0, 3.0]) * per_frame, x.shape)
+  np.testing.assert_allclose(prediction, expected, atol=1e-6)
+
+  nets.prior = 0.03  # the mean of a Gaussian of that variance given x
+  prediction = networks.predict({'backbone': {}}, x, level, condition, nets=nets)
+  gain = signal * 0.03 / (signal**2 * 0.03 + noise**2)
+  np.testing.assert_allclose(prediction, expected + x * gain.reshape(2, 1, 1, 1, 1), atol=1e-6)
+
+  plain = types.SimpleNamespace(backbone=Constant(values[:2]), residual_scale=0.0, prior=0.0)
+  prediction = networks.predict({'backbone': {}}, x, level, condition, nets=plain)
+  np.testing.assert_allclose(prediction, np.broadcast_to(values[:2], x.shape), atol=1e-6)
+
+
+def test_a_residual_is_undone():
+  latents, portrait = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 4, 2))
+  portrait = portrait[:, 0]
+  nets = types.SimpleNamespace(residual_scale=6.0)
+  residual = networks.to_residual(latents, portrait, nets)
+  np.testing.assert_allclose(residual[:, 1], 6 * (latents[:, 1] - portrait))
+  np.testing.assert_allclose(networks.from_residual(residual, portrait, nets), latents, atol=1e-6)
+
+
+def test_a_hidden_mouth_is_noise_and_nothing_else_is():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x, noise = (jax.random.normal(k, (64, 2, 4, 4, 3)) for k in keys[:2])
+  mouth = jnp.zeros((64, 2, 4, 4, 1), bool).at[:, :, 1:3].set(True)
+  level = Level(None, None, None, jnp.where(jnp.arange(64) < 32, 0.9, 0.5))
+  changed = loss.hide_mouths(x, noise, level, mouth, 0.5, keys[2])
+  np.testing.assert_array_equal(changed[:, :, [0, 3]], x[:, :, [0, 3]])
+  hidden = np.array([np.array_equal(a, b) for a, b in zip(changed[:, :, 1:3], noise[:, :, 1:3])])
+  visible = np.array([np.array_equal(a, b) for a, b in zip(changed[:, :, 1:3], x[:, :, 1:3])])
+  assert np.array_equal(hidden, ~visible) and not hidden[32:].any() and 8 < hidden[:32].sum() < 24
+
+
+def test_audio_features_are_those_of_their_frame():
+  settings = micro.emo_config(2).audio
+  waveform = np.zeros(16_000, np.float32)
+  waveform[10 * 640 : 11 * 640] = np.random.default_rng(0).normal(size=640)  # frame 10
+  features = audio.features(waveform, 25, 25.0, settings)
+  assert features.mean(1).argmax() == 10 and features.shape == (25, 160)
+  half = audio.features(waveform, 12, 12.5, settings)  # of a video with half the frames
+  assert half.mean(1).argmax() == 5
+
+
+# By config: changes of the first stage, and what stages 2 and 3 may change of what they start from.
+STAGES = {
+  emo: ({}, 'attn2|modulation|^audio/', 'motion_modules'),
+  vexpress: ({'audio.kind': 'none', 'model.modulated': False}, '(?!)', ''),
+}
+
+
+def stage_config(file, stage, puppets, **changes):
+  first = STAGES[file][0] if stage == 1 else {}
+  return micro.config(file, stage, puppets, **{'sample_every': 0, **changes, **first})
+
+
+def flat(tree):
+  return {path_name(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize('file', [emo, vexpress])
+def test_each_stage_takes_all_of_the_earlier_one_and_adds_what_its_config_names(file, puppets, tmp_path):
+  configs = {stage: stage_config(file, stage, puppets) for stage in (1, 2, 3)}
+  shapes = {}
+  for stage, config in configs.items():
+    system = systems.build(config)
+    shapes[stage] = jax.eval_shape(system.init, jax.random.key(0), micro.training_batch(config, system))
+  for stage in (2, 3):
+    earlier = tmp_path / str(stage - 1)
+    checkpoint.save_params(earlier, configs[stage - 1], micro.random_params(shapes[stage - 1]), 0)
+    loaded = checkpoint.load_part(earlier, shapes[stage], '', missing=configs[stage].init_new)
+    paths = {s: {path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes[s])} for s in (stage - 1, stage)}
+    assert loaded.keys() == paths[stage - 1]
+    added = paths[stage] - paths[stage - 1]
+    assert bool(added) == bool(configs[stage].init_new)
+    if file is emo:
+      assert all(('motion_modules' if stage == 2 else 'speed') in name for name in added)
+  if file is emo:
+    with pytest.raises(UserError, match='lacks parameter .*motion_modules'):  # a stage left out
+      checkpoint.load_part(tmp_path / '1', shapes[3], '', missing=configs[3].init_new)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', [emo, vexpress])
+def test_three_stages_train_each_from_the_average_of_the_earlier_one(file, puppets, tmp_path):
+  changes = {'steps': 2, 'log_every': 1, 'checkpoint_every': 2, 'optimizer.warmup': 0}
+  workdirs = {stage: str(tmp_path / str(stage)) for stage in (1, 2, 3)}
+  for stage, workdir in workdirs.items():
+    train.train(stage_config(file, stage, puppets, init_from=workdirs.get(stage - 1, ''), **changes), workdir)
+  leaves = lambda stage, item: flat(checkpoint.load_params(workdirs[stage], item)[1])
+  for stage in (2, 3):
+    before, after = leaves(stage - 1, 'ema'), leaves(stage, 'params')
+    moved = {name for name, value in before.items() if not np.array_equal(after[name], value)}
+    assert all(re.search(STAGES[file][stage - 1], name) for name in moved)
+    if file is emo:
+      assert moved
+      new = after.keys() - before.keys()
+      assert new and all(('motion_modules' if stage == 2 else 'speed') in name for name in new)
+  if file is emo:
+    second = leaves(2, 'params')  # zero-initialised layers have learned
+    assert all(np.any(x) for name, x in second.items() if 'motion_modules' in name and 'proj_out/kernel' in name)
+  else:
+    for part in ('backbone/conv_in', 'reference/', 'guider/', 'audio/', 'attn2', 'motion_modules'):
+      assert any(part in name for name in moved), part

@@ -1,0 +1,39 @@
+"""The windows of V-Express: which frames they have, and the mean of their predictions."""
+
+import numpy as np
+import pytest
+
+from talkjax.errors import UserError
+from talkjax.systems.vexpress import windows
+
+
+@pytest.mark.parametrize(('count', 'size', 'overlap'), [(2, 12, 4), (12, 12, 4), (13, 12, 4), (137, 24, 4), (31, 8, 0)])
+def test_windows_have_every_frame_and_overlap_enough(count, size, overlap):
+  frames = windows.frames_of_windows(count, size, overlap)
+  assert frames.shape[1] == size and frames.max() == max(count, size) - 1
+  np.testing.assert_array_equal(np.diff(frames), 1)
+  assert set(range(count)) <= set(frames.ravel().tolist())
+  shared = [np.intersect1d(a, b).size for a, b in zip(frames, frames[1:])]
+  assert all(n >= overlap for n in shared) and all(n == overlap for n in shared[:-1])
+  assert len(frames) == max(1, -(-(count - overlap) // (size - overlap)))
+
+
+def test_a_plan_concatenates_videos_and_knows_where_windows_begin():
+  plan = windows.plan([9, 3], 4, 1)
+  assert plan.sizes == (9, 4) and plan.count == 13 and plan.offsets.tolist() == [0, 9]
+  assert plan.starts(0) == [3, 5] and plan.starts(1) == []
+  np.testing.assert_array_equal(plan.frames - plan.local, plan.offsets[plan.videos][:, None] + np.zeros((1, 4)))
+  assert sorted(set(plan.frames.ravel().tolist())) == list(range(13))
+
+
+def test_predictions_are_averaged():
+  frames = windows.frames_of_windows(6, 4, 2)
+  predictions = np.arange(8.0).reshape(2, 4, 1)
+  np.testing.assert_array_equal(windows.coverage(frames, 6), [1, 1, 2, 2, 1, 1])
+  np.testing.assert_allclose(windows.merge(predictions, frames, 6)[:, 0], [0, 1, (2 + 4) / 2, (3 + 5) / 2, 6, 7])
+
+
+def test_sound_shorter_than_a_published_window_is_refused():
+  assert windows.published_length(16_000 * 2, 24, 4) == (60, 2, 44)
+  with pytest.raises(UserError, match='the sound has 15 frames .* fewer than a window of 24'):
+    windows.published_length(8000, 24, 4)

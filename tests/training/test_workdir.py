@@ -1,0 +1,122 @@
+"""config.json: written, read, and read as earlier versions wrote it."""
+
+import copy
+import json
+
+import ml_collections
+import pytest
+from etils import epath
+
+from talkjax.errors import UserError
+from talkjax.training.workdir import FREE_KEYS, flatten, read_config, upgrade, write_config
+
+# Every key that was renamed, in a config as an earlier version wrote it, and that config today.
+OLD = {
+  'system': 'vexpress',
+  'foundations': {'sd15': 'runs/sd15', 'wav2vec2': ''},
+  'weights': {'reference': 1.0, 'audio': 3.0},
+  'latents': {'kind': 'fold', 'change': 6.0},
+  'windows': {'frames': 12, 'overlap': 4, 'budget': 8, 'kept': 256},
+  'data': {'dir': 'datasets', 'encoded': 'features'},
+  'diffusion': {'linear_start': 1e-6, 'linear_end': 0.01, 'steps': 2000},
+  'foundation': 'sd15',
+  'load': [['sd15', 'backbone', '', '']],
+}
+NEW = {
+  'system': 'vexpress',
+  'pretrained': {'sd15': 'runs/sd15', 'wav2vec2': ''},
+  'context_scales': {'reference': 1.0, 'audio': 3.0},
+  'latents': {'kind': 'fold', 'residual_scale': 6.0},
+  'windows': {'frames': 12, 'overlap': 4, 'batch_size': 8, 'cache_mib': 256},
+  'data': {'dir': 'datasets', 'feature_cache': 'features'},
+  'diffusion': {'start': 1e-6, 'end': 0.01, 'steps': 2000},
+  'pretrained_network': 'sd15',
+  'load': [['sd15', 'backbone', '', '']],
+}
+
+
+def test_a_config_comes_back_resolved(tmp_path):
+  config = ml_collections.ConfigDict({'seed': 3, 'model': {'widths': (8, 16)}, 'rate': 1e-5, 'init_from': ''})
+  config.model.context = config.get_ref('seed')
+  write_config(epath.Path(tmp_path / 'new' / 'run'), config)
+  back = read_config(tmp_path / 'new' / 'run')
+  assert back.to_dict() == {'seed': 3, 'model': {'widths': [8, 16], 'context': 3}, 'rate': 1e-5, 'init_from': ''}
+  assert [p.name for p in (tmp_path / 'new' / 'run').iterdir()] == ['config.json']
+
+
+def test_a_folder_without_a_config_is_no_workdir(tmp_path):
+  with pytest.raises(UserError, match=r'is not a workdir .*no config\.json.*: expected the --workdir of'):
+    read_config(tmp_path)
+
+
+def test_every_free_key_may_change_and_no_other(tmp_path):
+  workdir = epath.Path(tmp_path)
+  config = ml_collections.ConfigDict(dict.fromkeys(FREE_KEYS, 1) | {'seed': 0})
+  write_config(workdir, config)
+  config.update(dict.fromkeys(FREE_KEYS, 2))
+  write_config(workdir, config)
+  assert read_config(workdir).to_dict() == config.to_dict()
+  config.seed = 1
+  with pytest.raises(UserError, match=r'these keys differ: seed \(0 there, 1 here\); choose another --workdir'):
+    write_config(workdir, config)
+
+
+def test_keys_that_one_of_two_configs_lacks_are_named(tmp_path):
+  write_config(epath.Path(tmp_path), ml_collections.ConfigDict({'a': {'b': 1}}))
+  with pytest.raises(UserError, match=r'a\.b \(1 there, absent here\), a\.c \(absent there, 1 here\)'):
+    write_config(epath.Path(tmp_path), ml_collections.ConfigDict({'a': {'c': 1}}))
+
+
+def test_an_old_config_has_todays_keys():
+  assert upgrade(copy.deepcopy(OLD)) == NEW
+  assert upgrade(copy.deepcopy(NEW)) == NEW
+
+
+@pytest.mark.parametrize('key', sorted(flatten(OLD).keys() - flatten(NEW).keys()))
+def test_each_key_is_renamed_alone(key):
+  """Nothing else changes, so that a config of any age is read."""
+  old = ml_collections.ConfigDict()
+  value = flatten(OLD)[key]
+  nested = value
+  for part in reversed(key.split('.')):
+    nested = {part: nested}
+  old.update(nested)
+  assert list(flatten(upgrade(old.to_dict())).items()) != [(key, value)]
+  assert list(flatten(upgrade(old.to_dict())).values()) == [value]
+  assert flatten(upgrade(old.to_dict())).items() <= flatten(NEW).items()
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    {},
+    {'seed': 0, 'model': {'weights': 1, 'foundation': 2}},
+    {'latents': 'fold', 'windows': 4, 'data': None, 'diffusion': []},  # no dicts, so they have no such keys
+    {'latents': {}, 'windows': {}, 'data': {}, 'diffusion': {}},
+    {'system': 'emo'},
+    {'system': 'speech_edit', 'sampler': {'spacing': 'leading'}},
+  ],
+)
+def test_a_config_without_these_keys_is_untouched(config):
+  assert upgrade(copy.deepcopy(config)) == config
+
+
+def test_keys_that_earlier_versions_did_not_have_get_what_they_did():
+  emo = {'system': 'emo', 'diffusion': {'steps': 1000}}
+  assert upgrade(emo) == {'system': 'emo', 'diffusion': {'steps': 1000, 'noise_offset': 0.0}}
+  edit = {'system': 'speech_edit', 'diffusion': {'linear_start': 1e-6}, 'sampler': {'name': 'ddim'}}
+  assert upgrade(edit) == {
+    'system': 'speech_edit',
+    'diffusion': {'start': 1e-6, 'zero_snr': False},
+    'sampler': {'name': 'ddim', 'spacing': 'trailing'},
+  }
+  kept = {'system': 'emo', 'diffusion': {'noise_offset': 0.1}}
+  assert upgrade(copy.deepcopy(kept)) == kept
+
+
+def test_a_run_of_an_earlier_version_resumes(tmp_path):
+  workdir = epath.Path(tmp_path)
+  (workdir / 'config.json').write_text(json.dumps(OLD))
+  assert read_config(workdir).to_dict() == NEW
+  write_config(workdir, ml_collections.ConfigDict(NEW))
+  assert json.loads((workdir / 'config.json').read_text()) == NEW
