@@ -81,7 +81,6 @@ def test_other_sizes_have_a_step(system, size, stage, puppets):
   check_step(portrait_config(system, size, stage, puppets))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('size', speech_edit.SIZES)
 def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
   state = train.train(speech_edit_config(size, puppets), str(tmp_path))
@@ -89,8 +88,11 @@ def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
 
 
 # The three stages in order are in tests/systems.
-@pytest.mark.slow
-@pytest.mark.parametrize(('system', 'size', 'stage'), STAGES, ids=lambda value: getattr(value, '__name__', value))
+@pytest.mark.parametrize(
+  ('system', 'size', 'stage'),
+  [pytest.param(*case, marks=() if case in TRACED else pytest.mark.slow) for case in STAGES],
+  ids=lambda value: getattr(value, '__name__', value),
+)
 def test_every_stage_and_size_takes_a_step(system, size, stage, puppets, tmp_path):
   config = portrait_config(system, size, stage, puppets)
   state = train.train(config, str(tmp_path))
