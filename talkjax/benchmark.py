@@ -138,7 +138,7 @@ def _input(iterator, batch_size: int, repeats: int) -> dict:
 
 
 def _sampler(config, params, repeats: int, videos: int) -> dict:
-  """One frame (or clip) generated, and beside it, for systems with a sampler, the same program with one step."""
+  """Times the generation of one frame (or clip); for systems with a sampler, also the same program with one step."""
   clip = next(input_pipeline.eval_records(config.data, config.data.split, 1))
   seeds, frames = np.zeros(videos, np.uint32), config.get('frames', 1)  # that are generated at once
 

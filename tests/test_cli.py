@@ -175,7 +175,7 @@ def _sections(text) -> dict[str, dict[str, str]]:
   for part in re.split(r'\n\n(?=Options)', text)[1:]:
     title, rest = part.split(':\n', 1)
     lines = re.findall(r'^  --(\S+) +(.*(?:\n {26}.*)*)', rest, re.MULTILINE)
-    found[title] = {option: ' '.join(told.split()) for option, told in lines}
+    found[title] = {option: ' '.join(text.split()) for option, text in lines}
   return found
 
 
@@ -191,10 +191,10 @@ def test_help_lists_every_option(name):
   more = ['config.KEY=VALUE'] if cli.CONFIG in module.OPTIONS else []
   assert list(own) == [*(o.name for o in module.OPTIONS), 'debug', *more]
   for option in module.OPTIONS:
-    told = option.help if option.default is None else f'{option.help} (default: {option.default})'
-    assert own[option.name] == told
+    expected = option.help if option.default is None else f'{option.help} (default: {option.default})'
+    assert own[option.name] == expected
   # Each option of a system is in one section, which names the systems that accept it.
-  listed = {(s, option): told for t, of in sections.items() for s in t[11:].split(', ') for option, told in of.items()}
+  listed = {(s, option): text for t, of in sections.items() for s in t[11:].split(', ') for option, text in of.items()}
   assert listed == {(system, o.name): o.help for system, of in _of_systems(name).items() for o in of}
   assert len({option for of in sections.values() for option in of}) == sum(map(len, sections.values()))
 
