@@ -36,6 +36,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
   packages=find_packages(include=['talkjax', 'talkjax.*']),
+  package_data={'talkjax.weights': ['*.safetensors', '*.json']},
   install_requires=CORE,
   extras_require={
     'test': ['hypothesis', 'librosa==0.11.0', 'pytest>=8', 'pytest-xdist', 'ruff>=0.12'],

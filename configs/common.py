@@ -51,6 +51,7 @@ def base() -> ml_collections.ConfigDict:
   # is strict otherwise.
   c.load = ()
   # (regex, True, False or a factor of the learning rate): the first regex found in a parameter's path decides.
+  # Pretrained encoders (autoencoder, speech encoder) never train.
   c.train = (('.*', True),)
   c.ema = 0.9999
   c.dtype = 'float32'  # of the computation; parameters are float32
@@ -83,6 +84,26 @@ def base() -> ml_collections.ConfigDict:
     }
   )
   return c
+
+
+def audio(kind: str, **more) -> ml_collections.ConfigDict:
+  """What a system is conditioned on: `config.audio`.
+
+  Args:
+    kind: 'speech_encoder', our own; 'wav2vec2'; or what the system has without an encoder.
+    **more: settings of the latter.
+  """
+  return ml_collections.ConfigDict(
+    {
+      'kind': kind,
+      # A workdir of the encoder's training or conversion. '': that of `init_from`, or for our own the weights that come
+      # with the package. Encoders are frozen: the states of a corpus are computed once, when training first needs them.
+      'weights': '',
+      'speech_encoder': {'width': 128, 'dilations': (1, 2, 4, 8, 4)},
+      'wav2vec2': {},  # fields of talkjax.nn.wav2vec2 that differ from the base size
+      **more,
+    }
+  )
 
 
 def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.ConfigDict:

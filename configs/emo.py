@@ -14,7 +14,7 @@ from configs import common, portrait
 
 def get_config(arg: str | None = None):
   size, stage, changes = portrait.parse(arg)
-  c = portrait.base(stage, changes)
+  c = portrait.base(stage)
   c.system = 'emo'
   c.motion_frames = 4
   c.use_motion_frames = True  # at generation; without them every clip starts afresh
@@ -57,7 +57,7 @@ def get_config(arg: str | None = None):
 
   # What trains (section 3.3). The last stage trains temporal and speed layers only, so that speed does not take over
   # from the audio.
-  c.train = (*portrait.frozen(c, changes), ('.*', True))
+  c.train = (('.*', True),)
   if stage == 3:
     c.train = (('motion_modules', True), ('^speed/', True), ('.*', False))
   if size != 'paper':
@@ -70,7 +70,7 @@ def get_config(arg: str | None = None):
   # What each stage adds; everything else must be in `init_from`.
   c.init_new = (
     (),
-    ('motion_modules', 'transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/', '^wav2vec2/'),
+    ('motion_modules', 'transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/'),
     ('speed',),
   )[stage - 1]
   return common.finish(c, changes)

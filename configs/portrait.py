@@ -26,7 +26,7 @@ def parse(arg: str | None) -> tuple[str, int, dict]:
   return size, stage, changes
 
 
-def base(stage: int, changes: dict) -> ml_collections.ConfigDict:
+def base(stage: int) -> ml_collections.ConfigDict:
   """The settings of both systems at size `paper`."""
   c = common.base()
   c.size = 512
@@ -46,11 +46,8 @@ def base(stage: int, changes: dict) -> ml_collections.ConfigDict:
     temporal_layers=2,  # temporal attentions in each block
     context=768,  # channels of audio tokens, and of Stable Diffusion's text
   )
-  # Audio features: 'wav2vec2' (with pretrained.wav2vec2), which needs `context` frames more on each side; 'mel',
-  # columns of a log-mel spectrogram, the default that needs no weights; 'none' for stages without audio.
-  c.audio = dict(kind='none' if stage == 1 else 'mel', bands=80, columns=2, context=0, encoder={})
-  if changes.get('audio.kind') == 'wav2vec2':
-    c.audio.context = 12
+  # Columns of a log-mel spectrogram ('mel') need no weights, and stages without audio have 'none'.
+  c.audio = common.audio('none' if stage == 1 else 'mel', bands=80, columns=2)
   c.diffusion = dict(
     schedule='scaled_linear',
     steps=1000,
@@ -72,14 +69,14 @@ def base(stage: int, changes: dict) -> ml_collections.ConfigDict:
   c.data.workers = 4
   c.data.mouth = 'landmarks'  # how scores measure the mouth opening, see metrics.suites.mouth_opening
   # A folder in that of the corpus, or a path, with what `talkjax.build --latents= --speech=` precomputed. Training
-  # reads it in place of running the autoencoder and wav2vec 2.0 at every step; generation never does. '': they run.
+  # reads latents there in place of running the autoencoder at every step; generation never does. '': it runs.
   c.data.feature_cache = ''
   c.data.reference_within = 0  # largest distance in frames of the portrait from its clip; 0: anywhere in the video
   c.dtype = 'bfloat16'
   c.remat = True
   c.sample_every = 10_000
   c.checkpoint_every = 5000
-  c.pretrained = dict(sd15='', sd_vae='', animatediff='', wav2vec2='')
+  c.pretrained = dict(sd15='', sd_vae='', animatediff='')
   c.load = LOAD[stage]
   return c
 
@@ -91,7 +88,7 @@ LOAD = {
     ('sd15', 'reference', '^conv_(norm_)?out', ''),
     ('sd_vae', 'autoencoder', '', ''),
   ),
-  2: (('animatediff', 'backbone', '', '^(?!.*motion_modules)'), ('wav2vec2', 'wav2vec2', '', '')),
+  2: (('animatediff', 'backbone', '', '^(?!.*motion_modules)'),),
   3: (),
 }
 
@@ -104,7 +101,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', prior=0.03, min_snr=0.0, noise_offset=0.0
   )
   c.model.modulated = True
-  c.audio.kind = 'mel'
+  c.audio.kind = 'speech_encoder'
   c.augment.hidden_mouth = 1.0
   c.mouth_weight = 20.0
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
@@ -138,10 +135,3 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.steps = {1: 1800, 2: 700, 3: 700}[stage]
   c.sample_every = 200
   c.checkpoint_every = 100
-
-
-def frozen(c: ml_collections.ConfigDict, changes: dict) -> tuple[tuple[str, bool], ...]:
-  """`config.train` entries of the pretrained encoders, which never train."""
-  branches = ('^autoencoder/',) * (c.latents.kind == 'vae')
-  branches += ('^wav2vec2/',) * (changes.get('audio.kind') == 'wav2vec2')
-  return tuple((branch, False) for branch in branches)

@@ -37,7 +37,7 @@ def get_config(arg: str | None = None):
   )
   c.diffusion = dict(schedule='cosine', steps=1000, start=1e-6, end=0.01, zero_snr=False, target='epsilon')
   c.sampler = dict(name='palette', steps=500, eta=0.0, spacing='trailing')
-  c.audio = dict(offset=0.0, scale=1.0)  # the network gets (dB + offset) * scale
+  c.audio = common.audio('mel', offset=0.0, scale=1.0)  # of 'mel' the network gets (dB + offset) * scale
   c.augment = dict(warp=0.02, noise=0.05)  # of the previous frame
   c.optimizer.learning_rate = 5e-5
   c.data.corpus = 'crema_d'
@@ -73,7 +73,7 @@ def get_config(arg: str | None = None):
     c.sampler.update(name='ddim', steps=2)
     c.augment.update(warp=0.06, noise=1.0)
     c.mask = 'rectangle'
-    c.audio.update(offset=40.0, scale=0.025)
+    c.audio.update(kind='speech_encoder', offset=40.0, scale=0.025)
     c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
     c.data.update(examples_per_record=8, workers=0)
     c.ema = 0.99

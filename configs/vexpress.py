@@ -16,7 +16,7 @@ from configs import common, portrait
 
 def get_config(arg: str | None = None):
   size, stage, changes = portrait.parse(arg)
-  c = portrait.base(stage, changes)
+  c = portrait.base(stage)
   c.system = 'vexpress'  # the released configs have clips of 1, 20 and 8 frames, and context_scales of 0.95 and 3
   c.fps = 30.0  # of generated videos
   c.compat = 'paper'  # or 'published': with the released code's errors (retargeting, lengths cut to whole windows)
@@ -75,14 +75,14 @@ def get_config(arg: str | None = None):
   # first stage on; a step has few clips, each at one noise level, which would blur that again.
   audio = ('^audio/|modulation|^backbone/.*transformer_blocks_0/(attn2|norm2)/', True if size == 'paper' else 0.1)
   c.train = {
-    1: (*portrait.frozen(c, changes), ('.*', True)),
+    1: (('.*', True),),
     2: (audio, ('motion_modules', True), ('.*', False)),
-    3: (*portrait.frozen(c, changes), audio, ('.*', True)),
+    3: (audio, ('.*', True)),
   }[stage]
   # What each stage adds; everything else must be in `init_from`.
   c.init_new = (
     (),
-    ('motion_modules', '^backbone/.*transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/', '^wav2vec2/'),
+    ('motion_modules', '^backbone/.*transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/'),
     (),
   )[stage - 1]
   return common.finish(c, changes)

@@ -23,6 +23,7 @@ from talkjax import cli, systems
 from talkjax.options import Option
 from talkjax.training import input_pipeline, memory
 from talkjax.training.compile import Program, training_program
+from talkjax.weights import encoders
 
 OPTIONS = (
   cli.CONFIG,
@@ -57,7 +58,8 @@ def compile_only(config: ml_collections.ConfigDict) -> dict:
   data = config.data.copy_and_resolve_references()
   data.update({'examples_per_record': 1, 'workers': 0})
   system = systems.build(config)
-  iterator = input_pipeline.training_iterator(data, system.read, jax.process_count(), config.seed)
+  caches, _ = encoders.open_caches(config, system.encoder)
+  iterator = input_pipeline.training_iterator(data, system.read, jax.process_count(), config.seed, caches)
   program = training_program(config, system, input_pipeline.split_names(next(iterator))[0])
   compiled, seconds = compile_step(program)
   memory = compiled.memory_analysis()
@@ -77,7 +79,8 @@ def compile_only(config: ml_collections.ConfigDict) -> dict:
 def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> dict:
   """The figures, by name; times in seconds, memory in bytes."""
   system = systems.build(config)
-  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  caches, _ = encoders.open_caches(config, system.encoder)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
   figures = {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'batch_size': config.batch_size,

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from talkjax import cli
-from talkjax.corpora import building, records
+from talkjax.corpora import building
 from talkjax.errors import UsageError, UserError
 
 DATA_DIR = 'datasets'
@@ -140,16 +140,11 @@ def _make(builder, args):
 
 def _encode(builder, args):
   """Writes the feature caches selected by --latents and --speech."""
-  import grain
-
   from talkjax.corpora import feature_cache
+  from talkjax.training import input_pipeline
 
   folder = pathlib.Path(builder.data_dir) / args.feature_cache
-  splits = {
-    name: grain.MapDataset.source(builder.as_data_source(split=name)).map(records.from_example)
-    for name, info in builder.info.splits.items()
-    if info.num_examples
-  }
+  splits = input_pipeline.all_splits(builder)
   for kind, encoder in _encoders(args.latents, args.size, args.speech, args.speech_layers).items():
     about = {'corpus': builder.info.full_name, **encoder.about}
     written = feature_cache.write(folder, kind, about, splits, encoder.encode)
@@ -212,7 +207,7 @@ def _parse(argv: list[str]):
     beam: bool = simple_parsing.flag(default=False)  # Run on Apache Beam; see --beam_pipeline_options.
     latents: str | None = None  # Workdir of the autoencoder for the frames (talkjax.convert --source=sd_vae).
     size: int = 512  # Side of the square frames to encode in pixels, as config.size.
-    speech: str | None = None  # Workdir of the wav2vec 2.0 encoder for the audio (talkjax.convert --source=wav2vec2).
+    speech: str | None = None  # Workdir of the speech encoder for the audio (of talkjax.convert --source=wav2vec2).
     speech_layers: str = 'all'  # Layers of wav2vec 2.0 to store: all (for emo) or last (enough for vexpress).
     feature_cache: str = 'feature_cache'  # Subfolder of the corpus for the features, as config.data.feature_cache.
 

@@ -52,6 +52,7 @@ OPTIONS = (
     'other_speech', str, 'Whether the speech of another clip starts at its beginning or at a random time.', 'plain',
     choices=('plain', 'rotated'),
   ),
+  Option('snr', float, 'Add white noise to all speech, at this signal-to-noise ratio in dB.'),
   Option(
     'sweep', str, 'Also measure heads and mouths of the first batch over an option: speed=8,14,20 or audio_weight=1,2.'
   ),
@@ -67,7 +68,7 @@ class Scores:
   rows: list[dict]
   means: dict
   names: tuple[str, ...]
-  strip: np.ndarray
+  strip: np.ndarray | None
 
 
 def score_workdir(
@@ -79,6 +80,7 @@ def score_workdir(
   batch_size: int,
   seed: int,
   rotate: bool = False,
+  snr: float | None = None,
   videos: str | None = None,
 ) -> Scores:
   """Generates clips and scores them.
@@ -89,6 +91,7 @@ def score_workdir(
     batch_size: clips at once.
     seed: of noise, pairing and rotation.
     rotate: other speech starts at a random time, circularly.
+    snr: of white noise that is added to all speech, in dB.
     videos: a folder; for each clip, its video as the corpus has it goes to `source/`, the truth to `true/`, and what
       was generated, with the sound that drove it, to `generated/` and `other_speech/`.
   """
@@ -96,20 +99,23 @@ def score_workdir(
   others = [clips[i] for i in lips.other_speech([c.transcript or c.id for c in clips], seed)]
   if rotate:
     others = [_rotated(c, int(generator.integers(len(c.frames)))) for c in others]
+  voices = clips
+  if snr is not None:
+    voices, others = ([_with_noise(c, snr, generator) for c in speech] for speech in (clips, others))
   scorers = [suite.start(_context(system, config, clips)) for suite in system.scores]
   rows, strip = [], None
   bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
   for start in range(0, len(clips), batch_size):
-    batch, speech = clips[start : start + batch_size], others[start : start + batch_size]
+    batch, voice, speech = (c[start : start + batch_size] for c in (clips, voices, others))
     seeds = np.arange(seed + start, seed + start + len(batch), dtype=np.uint32)
-    truth, own = generate_clips(system, params, batch, seeds)
+    truth, own = generate_clips(system, params, batch, seeds, voice)
     bar.update(len(batch))
     _, other = generate_clips(system, params, batch, seeds, speech)
     bar.update(len(batch))
     for scored in map(Clip, batch, speech, truth, own, other):
-      if strip is None:
+      if strip is None and system.generate:
         strip = picture.strip([scored.truth.frames, scored.generated.frames])
-      row = {'name': scored.record.id, 'frames': len(scored.truth.frames)}
+      row = {'name': scored.record.id, 'frames': len(scored.truth.frames or scored.record.frames)}
       for scorer in scorers:
         row |= scorer(scored)
       # JSON has no nan: a score that is not defined (a still mouth, an image too small for CPBD) is None.
@@ -123,7 +129,9 @@ def score_workdir(
 def generate_clips(
   system, params, clips: Sequence[Record], seeds: np.ndarray, speech: Sequence[Record] | None = None, **settings
 ) -> tuple[tuple, list[Generated]]:
-  """(the truth, what is generated) of records; a generated clip is as long as its truth."""
+  """(the truth, what is generated or predicted) of records; a generated clip is as long as its truth."""
+  if system.predict:
+    return system.predict(params, clips, speech)
   batch = system.from_records(clips, speech=speech, settings=settings)
   chunk = systems.join(system.generate(params, batch.conditions, seeds))
   seams = chunk.seams or ((),) * len(clips)
@@ -158,6 +166,13 @@ def _rotated(clip: Record, start: int) -> Record:
     landmarks=np.roll(clip.landmarks, -start, 0),
     frames=clip.frames[start:] + clip.frames[:start],
   )
+
+
+def _with_noise(clip: Record, snr: float, generator: np.random.Generator) -> Record:
+  """A clip with white noise in its sound, `snr` dB below the sound's mean power."""
+  sound = clip.audio.astype(np.float64)
+  noise = generator.standard_normal(len(sound)) * np.sqrt(np.mean(sound**2) * 10 ** (-snr / 10))
+  return dataclasses.replace(clip, audio=np.clip(np.round(sound + noise), -32768, 32767).astype(np.int16))
 
 
 def _write_videos(folder: pathlib.Path, clip: Clip) -> None:
@@ -238,8 +253,10 @@ def _evaluate_workdir(args) -> dict:
   config, _ = options.apply(config, accepted, args.given)
   clips = list(input_pipeline.eval_records(config.data, args.split, args.limit))
   system = systems.build(config)
-  if system.generate is None:
-    raise UsageError(f'--workdir={args.workdir}: {config.system} generates nothing that could be scored')
+  if not system.generate and (args.strip or args.videos or args.sweep):
+    raise UsageError(
+      f'--workdir={args.workdir}: {config.system} makes no video: leave out --strip, --videos and --sweep'
+    )
   _, params, step = checkpoint.load_params(args.workdir, args.weights)
   scores = score_workdir(
     system,
@@ -249,6 +266,7 @@ def _evaluate_workdir(args) -> dict:
     batch_size=args.batch_size,
     seed=args.seed,
     rotate=args.other_speech == 'rotated',
+    snr=args.snr,
     videos=args.videos,
   )
   print(folders.table(scores.rows, scores.means, scores.names))
@@ -259,6 +277,7 @@ def _evaluate_workdir(args) -> dict:
     'corpus': config.data.corpus,
     'split': args.split,
     'other_speech': args.other_speech,
+    'snr': args.snr,
     'settings': {option.name: _at(config, option.key) for option in accepted if option.key},
   }
   if swept:

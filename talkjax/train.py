@@ -26,6 +26,7 @@ from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, memory, metrics_log, sharding, state
 from talkjax.training.compile import training_program
 from talkjax.training.workdir import read_config, write_config
+from talkjax.weights import encoders
 
 OPTIONS = (cli.CONFIG, Option('workdir', str, 'Folder of the run: a new one, or one to resume.'))
 EXAMPLE = 'python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny'
@@ -42,11 +43,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   config = ml_collections.FrozenConfigDict(config)
   _check_batch_size(config)
   system = systems.build(config)
-  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
   workdir = epath.Path(workdir)
   for earlier in (config.init_from, *config.pretrained.values()):
     if earlier:
       read_config(earlier)  # what is missing is reported before anything is written
+  caches, encoder = encoders.open_caches(config, system.encoder)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
 
   # State and step.
   start = iterator.get_state()
@@ -55,7 +57,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   program = training_program(config, system, example)
 
   # Restore.
-  loaded = {} if checkpoint.has_checkpoint(workdir) else _load(config, program.state.params)
+  loaded = {} if checkpoint.has_checkpoint(workdir) else _load(config, program.state.params, caches, encoder)
   if jax.process_index() == 0:
     write_config(workdir, ml_collections.ConfigDict(config))
   checkpoints = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
@@ -100,18 +102,20 @@ def _check_batch_size(config) -> None:
     raise UserError(f'config.batch_size={config.batch_size} must be a multiple of data x fsdp x accumulate = {shards}')
 
 
-def _load(config, wanted) -> dict[str, np.ndarray]:
+def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters by path that a run starts from: of an earlier stage (`config.init_from`) and of pretrained networks.
 
   Loading is strict, except for what `config.init_new` and `config.load` allow to be missing.
   """
   loaded = {}
   if config.init_from:
-    loaded |= checkpoint.load_part(config.init_from, wanted, '', missing=config.init_new)
+    missing = (*config.init_new, *(f'^{path}$' for path in encoder))
+    loaded |= checkpoint.load_part(config.init_from, wanted, '', missing=missing)
   for name, into, ignored, missing in config.load:
     if workdir := config.pretrained[name]:
       loaded |= checkpoint.load_part(workdir, wanted, into, ignored, (missing,) if missing else ())
-  if cache := input_pipeline.open_feature_cache(config.data):
+  loaded |= encoder
+  for cache in caches:
     cache.check_weights(loaded, tuple(wanted))
   return loaded
 

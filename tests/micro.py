@@ -12,6 +12,7 @@ from configs import emo, vexpress
 from talkjax import generate as command
 from talkjax import options, systems
 from talkjax.training import input_pipeline
+from talkjax.weights import encoders
 
 SHARED = {
   'size': 32,
@@ -20,6 +21,7 @@ SHARED = {
   'model.widths': (32,),
   'model.attention': (True,),
   'sampler.steps': 2,
+  'audio.kind': 'mel',  # needs no feature cache
   'data.corpus': 'puppets/tiny',
   'data.examples_per_record': 1,
 }
@@ -62,7 +64,8 @@ def random_params(shapes, seed: int = 0):
 
 def training_batch(made: ml_collections.ConfigDict, system: systems.System) -> dict[str, np.ndarray]:
   """The first training batch of a config."""
-  iterator = input_pipeline.training_iterator(made.data, system.read, made.batch_size, 0)
+  caches, _ = encoders.open_caches(made, system.encoder)
+  iterator = input_pipeline.training_iterator(made.data, system.read, made.batch_size, 0, caches)
   return input_pipeline.split_names(next(iterator))[0]
 
 

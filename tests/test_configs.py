@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common, emo, portrait, speech_edit, vexpress
+from configs import common, emo, portrait, speech_edit, speech_encoder, vexpress
 from talkjax import systems, train
 from talkjax.errors import UsageError
 from talkjax.training import input_pipeline
-from talkjax.training.compile import training_program
+from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.state import trainable_mask
+from talkjax.weights import encoders
+from talkjax.weights.speech import KINDS
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}
@@ -60,15 +62,18 @@ def portrait_config(system, size, stage, puppets):
 def check_step(config):
   """Traces the training step on an example of the corpus: a state goes in and one of the same shapes comes out."""
   system = systems.build(config)
-  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  caches, _ = encoders.open_caches(config, system.encoder)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
   program = training_program(config, system, input_pipeline.split_names(next(iterator))[0])
   state, metrics = jax.eval_shape(program.step, program.state, program.batch)
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(state) == shapes(program.state)
   assert metrics['loss'].shape == ()
   assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))
-  learns = trainable_mask(state.params, config.train)
-  assert any(jax.tree.leaves(learns)) and not any(jax.tree.leaves(learns.get('autoencoder', {})))
+  learns = trainable_mask(state.params, train_patterns(config, system))
+  assert any(jax.tree.leaves(learns))
+  for branch in ('autoencoder', *KINDS):
+    assert not any(jax.tree.leaves(learns.get(branch, {})))
 
 
 @pytest.mark.parametrize('size', speech_edit.SIZES)
@@ -87,6 +92,14 @@ def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
   assert int(state.step) == 1
 
 
+@pytest.mark.parametrize('size', speech_encoder.SIZES)
+def test_every_size_of_the_speech_encoder_takes_a_step(size, puppets, tmp_path):
+  config = speech_encoder.get_config(size)
+  config.update(ONE)
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  assert int(train.train(config, str(tmp_path)).step) == 1
+
+
 # The three stages in order are in tests/systems.
 @pytest.mark.parametrize(
   ('system', 'size', 'stage'),
@@ -99,10 +112,11 @@ def test_every_stage_and_size_takes_a_step(system, size, stage, puppets, tmp_pat
   assert int(state.step) == 1
   # The average of a parameter that has never moved is the parameter itself.
   moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.ema)
-  learns = trainable_mask(state.params, config.train)
+  learns = trainable_mask(state.params, train_patterns(config, systems.build(config)))
   pairs = list(zip(jax.tree.leaves(moved), jax.tree.leaves(learns)))
   assert not any(m for m, trains in pairs if not trains) and any(m for m, _ in pairs)
-  assert not any(jax.tree.leaves(moved.get('autoencoder', {})))
+  for branch in ('autoencoder', *KINDS):
+    assert not any(jax.tree.leaves(moved.get(branch, {})))
 
 
 def test_bfloat16_recomputed_and_accumulated(puppets, tmp_path):

@@ -3,9 +3,13 @@
 import json
 import shutil
 
+import ml_collections
+import numpy as np
 import pytest
 
+from talkjax import evaluate
 from talkjax.media import picture, video
+from talkjax.training import input_pipeline
 from tests.commands import call
 
 
@@ -48,6 +52,15 @@ def test_a_workdirs_scores(scores):
   assert abs(metrics['psnr_mask'] - metrics['psnr_mask_identity']) < 1
   assert -1 <= metrics['lip_score_other_truth'] <= 1
   assert picture.read(out / 'strip.png').shape[0] > 32
+
+
+def test_noise_has_the_level_asked_for(puppets):
+  data = ml_collections.ConfigDict({'dir': str(puppets), 'corpus': 'puppets/tiny'})
+  (clip,) = input_pipeline.eval_records(data, 'test', 1)
+  noisy = evaluate._with_noise(clip, 10.0, np.random.default_rng(0))
+  sound, difference = clip.audio.astype(float), noisy.audio.astype(float) - clip.audio
+  assert abs(10 * np.log10(np.mean(sound**2) / np.mean(difference**2)) - 10) < 0.3
+  assert noisy.audio.dtype == np.int16 and noisy.id == clip.id
 
 
 def test_videos_for_every_clip_can_be_compared(scores):

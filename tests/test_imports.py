@@ -27,6 +27,8 @@ PACKAGES = {
 # Modules that may import more than the rest of their package.
 MODULES = {
   'weights.encoders': {'media', 'corpora', 'training'},  # precomputes features of corpora with trained weights
+  'weights.speech': {'media', 'training'},  # reads sound, and trained weights
+  'weights.packaged': {'training'},
 }
 SHARED = {'portrait'}  # packages of `systems` that systems share
 # Arithmetic and parameters: no files, no configs, no pictures.

@@ -1,13 +1,15 @@
-"""The feature cache: precomputed outputs of frozen encoders, written by `talkjax.build` and read by training.
+"""The feature cache: precomputed outputs of frozen encoders, read by training.
 
-A cache is a folder in that of the corpus. It holds one or two kinds of features: `latents` (an autoencoder's moments,
-one row per frame) and `speech` (wav2vec 2.0 hidden states). KIND.json describes the corpus, the encoder's weights, and
+`talkjax.build` writes it, and training itself where the states of a speech encoder are missing. A cache is a folder in
+that of the corpus. It holds one or two kinds of features: `latents` (an autoencoder's moments, one row per frame) and
+`speech` (the states of a speech encoder, 50 per second). KIND.json describes the corpus, the encoder's weights, and
 the clips of each split with their numbers of rows, in the corpus' order. The float16 rows are in KIND-SPLIT-NUMBER.f16,
 CLIPS clips per file, which training maps into memory to read only the frames it needs. KIND.json is written last; until
 then KIND.json.partial lists the complete files.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import itertools
 import json
@@ -22,8 +24,7 @@ import tqdm
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 
-# Kind: (`talkjax.convert` source of the encoder, its branch in the parameters of a system).
-KINDS = {'latents': ('sd_vae', 'autoencoder'), 'speech': ('wav2vec2', 'wav2vec2')}
+KINDS = ('latents', 'speech')
 CLIPS = 64  # per file; an interrupted run loses at most one file
 
 
@@ -49,13 +50,25 @@ def write(
     folder: of the cache.
     kind: a key of KINDS.
     about: the description stored in the JSON. To resume, all of it but `workdir` must be unchanged. `shape` is that of
-      a row.
+      a row, `branch` that of the encoder in the parameters of a system.
     splits: the corpus' records.
     encode: record -> its rows, in chunks [n, *shape] float16.
 
   Raises:
-    UserError: the folder already has that kind with another description, or a feature is not a finite float16.
+    UserError: the folder already has that kind with another description, it cannot be written, or a feature is not a
+      finite float16.
   """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / 'lock').open('w')
+  except OSError as error:
+    raise UserError(f'cannot write the feature cache {folder} ({error.strerror}): make the folder writable') from error
+  with lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a second run that needs the same features waits for them
+    return _write_all(folder, kind, about, splits, encode)
+
+
+def _write_all(folder, kind, about, splits, encode) -> bool:
   done, partial = folder / f'{kind}.json', folder / f'{kind}.json.partial'
   matches = lambda other: all(other.get(k) == v for k, v in about.items() if k != 'workdir')
   if done.exists():
@@ -66,7 +79,6 @@ def write(
   index = _read(partial) if partial.exists() else {}
   if not index or not matches(index):
     index = {**about, 'clips_a_file': CLIPS, 'splits': {split: {'clips': [], 'rows': []} for split in splits}}
-  folder.mkdir(parents=True, exist_ok=True)
   count = sum(map(len, splits.values()))
   with tqdm.tqdm(
     total=count, initial=sum(len(s['clips']) for s in index['splits'].values()), desc=kind, unit='clip'
@@ -109,7 +121,9 @@ class FeatureCache:
   locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
 
   def __call__(self, record: Record) -> Record:
-    return dataclasses.replace(record, features={kind: self._rows(kind, record.id) for kind in self.about})
+    return dataclasses.replace(
+      record, features={**record.features, **{kind: self._rows(kind, record.id) for kind in self.about}}
+    )
 
   def _rows(self, kind: str, clip: str) -> np.ndarray:
     shape = tuple(self.about[kind]['shape'])
@@ -129,13 +143,13 @@ class FeatureCache:
       branches: all branches of its parameters.
     """
     for kind, about in self.about.items():
-      source, branch = KINDS[kind]
+      branch, key = about['branch'], 'audio.weights' if kind == 'speech' else 'pretrained.sd_vae'
       loaded = {path.removeprefix(f'{branch}/'): x for path, x in params.items() if path.startswith(f'{branch}/')}
       if branch in branches and (not loaded or fingerprint(loaded) != about['weights']):
         raise UserError(
           f'{kind} of config.data.feature_cache={self.name} were made with the {branch} of {about["workdir"]}, but '
           f'this run {"starts with another" if loaded else "has none to start with"}: set '
-          f'--config.pretrained.{source}={about["workdir"]}, or encode the corpus with the one of this run'
+          f'--config.{key}={about["workdir"]}, or encode the corpus with the one of this run'
         )
 
 

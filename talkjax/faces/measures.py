@@ -65,6 +65,19 @@ def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
   return (opening / face_height(points)).astype(np.float32)
 
 
+def mouth_shape(landmarks: np.ndarray) -> np.ndarray:
+  """Opening, width and protrusion of a mouth in face heights: [f, 68, 2] -> [f, 3] float32.
+
+  Two-dimensional landmarks show protrusion only indirectly: rounded lips turn outwards and look thicker. It is measured
+  as the mean thickness of both lips.
+  """
+  points = np.asarray(landmarks, np.float64)
+  distance = lambda a, b: np.linalg.norm(points[:, a] - points[:, b], axis=-1)
+  thickness = (distance([50, 51, 52], [61, 62, 63]) + distance([58, 57, 56], [67, 66, 65])).mean(-1) / 2
+  rest = np.stack([distance(48, 54), thickness], axis=-1) / face_height(points)[:, None]
+  return np.concatenate([mouth_opening(landmarks)[:, None], rest], axis=-1).astype(np.float32)
+
+
 def eye_distance(landmarks: np.ndarray) -> np.ndarray:
   """Distance between the eyes' centres in pixels, corrected for yaw: [..., 68, 2] -> [...].
 

@@ -9,6 +9,7 @@ import scipy.sparse
 RATE = 16_000  # Hz
 N_FFT, WINDOW, HOP, BANDS, F_MAX = 2048, 640, 320, 256, 8000.0
 SILENCE_DB = -80.0
+SPEECH_BANDS = 80  # of the input of our own speech encoder
 ROWS_PER_FRAME = 2  # mel columns per video frame: 20 ms each at 25 frames/s
 SAMPLES_PER_FRAME = ROWS_PER_FRAME * HOP
 
@@ -98,6 +99,20 @@ def frame_windows(mel_db: np.ndarray, frames) -> np.ndarray:
   rows = mel_db.T[np.clip(columns, 0, mel_db.shape[1] - 1)]  # [k, 4, 256]
   rows = np.where(inside[..., None], rows, np.float32(SILENCE_DB))
   return rows.reshape(len(rows), -1).astype(np.float32)
+
+
+def speech_spectrogram(waveform: np.ndarray, bands: int = SPEECH_BANDS) -> np.ndarray:
+  """Log-mel spectrogram of a waveform, 50 columns per second: float32 [n, bands], the input of `nn.SpeechEncoder`.
+
+  Column k has the 32 ms around the middle of the samples [320 k, 320 k + 320); n covers the whole waveform. The values
+  are half the decimal logarithm of the power above -60 dB: 0 is silence, speech reaches about 3.
+  """
+  waveform = np.asarray(waveform, np.float32)
+  columns = -(-len(waveform) // HOP)
+  # `mel_power` centres column t on sample t * HOP: half a hop is added in front and column 0 dropped.
+  padded = np.pad(waveform, (HOP // 2, columns * HOP - len(waveform)))
+  power = mel_power(padded, n_fft=1024, window=512, hop=HOP, bands=bands)[:, 1:]
+  return (np.log10(np.maximum(power * 1e6, 1)) / 2).T.astype(np.float32)
 
 
 def normalised(waveform: np.ndarray) -> np.ndarray:

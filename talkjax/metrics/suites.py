@@ -22,12 +22,14 @@ class Truth:
     landmarks: [f, 68, 2] in pixels of these frames.
     masks: per frame [h, w, 1], 1 where it is generated; None: everywhere.
     region: [h, w, 1], 1 where the face was asked to be; None: not asked.
+    curves: values per frame [f] by name, which helper networks predict instead of frames.
   """
 
   frames: Sequence[np.ndarray]
   landmarks: np.ndarray
   masks: Sequence[np.ndarray] | None = None
   region: np.ndarray | None = None
+  curves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Generated:
     seams: the frames at which a separately generated clip begins.
     sound: float32 [s], or None where the system generates none.
     sound_rate: samples per second.
+    curves: as in `Truth`.
   """
 
   frames: Sequence[np.ndarray]
@@ -47,6 +50,7 @@ class Generated:
   seams: Sequence[int] = ()
   sound: np.ndarray | None = None
   sound_rate: int = 16_000
+  curves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +202,28 @@ def _start_portrait(context: Context):
     }
 
   return score
+
+
+def curves(names: Sequence[str]) -> Suite:
+  """Pearson's correlation of predicted with true curves, `pearson_NAME`; and with another clip's speech, of the first.
+
+  A curve that does not move in a clip has no score there, see `talkjax.metrics.lips`.
+  """
+
+  def start(context: Context):
+    from talkjax.metrics import lips
+
+    def score(clip: Clip) -> dict[str, float]:
+      true, count = clip.truth.curves, len(clip.truth.curves[names[0]])
+      other = clip.with_other_speech.curves[names[0]][:count]
+      return {
+        **{f'pearson_{n}': lips.lip_score(clip.generated.curves[n], true[n]) for n in names},
+        f'pearson_{names[0]}_other_speech': lips.lip_score(other, true[names[0]]),
+      }
+
+    return score
+
+  return Suite((*(f'pearson_{n}' for n in names), f'pearson_{names[0]}_other_speech'), start)
 
 
 IMAGES = Suite(

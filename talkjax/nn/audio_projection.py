@@ -5,7 +5,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from talkjax.nn.attention import attention
 
@@ -87,21 +86,6 @@ class Resampler(nn.Module):
       y = jax.nn.gelu(dense(self.expansion * self.features, f'layers_{i}_1_1')(y), approximate=False)
       latents = latents + dense(self.features, f'layers_{i}_1_3')(y)
     return norm('norm_out')(dense(self.out_features, 'proj_out', True)(latents))
-
-
-def resample_to_frames(features, frames: int):
-  """Features of a whole waveform [n, d], interpolated to two per video frame: [frames, 2 d] (V-Express section 2.2).
-
-  Linear interpolation between the centres of the intervals that the features stand for; the ends are held. A NumPy
-  array gives a NumPy array.
-  """
-  n = features.shape[0]
-  position = (np.arange(2 * frames) + 0.5) * (n / (2 * frames)) - 0.5
-  position = np.clip(position, 0, n - 1)
-  left = np.floor(position).astype(int)
-  fraction = (position - left)[:, None].astype(features.dtype)
-  right = features[np.minimum(left + 1, n - 1)]
-  return (features[left] * (1 - fraction) + right * fraction).reshape(frames, -1)
 
 
 def frame_windows(x: jax.Array, margin: int) -> jax.Array:

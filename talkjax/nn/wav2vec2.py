@@ -1,13 +1,10 @@
 """The wav2vec 2.0 encoder (Baevski et al., 2020): waveform to features of every layer at 50 per second."""
 
-import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from talkjax.nn.attention import attention
 
@@ -107,34 +104,6 @@ class Wav2Vec2(nn.Module):
     for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
       samples = max(0, (samples - kernel) // stride + 1)
     return samples
-
-
-def encode_in_chunks(net: Wav2Vec2, encode: Callable, waveform: np.ndarray, seconds: int = 64) -> Iterator[np.ndarray]:
-  """Encodes a waveform of any length in padded chunks, so that only a few lengths are compiled.
-
-  Args:
-    net: the encoder.
-    encode: (waveform [1, s], samples) -> [1, t, ...], see `Wav2Vec2`.
-    waveform: normalised, [s].
-    seconds: length of a chunk. A longer waveform is split into chunks with 2 seconds of context on each side.
-
-  Yields:
-    [t, ...], `num_features(s)` rows in total.
-  """
-  rate, hop = 16_000, math.prod(net.conv_strides)
-  chunk, context = seconds * rate, 2 * rate
-  if len(waveform) <= chunk:
-    spans = [(0, len(waveform), 0, None)]
-  else:
-    body = chunk - 2 * context
-    spans = [(max(0, i - context), min(i + body + context, len(waveform)), min(i, context), body)
-             for i in range(0, len(waveform) - hop, body)]  # fmt: skip
-  for first, last, skipped, body in spans:
-    # Padded to 2, 4, 8, ... seconds.
-    padded = 2 ** math.ceil(math.log2(max(2, (last - first) / rate))) * rate
-    states = encode(np.pad(waveform[None, first:last], ((0, 0), (0, padded - last + first))), last - first)
-    states = np.asarray(states)[0, skipped // hop : net.num_features(last - first)]
-    yield states if body is None else states[: body // hop]
 
 
 class Layer(nn.Module):

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from talkjax.errors import UserError
-from talkjax.metrics.suites import Suite, Truth
+from talkjax.metrics.suites import Generated, Suite, Truth
 from talkjax.options import Option
+from talkjax.weights.speech import Encoder
 
 SHARED = ('portrait',)  # packages here that are no systems
 
@@ -128,6 +129,10 @@ class System:
     from_files: `(params, request) -> batches`: checks and reads all files of a request before the first is generated.
     options: what a user can give `generate`, `evaluate` and sweeps.
     scores: suites of `talkjax.metrics.suites` that say whether it works.
+    frozen: branches of the parameters that never train: pretrained encoders.
+    encoder: the speech encoder whose cached states `read` needs, or None.
+    predict: of helpers that generate nothing: `(params, records, speech=None) -> (truths, predictions)`, which the
+      suites compare.
   """
 
   read: Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
@@ -138,6 +143,9 @@ class System:
   from_files: Callable[[Any, Request], Sequence[FileBatch]] | None = None
   options: tuple[Option, ...] = ()
   scores: tuple[Suite, ...] = ()
+  frozen: tuple[str, ...] = ()
+  encoder: Encoder | None = None
+  predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None
 
 
 def names() -> list[str]:

@@ -149,6 +149,15 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
   return config, params, step
 
 
+def branches(workdir) -> tuple[str, ...]:
+  """The names at the top of the parameter tree of a workdir's newest checkpoint; none without a checkpoint."""
+  path = epath.Path(workdir).resolve() / 'checkpoints'
+  if not has_checkpoint(workdir):
+    return ()
+  with _manager(path) as manager:
+    return tuple(_saved_tree(manager, manager.latest_step(), 'ema'))
+
+
 def load_part(
   workdir, wanted: PyTree, into: str, ignored: str = '', missing: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:

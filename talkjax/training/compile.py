@@ -30,17 +30,23 @@ class Program:
   batch_layout: jax.sharding.Sharding
 
 
+def train_patterns(config, system) -> tuple[tuple[str, bool | float], ...]:
+  """`config.train` preceded by the system's frozen branches, see `state.learning_rate_multipliers`."""
+  return (*((f'^{branch}/', False) for branch in system.frozen), *config.train)
+
+
 def training_program(config, system, example: Mapping[str, jax.Array]) -> Program:
   """The program of a config; nothing is compiled or allocated yet.
 
   Args:
     config: of the system.
-    system: with `init` and `loss`.
+    system: with `init`, `loss` and `frozen`.
     example: arrays with examples along axis 0, of any number; a batch has `config.batch_size`.
 
   Raises:
     UserError: the mesh does not cover the devices, or `config.train` fits no parameter.
   """
+  patterns = train_patterns(config, system)
   mesh = sharding.make_mesh(config.mesh)
   optimizer = state.make_optimizer(config.optimizer, config.steps)
   batch_layout = sharding.batch_sharding(mesh)
@@ -52,12 +58,12 @@ def training_program(config, system, example: Mapping[str, jax.Array]) -> Progra
 
   def create(rng):
     zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch.items()}
-    return state.create(system.init, optimizer, config.train, rng, zeros)
+    return state.create(system.init, optimizer, patterns, rng, zeros)
 
   shapes = jax.eval_shape(create, jax.random.key(config.seed))
   layout = sharding.tree_shardings(shapes, mesh, config.rules)
   accumulate = config.optimizer.accumulate
-  step = state.make_step(system.loss, optimizer, config.train, ema=config.ema, accumulate=accumulate, seed=config.seed)
+  step = state.make_step(system.loss, optimizer, patterns, ema=config.ema, accumulate=accumulate, seed=config.seed)
   return Program(
     create=jax.jit(create, out_shardings=layout),
     step=jax.jit(

@@ -5,7 +5,7 @@ fixed for a run and checked when it is resumed (see `talkjax.training.checkpoint
 """
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import grain
@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from talkjax.corpora import records
+from talkjax.corpora.feature_cache import FeatureCache
 from talkjax.errors import UserError
 
 EPOCHS = 2**32  # practically infinite; grain's own infinite repeat overflows with batches of one clip
@@ -32,22 +33,23 @@ def open_corpus(data, split: str):
   Raises:
     UserError: the corpus is not built in `dir`, or has no such split.
   """
-  source = _builder(data, split).as_data_source(split=split)
+  source = open_builder(data, split).as_data_source(split=split)
   if not len(source):
     raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: choose another split')
   return grain.MapDataset.source(source).map(records.from_example)
 
 
-def open_feature_cache(data):
-  """The feature cache named by `data.feature_cache` for `data.split`, or None; errors as `feature_cache.open_cache`."""
-  if not data.get('feature_cache', ''):
-    return None
-  from talkjax.corpora import feature_cache
+def all_splits(builder) -> dict[str, grain.MapDataset]:
+  """The records of every split of a corpus that has any."""
+  return {
+    name: grain.MapDataset.source(builder.as_data_source(split=name)).map(records.from_example)
+    for name, info in builder.info.splits.items()
+    if info.num_examples
+  }
 
-  return feature_cache.open_cache(_builder(data, data.split), data.feature_cache, data.split.partition('[')[0])
 
-
-def _builder(data, split: str):
+def open_builder(data, split: str):
+  """The TFDS builder of the corpus; arguments and errors as `open_corpus`."""
   root = pathlib.Path(data.dir).expanduser() / data.corpus
   found = {p.parent.parent: p.parent for p in sorted(root.glob('**/dataset_info.json'))}  # the newest version of each
   if not found:
@@ -68,15 +70,16 @@ def _builder(data, split: str):
   return builder
 
 
-def training_iterator(data, read: Callable, batch_size: int, seed: int):
+def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: Sequence[FeatureCache] = ()):
   """An infinite grain iterator over shuffled batches of this process.
 
   Args:
-    data: the config's `data`: the fields of `open_corpus`, `split`, `workers` (processes; 0 reads in threads),
-      `examples_per_record` and, for systems that have it, `feature_cache` (see `talkjax.corpora.feature_cache`).
+    data: the config's `data`: the fields of `open_corpus`, `split`, `workers` (processes; 0 reads in threads) and
+      `examples_per_record`.
     read: `(record, generator) -> example`, a dict of numpy arrays with `examples_per_record` examples along axis 0.
     batch_size: global batch size over all processes.
     seed: of the order and of `generator`.
+    caches: what adds cached features to the records.
 
   Returns:
     An iterator of dicts of numpy arrays [batch_size / processes, ...] that Orbax can save.
@@ -92,7 +95,7 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int):
     )
   cv2.setNumThreads(1)  # frames are small and reading is already parallel
   dataset = open_corpus(data, data.split)
-  if cache := open_feature_cache(data):
+  for cache in caches:
     dataset = dataset.map(cache)
   records_per_batch = batch_size // per_record // processes
   if len(dataset) < processes:

@@ -14,20 +14,27 @@ from talkjax.errors import UserError
 FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_checkpoints')
 # Keys of earlier versions and their names now; and keys that earlier versions did not have, by system.
 _RENAMED = {
+  'audio.encoder': 'audio.wav2vec2',
   'data.encoded': 'data.feature_cache',
   'diffusion.linear_end': 'diffusion.end',
   'diffusion.linear_start': 'diffusion.start',
   'foundation': 'pretrained_network',
   'foundations': 'pretrained',
+  'pretrained.wav2vec2': 'audio.weights',
   'latents.change': 'latents.residual_scale',
   'weights': 'context_scales',
   'windows.budget': 'windows.batch_size',
   'windows.kept': 'windows.cache_mib',
 }
+_AUDIO = {'audio.weights': '', 'audio.wav2vec2': {}, 'audio.speech_encoder': {}}
 _ADDED = {
-  'emo': {'diffusion.noise_offset': 0.0},
-  'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing'},
+  'emo': {'diffusion.noise_offset': 0.0, **_AUDIO},
+  'vexpress': _AUDIO,
+  'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing', 'audio.kind': 'mel', **_AUDIO},
 }
+# Keys of earlier versions, and entries of lists, that are gone: encoders need not be listed to be frozen or loaded.
+_REMOVED = ('audio.context',)
+_GONE = {'train': ('^autoencoder/', '^wav2vec2/'), 'load': ('wav2vec2',), 'init_new': ('^wav2vec2/',)}
 
 
 def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
@@ -74,8 +81,15 @@ def upgrade(config: dict) -> dict:
     if _has(config, old):
       node, key = _node(config, old)
       value = node.pop(key)
-      node, key = _node(config, new)
+      node, key = _node(config, new, create=True)
       node[key] = value
+  for path in _REMOVED:
+    if _has(config, path):
+      node, key = _node(config, path)
+      del node[key]
+  for key, gone in _GONE.items():
+    if key in config:
+      config[key] = [entry for entry in config[key] if (entry if isinstance(entry, str) else entry[0]) not in gone]
   for path, value in _ADDED.get(config.get('system'), {}).items():
     if _has(config, path.rpartition('.')[0]):
       node, key = _node(config, path)
@@ -88,11 +102,11 @@ def _has(config: dict, path: str) -> bool:
   return parent in config and (not rest or (isinstance(config[parent], dict) and _has(config[parent], rest)))
 
 
-def _node(config: dict, path: str) -> tuple[dict, str]:
+def _node(config: dict, path: str, create: bool = False) -> tuple[dict, str]:
   """The dict that holds a key 'a.b', and the key in it."""
   *parents, key = path.split('.')
   for parent in parents:
-    config = config[parent]
+    config = config.setdefault(parent, {}) if create else config[parent]
   return config, key
 
 

@@ -1,27 +1,31 @@
-"""The frozen encoders that `talkjax.build` runs once to precompute features of records (`corpora.feature_cache`).
+"""The frozen encoders that run once over a corpus to precompute features of records (`corpora.feature_cache`).
 
 They compute in float32 on the accelerator. Only a few shapes are compiled: images are encoded in batches of one size,
-audio in the chunks of `talkjax.nn.wav2vec2.encode_in_chunks`.
+audio in chunks (`talkjax.weights.speech`).
 """
 
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
+from flax.traverse_util import unflatten_dict
+from jax.experimental import multihost_utils
 
 from talkjax.corpora import feature_cache
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError, UserError
-from talkjax.media import mel, picture
-from talkjax.media.segments import AUDIO_RATE
+from talkjax.media import picture
 from talkjax.nn.autoencoder import Autoencoder
-from talkjax.nn.wav2vec2 import Wav2Vec2, encode_in_chunks
-from talkjax.training import checkpoint, sharding
+from talkjax.training import checkpoint, input_pipeline, sharding
+from talkjax.training.workdir import read_config
+from talkjax.weights import speech as speech_encoders
 
 BATCH = 8  # images per device and batch
 
@@ -45,7 +49,7 @@ def latents(workdir: str, size: int) -> Encoder:
     UsageError: the size is not a multiple of the autoencoder's downsampling factor.
     UserError: the workdir has no autoencoder.
   """
-  net, params, about = _load(workdir, 'latents')
+  net, params, about = _load_autoencoder(workdir)
   factor = 2 ** (len(net.widths) - 1)
   if size % factor:
     raise UsageError(f'--size={size}: expected a multiple of {factor}')
@@ -75,49 +79,99 @@ def latents(workdir: str, size: int) -> Encoder:
 
 
 def speech(workdir: str, layers: str) -> Encoder:
-  """wav2vec 2.0 hidden states of the normalised audio, 50 per second: rows [layers, d]; no rows without audio.
+  """The states of a speech encoder, 50 per second: rows [layers, d]; no rows without audio.
 
   Args:
-    workdir: folder of a converted wav2vec2, or of a system that has a wav2vec 2.0 encoder.
-    layers: 'all' for the outputs of all layers, 'last' for the output of the last one.
+    workdir: folder of a converted wav2vec2, of a trained speech_encoder, or of a system that has one of them.
+    layers: of wav2vec 2.0, 'all' for the outputs of all layers, 'last' for that of the last one.
 
   Raises:
-    UserError: the workdir has no wav2vec 2.0 encoder.
+    UserError: the workdir has no speech encoder.
   """
-  net, params, about = _load(workdir, 'speech')
+  config = read_config(workdir)
+  if config.get('pretrained_network') == 'wav2vec2':
+    settings = ml_collections.ConfigDict({'kind': 'wav2vec2', 'wav2vec2': {}})
+  elif config.get('system') == 'speech_encoder':
+    settings = ml_collections.ConfigDict({'kind': 'speech_encoder', 'speech_encoder': config.model})
+  else:
+    settings = config.get('audio', {'kind': 'none'})
+  encoder = speech_encoders.make(settings, layers) if settings['kind'] in speech_encoders.KINDS else None
+  if encoder is None:
+    raise UserError(
+      f'--speech={workdir} has no speech encoder: expected a workdir made by `talkjax.convert --source=wav2vec2` or '
+      '`talkjax.train --config=configs/speech_encoder.py`, or the workdir of a system that has one'
+    )
+  return _of_speech(encoder, speech_encoders.load(encoder, workdir), workdir)
 
-  @jax.jit
-  def states(params, waveform, samples):
-    selected = net.apply({'params': params}, waveform, samples)[1 if layers == 'all' else -1 :]
-    return jnp.stack(selected, axis=2).astype(jnp.float16)
+
+def _of_speech(encoder: speech_encoders.Encoder, params: Mapping[str, np.ndarray], workdir: str) -> Encoder:
+  """`encoder` with these parameters by path."""
+  tree = sharding.replicate(unflatten_dict(params, sep='/'))
 
   def encode(record: Record) -> Iterator[np.ndarray]:
-    if not len(record.audio):
-      return
-    waveform = np.pad(record.audio.astype(np.float32) / 32768, (0, max(0, AUDIO_RATE // 10 - len(record.audio))))
-    yield from encode_in_chunks(net, lambda *chunk: states(params, *chunk), mel.normalised(waveform))
+    if len(record.audio):
+      waveform = speech_encoders.fit_duration(record.audio.astype(np.float32) / 32768, len(record.frames) / record.fps)
+      yield from (states.astype(np.float16) for states in encoder.encode(tree, waveform))
 
-  return Encoder({**about, 'shape': [net.layers if layers == 'all' else 1, net.width]}, encode)
+  about = {'branch': encoder.kind, 'weights': feature_cache.fingerprint(params), 'workdir': workdir}
+  return Encoder({**about, 'shape': list(encoder.shape)}, encode)
 
 
-def _load(workdir: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
-  """The network of a kind, its parameters, and a description that identifies them."""
-  source, branch = feature_cache.KINDS[kind]
+def open_caches(
+  config, encoder: speech_encoders.Encoder | None
+) -> tuple[list[feature_cache.FeatureCache], dict[str, np.ndarray]]:
+  """The feature caches that training reads, and the parameters of the speech encoder that it starts with, by path.
+
+  The states of the speech encoder are computed here where no cache has them: in a folder of the corpus that is named
+  after encoder and weights.
+
+  Args:
+    config: of a system.
+    encoder: the system's, or None.
+
+  Raises:
+    UserError: the corpus is not built, a named cache does not exist or fit, or the encoder has no weights.
+  """
+  data, caches = config.data, []
+  builder = input_pipeline.open_builder(data, data.split)
+  split = data.split.partition('[')[0]
+  if name := data.get('feature_cache', ''):
+    caches.append(feature_cache.open_cache(builder, name, split))
+  if encoder is None:
+    return caches, {}
+  params = speech_encoders.load(encoder, config.audio.weights, config.init_from)
+  branch = {f'{encoder.kind}/{path}': value for path, value in params.items()}
+  if any(cache.about.get('speech', {}).get('branch') == encoder.kind for cache in caches):
+    return caches, branch
+  computed = _of_speech(encoder, params, config.audio.weights or config.init_from)
+  name = '_'.join([encoder.kind, computed.about['weights'], *map(str, encoder.shape)])
+  if jax.process_index() == 0:
+    feature_cache.write(
+      pathlib.Path(builder.data_dir) / name,
+      'speech',
+      {'corpus': builder.info.full_name, **computed.about},
+      input_pipeline.all_splits(builder),
+      computed.encode,
+    )
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('feature cache')
+  return [*caches, feature_cache.open_cache(builder, name, split)], branch
+
+
+def _load_autoencoder(workdir: str) -> tuple[Autoencoder, Any, dict[str, Any]]:
+  """The network, its parameters, and a description that identifies them."""
   config, params, _ = checkpoint.load_params(workdir)
-  if config.get('pretrained_network') == source:
-    fields = {}
-  elif branch in params:
-    params = params[branch]
-    fields = {'widths': tuple(config.latents.widths)} if kind == 'latents' else config.audio.encoder.to_dict()
+  if config.get('pretrained_network') == 'sd_vae':
+    net = Autoencoder()
+  elif 'autoencoder' in params:
+    params, net = params['autoencoder'], Autoencoder(tuple(config.latents.widths))
   else:
     raise UserError(
-      f'--{kind}={workdir} has no {branch}: expected a workdir made by `talkjax.convert --source={source}`, or '
+      f'--latents={workdir} has no autoencoder: expected a workdir made by `talkjax.convert --source=sd_vae`, or '
       'the workdir of a system that has one'
     )
-  net, example = (Autoencoder, (1, 8, 8, 3)) if kind == 'latents' else (Wav2Vec2, (1, 800))
-  net = net(**fields)
-  wanted = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(example))['params']
+  wanted = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
   checkpoint.check_fit(params, wanted, workdir)
   leaves = jax.tree_util.tree_leaves_with_path(params)
   weights = feature_cache.fingerprint({sharding.path_name(p): np.asarray(x) for p, x in leaves})
-  return net, params, {'weights': weights, 'workdir': workdir}
+  return net, params, {'branch': 'autoencoder', 'weights': weights, 'workdir': workdir}

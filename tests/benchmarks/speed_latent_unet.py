@@ -158,7 +158,7 @@ def precompute_figures(args, measure):
   portrait = networks.encode(params, batch, 'reference', nets)
   motion = jnp.asarray(normal(2, 1, config.motion_frames, *portrait.shape[1:]))
   start = jnp.asarray(normal(3, config.frames, *portrait.shape[1:]))
-  audio = precompute_kv(params['backbone'], model.audio_contexts(params, batch, nets))
+  audio = precompute_kv(params['backbone'], model.audio_contexts(params, batch['audio'], nets))
 
   def encode_reference(params, portrait):
     reference, motion_features = networks.reference_features(params, portrait, motion, nets)

@@ -1,5 +1,7 @@
 """Features that frozen encoders compute once for a corpus: written by the command, read in training."""
 
+import dataclasses
+import importlib
 import json
 import pickle
 import shutil
@@ -9,16 +11,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from configs import emo, vexpress
 from talkjax import build, systems, train
 from talkjax.corpora import feature_cache
 from talkjax.errors import UsageError, UserError
-from talkjax.media import mel
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.systems.vexpress import generation, model
+from talkjax.systems.audio import Sound
 from talkjax.training import checkpoint, input_pipeline
+from talkjax.weights import encoders
 from tests.commands import ROOT
 from tests.micro import ENCODER, random_params, training_batch
 
@@ -34,7 +37,7 @@ MICRO = {
   'latents.residual_scale': 0.0,
   'data.corpus': 'puppets/tiny',
   'data.feature_cache': 'both',
-  'load': (('sd_vae', 'autoencoder', '', ''), ('wav2vec2', 'wav2vec2', '', '')),
+  'load': (('sd_vae', 'autoencoder', '', ''),),
   'steps': 2,
   'log_every': 1,
   'checkpoint_every': 2,
@@ -46,11 +49,14 @@ OF = {
 }
 
 
+BRANCHES = {'latents': 'autoencoder', 'speech': 'wav2vec2'}
+
+
 def micro(file, folder, kind='wav2vec2', **changes):
-  config = file.get_config(f'tiny,stage=2,audio.kind={kind}')
-  values = {**MICRO, **OF[file], **changes}
+  config = file.get_config('tiny,stage=2')
+  values = {**MICRO, **OF[file], 'audio.kind': kind, 'audio.weights': str(folder / 'system'), **changes}
   config.update_from_flattened_dict(values)
-  config.audio.encoder = ENCODER
+  config.audio.wav2vec2 = ENCODER
   config.data.dir = str(folder)
   return config
 
@@ -68,11 +74,11 @@ def folder(puppets, nets, tmp_path_factory):
   """A data_dir with a corpus, its feature cache `both`, and workdirs of the encoders."""
   folder = tmp_path_factory.mktemp('encoded')
   shutil.copytree(puppets / 'puppets', folder / 'puppets')
-  params = {feature_cache.KINDS[kind][1]: params for kind, (_, params) in nets.items()}
+  params = {BRANCHES[kind]: params for kind, (_, params) in nets.items()}
   checkpoint.save_params(folder / 'system', micro(emo, folder), params, 0)
-  for kind, (_, params) in nets.items():
-    name = feature_cache.KINDS[kind][0]
-    checkpoint.save_params(folder / name, ml_collections.ConfigDict({'pretrained_network': name}), params, 0)
+  for name, kind in (('sd_vae', 'latents'), ('wav2vec2', 'speech')):
+    about = ml_collections.ConfigDict({'pretrained_network': name})
+    checkpoint.save_params(folder / name, about, nets[kind][1], 0)
   encode(folder, '--feature_cache=both', f'--latents={folder}/system', f'--speech={folder}/system')
   return folder
 
@@ -106,44 +112,54 @@ def test_the_loss_is_that_from_pixels(file, folder, nets):
     np.testing.assert_allclose(loss(moments, seed), loss(pixels, seed), rtol=2e-3)
 
 
+@pytest.mark.parametrize('kind', ['wav2vec2', 'speech_encoder'])
 @pytest.mark.parametrize('file', [emo, vexpress])
-def test_cached_states_are_those_of_the_whole_clip(file, folder, nets):
-  config = micro(file, folder)
-  record = next(iter(input_pipeline.open_corpus(config.data, 'train')))
-  cache = pickle.loads(pickle.dumps(input_pipeline.open_feature_cache(config.data)))  # as reading processes get it
+def test_training_has_the_features_of_generation(file, kind, folder, nets):
+  """The states of the whole clip, whether they are cached or computed."""
+  changes = {} if kind == 'wav2vec2' else {'data.feature_cache': '', 'audio.weights': ''}
+  config = micro(file, folder, kind, **{'latents.kind': 'fold', **changes})
   system = systems.build(config)
-  net, params = nets['speech']
-  waveform = record.audio.astype(np.float32) / 32768
-  states = net.apply({'params': params}, jnp.asarray(mel.normalised(waveform))[None])[1:]
+  caches, encoder = encoders.open_caches(config, system.encoder)
+  caches = pickle.loads(pickle.dumps(caches))  # as reading processes get them
+  record = next(iter(input_pipeline.open_corpus(config.data, 'train')))
+  cached = dataclasses.replace(caches[-1](record), frames=record.frames)
+  cached.features.pop('latents', None)
+  model = importlib.import_module(f'talkjax.systems.{config.system}.model')
+  params = unflatten_dict(encoder, sep='/')
+  computed = model.make_networks(config).audio_features.of_sound(params, Sound.of_record(record))
   count, m = len(record.frames), config.margin
-  if file is emo:
-    two = np.pad(np.concatenate(states, -1)[0], ((0, 1), (0, 0)), mode='edge').reshape(count, 2, -1)
-    expected = np.pad(two.mean(1), ((m, m), (0, 0)), mode='edge')
-  else:
-    sampler = generation.Sampler(model.make_networks(config), config, None)
-    features = generation.audio_features({'wav2vec2': params}, waveform, count, record.fps, sampler)
-    expected = np.pad(features, ((m, m), (0, 0)))
+  expected = np.pad(computed, ((m, m), (0, 0)))
   for seed in range(4):
     start = int(np.random.default_rng(seed).integers(0, count - config.frames + 1))
-    states = system.read(cache(record), np.random.default_rng(seed))['audio_states']
-    assert states.dtype == np.float16
-    np.testing.assert_allclose(states[0].reshape(4 + 2 * m, -1), expected[start : start + 4 + 2 * m], atol=4e-3)
+    features = system.read(cached, np.random.default_rng(seed))['audio']
+    assert features.dtype == np.float16
+    np.testing.assert_allclose(features[0], expected[start : start + 4 + 2 * m], atol=4e-3, rtol=1e-3)
+
+
+def test_states_are_computed_once_and_found_again(folder):
+  config = micro(emo, folder, 'speech_encoder', **{'data.feature_cache': '', 'audio.weights': ''})
+  system = systems.build(config)
+  first, _ = encoders.open_caches(config, system.encoder)
+  files = {path: path.stat().st_mtime_ns for path in first[0].folder.iterdir() if path.name != 'lock'}
+  second, _ = encoders.open_caches(config, system.encoder)
+  assert first == second
+  assert files == {path: path.stat().st_mtime_ns for path in first[0].folder.iterdir() if path.name != 'lock'}
+  assert first[0].about['speech']['branch'] == 'speech_encoder'
 
 
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_no_encoder_runs(file, folder):
   system, batch = build_with_batch(micro(file, folder))
   params = jax.eval_shape(system.init, jax.random.key(0), batch)
-  slim = {k: v for k, v in params.items() if k not in ('autoencoder', 'wav2vec2')}
+  slim = {k: v for k, v in params.items() if k not in BRANCHES.values()}
   assert len(slim) == len(params) - 2
   jax.eval_shape(lambda params: system.loss(params, batch, jax.random.key(0), True), slim)  # needs neither
 
 
 def test_training_keeps_what_generation_needs(folder, nets, tmp_path):
-  pretrained = {f'pretrained.{name}': str(folder / name) for name in ('sd_vae', 'wav2vec2')}
-  state = train.train(micro(emo, folder, **pretrained), str(tmp_path / 'run'))
+  state = train.train(micro(emo, folder, **{'pretrained.sd_vae': str(folder / 'sd_vae')}), str(tmp_path / 'run'))
   for kind, (_, params) in nets.items():
-    trained = state.params[feature_cache.KINDS[kind][1]]
+    trained = state.params[BRANCHES[kind]]
     assert jax.tree.all(jax.tree.map(np.array_equal, trained, params))
 
 
@@ -153,9 +169,14 @@ def test_other_weights_than_those_of_the_cache_are_refused(folder, nets, tmp_pat
   checkpoint.save_params(tmp_path / 'other', ml_collections.ConfigDict({'pretrained_network': 'sd_vae'}), other, 0)
   with pytest.raises(UserError, match='latents of .*=both were made with the autoencoder .* starts with another'):
     train.train(micro(emo, folder, **{'pretrained.sd_vae': str(tmp_path / 'other')}), str(tmp_path / 'run'))
-  sentence = r'speech of .* but this run has none to start with: set --config.pretrained.wav2vec2=.*/system'
+  net, params = nets['speech']
+  other = jax.tree.map(lambda x: x * 1.001, params)
+  about = ml_collections.ConfigDict({'pretrained_network': 'wav2vec2'})
+  checkpoint.save_params(tmp_path / 'other_speech', about, other, 0)
+  changes = {'pretrained.sd_vae': str(folder / 'sd_vae'), 'audio.weights': str(tmp_path / 'other_speech')}
+  sentence = r'speech of .* but this run starts with another: set --config.audio.weights=.*/system'
   with pytest.raises(UserError, match=sentence):
-    train.train(micro(emo, folder, **{'pretrained.sd_vae': str(folder / 'sd_vae')}), str(tmp_path / 'run'))
+    train.train(micro(emo, folder, **changes), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
@@ -171,7 +192,12 @@ def test_other_weights_than_those_of_the_cache_are_refused(folder, nets, tmp_pat
     (emo, 'mel', {'latents.kind': 'fold'}, "data.feature_cache=both has latents .* config.latents.kind is 'fold'"),
     (emo, 'mel', {'size': 64}, 'has latents of 32 x 32 pixels, and config.size is 64: encode .* --size=64'),
     (vexpress, 'mel', {'augment.flip': 0.5}, 'augment.flip=0.5 mirrors images, and config.data.feature_cache=both'),
-    (emo, 'wav2vec2', {'data.feature_cache': 'last'}, 'has 1 of the 2 layers of wav2vec 2.0 that emo needs'),
+    (
+      emo,
+      'wav2vec2',
+      {'data.feature_cache': 'last'},
+      'has 1 layers of 16 channels of wav2vec2, but this system needs 2',
+    ),
     (emo, 'mel', {'data.feature_cache': 'moved'}, 'has latents of other/1.0.0, but the corpus is puppets/tiny'),
     (emo, 'mel', {'data.feature_cache': 'short'}, "of 1 clips of split 'train', but the corpus has"),
   ],
@@ -197,7 +223,7 @@ def test_what_does_not_fit_is_refused(folder, file, kind, changes, sentence, tmp
   [
     (['--latents={folder}/nowhere'], UserError, 'nowhere is not a workdir'),
     (['--latents={folder}/wav2vec2'], UserError, 'wav2vec2 has no autoencoder: expected a workdir'),
-    (['--speech={folder}/sd_vae'], UserError, 'sd_vae has no wav2vec2: expected a workdir'),
+    (['--speech={folder}/sd_vae'], UserError, 'sd_vae has no speech encoder: expected a workdir'),
     (['--speech={folder}/wav2vec2'], UserError, 'set config.model as it was|lacks parameter'),  # not the published size
     (['--latents={folder}/system', '--size=33'], UsageError, '--size=33: expected a multiple of 2'),
     (['--speech={folder}/system', '--speech_layers=some'], UsageError, '--speech_layers=some: expected .* all or last'),

@@ -13,11 +13,12 @@ from golden_cases.unet import nchw, nhwc
 from talkjax.diffusion import samplers, schedules
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
-from talkjax.nn.audio_projection import Resampler, frame_windows, resample_to_frames
+from talkjax.nn.audio_projection import Resampler, frame_windows
 from talkjax.nn.conv import Conv3x3
 from talkjax.nn.guider import Guider
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.norm import GroupNorm
+from talkjax.systems.audio import AudioFeatures, Sound
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.latents import FoldedLatents
 from talkjax.systems.sampling import make_table
@@ -69,11 +70,18 @@ def audio_projection(case):
   return outputs
 
 
+def resampled(states: np.ndarray, frames: int) -> np.ndarray:
+  """States spread over frames as with `compat` 'published'."""
+  settings = config_file.get_config('paper,stage=3,audio.kind=wav2vec2').audio
+  features = AudioFeatures(settings, None, per_frame=2, stretched=True)
+  return features.of_states(np.asarray(states), Sound(np.zeros(0), frames, 25.0))
+
+
 def audio_windows(case):
   margin, outputs = case.config['num_pad_audio_frames'], {}
   for name, x in case.inputs.items():
     of = name.removeprefix('embeddings_')
-    frames = resample_to_frames(jnp.asarray(x[0]), int(of.split('_')[1]))
+    frames = resampled(x[0], int(of.split('_')[1]))
     around = frame_windows(jnp.pad(frames, ((margin, margin), (0, 0)))[None], margin)[0]
     outputs[f'windows_{of}'] = around.reshape(len(around), -1, x.shape[-1])
   return outputs
@@ -302,7 +310,7 @@ def pipeline(case):
     text_channels=c['reference_net']['cross_attention_dim'],
   )
   portrait = nhwc(inputs['reference_latents'])
-  frames = resample_to_frames(jnp.asarray(inputs['audio_embeddings'][0]), c['video_length'])
+  frames = resampled(inputs['audio_embeddings'][0], c['video_length'])
   shapes = {'reference': portrait, 'kps': inputs['kps_images'][None, :1], 'audio': frames[None, : 2 * margin + 1]}
   wanted = jax.eval_shape(lambda rng: networks.init(rng, shapes, nets=nets), jax.random.key(0))
   names = {'reference': 'reference_net', 'backbone': 'denoising_unet', 'guider': 'v_kps_guider'}

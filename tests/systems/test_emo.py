@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,8 @@ from talkjax.faces import measures
 from talkjax.media import picture, video
 from talkjax.media.picture import to_float
 from talkjax.nn.latent_unet import Conditioning, LatentUNet
-from talkjax.systems import portrait
-from talkjax.systems.emo import OPTIONS, conditions, data, model
-from talkjax.systems.portrait import audio, networks
+from talkjax.systems import audio, portrait
+from talkjax.systems.emo import OPTIONS, conditions, model
 from talkjax.systems.portrait.reading import square_frame
 from talkjax.training import checkpoint, input_pipeline, state
 from talkjax.training.sharding import path_name
@@ -52,7 +50,7 @@ def test_an_example_is_a_clip_with_the_frames_before_it(puppets, record, frames)
   speeds = measures.head_speed(record.pose, record.fps)
   starts = []
   for seed in range(20):
-    example = data.read(record, np.random.default_rng(seed), config=config)
+    example = systems.build(config).read(record, np.random.default_rng(seed))
     assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
     assert example['region'].min() == 0 and example['region'].max() == 1
     if not example['has_motion'][0]:
@@ -69,11 +67,11 @@ def test_the_portrait_may_be_kept_near_the_clip_and_the_region_roomy(puppets, re
   roomy = micro(2, puppets, **{'augment.region_frames': 50})
   distances, small, large = [], 0, 0
   for seed in range(20):
-    example = data.read(record, np.random.default_rng(seed), config=config)
+    example = systems.build(config).read(record, np.random.default_rng(seed))
     start, reference = index_of(example['target'][0, 0], frames), index_of(example['reference'][0], frames)
     distances.append(max(start - reference, reference - (start + config.frames - 1), 0))
     small += example['region'].sum()
-    large += data.read(record, np.random.default_rng(seed), config=roomy)['region'].sum()
+    large += systems.build(roomy).read(record, np.random.default_rng(seed))['region'].sum()
   assert max(distances) in (1, 2) and large > small
 
 
@@ -125,27 +123,18 @@ def test_pretrained_parameters_go_where_they_belong(puppets, tmp_path):
     checkpoint.load_part(tmp_path / 'sd', shapes, 'backbone', 'attn2|/norm2|transformer_blocks_0/norm2')
 
 
-def test_wav2vec2_encodes_frame_by_frame_and_never_trains():
-  config = config_file.get_config('tiny,stage=2,audio.kind=wav2vec2')
-  config.audio.encoder = ENCODER
-  assert not next(trains for regex, trains in config.train if re.search(regex, 'wav2vec2/encoder_layers_0'))
-  nets = model.make_networks(config)
-  reach = config.margin + config.audio.context
+@pytest.mark.parametrize('kind', ['speech_encoder', 'wav2vec2'])
+def test_a_frame_is_conditioned_on_its_own_sound_whichever_the_encoder(kind):
+  config = config_file.get_config('tiny,stage=2')
+  config.audio.update(kind=kind, wav2vec2=ENCODER)
+  features = model.make_networks(config).audio_features
+  params = {kind: random_params(jax.eval_shape(features.encoder.init, jax.random.key(0)))}
   waveform = np.random.default_rng(0).normal(size=640 * 100).astype(np.float32)
-  frames = audio.features(waveform, 100, 25.0, config.audio)
-  assert frames.shape == (100, 640)
-  waveform = jnp.asarray(audio.pad_index(frames, np.arange(40 - reach, 48 + reach), config.audio))[None]
-  shapes = jax.eval_shape(nets.audio_encoder.init, jax.random.key(0), waveform.reshape(1, -1))['params']
-  params = {'wav2vec2': random_params(shapes)}
-  encode = jax.jit(lambda params, waveform: networks.encode_audio(params, {'waveform': waveform}, nets))
-  features = encode(params, waveform)
-  assert features.shape == (1, 8 + 2 * config.margin, 2 * 16)  # both layers, concatenated
-  gradient = jax.grad(lambda p: jnp.sum(jnp.square(encode(p, waveform))))(params)
-  assert all(not np.any(g) for g in jax.tree.leaves(gradient))
-  # The sound of the middle frame changes its own features most.
-  louder = waveform.at[0, reach + 4].multiply(3.0)
-  change = np.abs(np.asarray(encode(params, louder) - features))[0].mean(1)
-  assert abs(int(change.argmax()) - (config.margin + 4)) <= 1
+  before = features.of_sound(params, audio.Sound(waveform, 100, 25.0))
+  assert before.shape == (100, features.channels)
+  waveform[640 * 50 : 640 * 51] *= 3
+  change = np.abs(features.of_sound(params, audio.Sound(waveform, 100, 25.0)) - before).mean(1)
+  assert abs(int(change.argmax()) - 50) <= 1
 
 
 # Generation.
@@ -165,10 +154,12 @@ def test_as_many_frames_as_the_audio_and_no_video_depends_on_its_batch(emo):
 
 def test_a_clip_continues_the_one_before(emo):
   given = emo.system.from_records(emo.records[:1], num_frames=8).conditions
-  louder = given.audio.copy()
-  louder[:, 0] += 1  # outside the window of the second clip: only motion frames can carry it there
+  waveform = given.sound[0].waveform.copy()
+  # In the first frame, outside the window of the second clip: only motion frames can carry it there.
+  waveform[:320] += 0.3 * np.random.default_rng(0).standard_normal(320)
+  louder = [dataclasses.replace(given.sound[0], waveform=waveform)]
   plain, other = (
-    generate(emo.system, emo.params, dataclasses.replace(given, audio=audio), [5])[0] for audio in (given.audio, louder)
+    generate(emo.system, emo.params, dataclasses.replace(given, sound=sound), [5])[0] for sound in (given.sound, louder)
   )
   assert not np.array_equal(plain[4:], other[4:])
 

@@ -14,6 +14,7 @@ from talkjax import systems, train
 from talkjax.diffusion.schedules import Level
 from talkjax.errors import UserError
 from talkjax.nn.latent_unet import Conditioning
+from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import audio, loss, networks
 from talkjax.training import checkpoint
 from talkjax.training.sharding import path_name
@@ -82,9 +83,9 @@ def test_audio_features_are_those_of_their_frame():
   settings = micro.emo_config(2).audio
   waveform = np.zeros(16_000, np.float32)
   waveform[10 * 640 : 11 * 640] = np.random.default_rng(0).normal(size=640)  # frame 10
-  features = audio.features(waveform, 25, 25.0, settings)
+  features = audio.spectrogram(Sound(waveform, 25, 25.0), settings)
   assert features.mean(1).argmax() == 10 and features.shape == (25, 160)
-  half = audio.features(waveform, 12, 12.5, settings)  # of a video with half the frames
+  half = audio.spectrogram(Sound(waveform, 12, 12.5), settings)  # of a video with half the frames
   assert half.mean(1).argmax() == 5
 
 

@@ -24,7 +24,7 @@ from tests.micro import vexpress_config as micro
 
 def test_an_example_has_the_keypoints_of_its_frames_and_the_audio_around_them(puppets, vexpress):
   config, record = micro(2, puppets), vexpress.records[0]
-  example = data.read(record, np.random.default_rng(1), config=config)
+  example = systems.build(config).read(record, np.random.default_rng(1))
   assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
   frames = np.stack([picture.to_float(square_frame(record, i, 32)) for i in range(len(record.frames))])
   start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
@@ -35,7 +35,7 @@ def test_an_example_has_the_keypoints_of_its_frames_and_the_audio_around_them(pu
 
 def test_a_mirrored_example_is_mirrored_whole_and_its_eyes_change_colours(puppets, vexpress):
   plain, mirrored = (
-    data.read(vexpress.records[0], np.random.default_rng(1), config=micro(2, puppets, **{'augment.flip': flip}))
+    systems.build(micro(2, puppets, **{'augment.flip': flip})).read(vexpress.records[0], np.random.default_rng(1))
     for flip in (0.0, 1.0)
   )
   for key in ('target', 'reference', 'weight'):
@@ -48,9 +48,9 @@ def test_a_mirrored_example_is_mirrored_whole_and_its_eyes_change_colours(puppet
 
 def test_silent_records_train_the_first_stage_only(puppets, vexpress):
   silent = dataclasses.replace(vexpress.records[0], audio=np.zeros(0, np.int16))
-  data.read(silent, np.random.default_rng(0), config=micro(1, puppets, **{'audio.kind': 'none'}))
+  systems.build(micro(1, puppets, **{'audio.kind': 'none'})).read(silent, np.random.default_rng(0))
   with pytest.raises(UserError, match='has no sound'):
-    data.read(silent, np.random.default_rng(0), config=micro(2, puppets))
+    systems.build(micro(2, puppets)).read(silent, np.random.default_rng(0))
 
 
 def test_the_loss_depends_on_every_condition(vexpress):

@@ -131,7 +131,7 @@ def test_the_published_sample_has_137_frames(vexpress, samples):
   (file,) = batch.videos
   assert file.num_frames == 137 and file.fps == 30.0 and file.sound == inputs['audio'][0]
   given = batch.conditions()
-  assert given.keypoints[0].shape == (137, 3, 2) and len(given.sound[0]) == round(137 / 30 * 16_000)
+  assert given.keypoints[0].shape == (137, 3, 2) and len(given.sound[0].waveform) == round(137 / 30 * 16_000)
 
 
 def test_a_sweep_of_the_command_is_compared_in_one_image(vexpress, files, tmp_path):

@@ -6,11 +6,9 @@ import subprocess
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 
-from configs import vexpress as config_file
 from talkjax import options, systems
 from talkjax.systems import portrait
 from talkjax.systems.sampling import make_table
@@ -18,7 +16,7 @@ from talkjax.systems.vexpress import OPTIONS, conditions, generation, model
 from talkjax.training import checkpoint, sharding
 from talkjax.training.workdir import read_config
 from tests.commands import ROOT
-from tests.micro import ENCODER, generate, random_params
+from tests.micro import generate
 
 
 def changed(vexpress, **values) -> types.SimpleNamespace:
@@ -56,7 +54,8 @@ def test_sound_and_keypoints_drive_the_video(vexpress):
   given = vexpress.system.from_records(vexpress.records[:1], num_frames=9).conditions
   run = lambda **fields: generate(vexpress.system, vexpress.params, dataclasses.replace(given, **fields), [5])
   plain = run()
-  assert np.abs(run(sound=[given.sound[0][::-1]]) - plain).max() > 0
+  sound = dataclasses.replace(given.sound[0], waveform=given.sound[0].waveform[::-1])
+  assert np.abs(run(sound=[sound]) - plain).max() > 0
   assert np.abs(run(keypoints=[given.keypoints[0] + 4]) - plain).max() > 0
 
 
@@ -86,7 +85,7 @@ def denoise_workdir(workdir: str, path: str) -> None:
   size = config.size
   points = rng.uniform(0, size, (30, 3, 2)).astype(np.float32)
   given = conditions.Conditions(
-    conditions.Portraits(rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32), {}), [points], [], []
+    conditions.Portraits(rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32), {}), [points], []
   )
   inputs = generation.Inputs(
     sampler.prepare(params, given.portraits.reference),
@@ -108,26 +107,9 @@ def test_windows_on_several_devices_average_to_the_same(vexpress, tmp_path, devi
   )
   flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
-  script += f'; assert t.jax.device_count() == {devices}'
+  script += f'; import jax; assert jax.device_count() == {devices}'
   done = subprocess.run([sys.executable, '-c', script], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   one, several = np.load(tmp_path / 'one.npy'), np.load(tmp_path / 'n.npy')
   assert one.shape == (30, 8, 8, 48)
   np.testing.assert_allclose(several, one, atol=1e-4 * np.abs(one).max())
-
-
-def test_long_sound_is_encoded_in_chunks(monkeypatch):
-  """As many features as of the whole, and nearly the same ones: context outside a chunk is far away."""
-  config = config_file.get_config('tiny,stage=2,audio.kind=wav2vec2')
-  config.audio.encoder = {**ENCODER, 'layers': 1, 'position_kernel': 16}
-  sampler = generation.Sampler(model.make_networks(config), config, make_table(config))
-  waveform = np.random.default_rng(0).standard_normal(16_000 * 11 + 77).astype(np.float32)
-  shapes = jax.eval_shape(sampler.nets.audio_encoder.init, jax.random.key(0), waveform[None, :16_000])['params']
-  params = {'wav2vec2': random_params(shapes)}
-  whole = generation.audio_features(params, waveform, 275, 25.0, sampler)
-  monkeypatch.setattr(generation, 'AUDIO_SECONDS', 6)
-  chunks = generation.audio_features(params, waveform, 275, 25.0, sampler)
-  assert whole.shape == chunks.shape == (275, 32)
-  shifted = np.abs(chunks[1:] - whole[:-1]).mean()
-  assert np.abs(chunks - whole).mean() < 0.2 * shifted
-  assert generation.audio_features(params, waveform[:100], 2, 25.0, sampler).shape == (2, 32)

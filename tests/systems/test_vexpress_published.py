@@ -49,7 +49,7 @@ SIZES = {
 def make_config(arguments, **changes):
   config = config_file.get_config(arguments)
   if config.audio.kind == 'wav2vec2':
-    config.audio.encoder = {**ENCODER, 'layers': 1}
+    config.audio.wav2vec2 = {**ENCODER, 'layers': 1}
   config.update_from_flattened_dict({**TINY, **changes})
   return config
 

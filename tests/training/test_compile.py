@@ -65,7 +65,7 @@ def loss(params, batch, rng, train):
   return jnp.mean((batch['x'] @ params['layer']['kernel'] - batch['y']) ** 2), {}
 
 
-SYSTEM = types.SimpleNamespace(init=init, loss=loss)
+SYSTEM = types.SimpleNamespace(init=init, loss=loss, frozen=())
 
 
 def small(**changes):

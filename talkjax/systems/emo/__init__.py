@@ -22,11 +22,12 @@ def build(config) -> System:
       f'config.frames={config.frames} is fewer than config.motion_frames={config.motion_frames}: a clip must provide '
       'the motion frames of the next one'
     )
+  nets = model.make_networks(config)
   return portrait.build(
     config,
     modules=_modules,
-    nets=model.make_networks(config),
-    read=functools.partial(data.read, config=config),
+    nets=nets,
+    read=functools.partial(data.read, config=config, audio=nets.audio_features),
     condition=model.condition,
     options=OPTIONS,
   )

@@ -11,9 +11,10 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import measures
-from talkjax.media import audio as sound
+from talkjax.media import audio
 from talkjax.systems import FileBatch, RecordBatch, Request
-from talkjax.systems.portrait import audio, conditions
+from talkjax.systems.audio import Sound
+from talkjax.systems.portrait import conditions
 from talkjax.systems.portrait.conditions import Job, Portraits
 from talkjax.systems.portrait.reading import box_region, face_region
 
@@ -27,13 +28,13 @@ class Conditions:
   Attributes:
     portraits: the portraits and the settings of the batch.
     region: [b, h, w, 1] float32, 1 where the face may be.
-    audio: [b, f, d] float32, the audio features of each frame; f is the length of the video.
-    speed: [b, f] float32, rotation of the head, degrees/s.
+    sound: per video its sound; silent from its end to that of the video.
+    speed: [b, f] float32, rotation of the head, degrees/s; f is the length of the videos.
   """
 
   portraits: Portraits
   region: np.ndarray
-  audio: np.ndarray
+  sound: Sequence[Sound]
   speed: np.ndarray
 
 
@@ -57,7 +58,6 @@ def from_records(
   settings = dict(settings or {})
   count = num_frames or max(len(c.frames) for c in clips)
   index = np.arange(count)
-  features = [audio.pad_index(audio.record_features(voice, config), index, config.audio) for voice in speech or clips]
   if (speed := settings.pop('speed', None)) is None:
     speeds = [measures.head_speed(c.pose, c.fps)[np.clip(index, 0, len(c.frames) - 1)] for c in clips]
   else:
@@ -66,7 +66,7 @@ def from_records(
     Conditions(
       portraits=conditions.from_records(clips, config, settings),
       region=np.stack([face_region(c, range(min(count, len(c.frames))), config.size) for c in clips]),
-      audio=np.stack(features),
+      sound=[Sound.of_record(voice) for voice in speech or clips],
       speed=np.stack(speeds),
     ),
     tuple(conditions.truth(c, count, config.size) for c in clips),
@@ -88,8 +88,8 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
   images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
   regions = {path: portrait_region(portrait.box, box, config.size) for path, portrait in images.items()}
-  features = {path: read_features(path, config) for path in inputs['audio']}
-  lengths = {path: len(f) for path, f in features.items()}
+  sounds = {path: read_sound(path) for path in inputs['audio']}
+  lengths = {path: sound.num_frames for path, sound in sounds.items()}
   jobs = sorted(paths, key=lambda job: lengths[job.voice])
   devices = jax.device_count()
   size = min(request.batch_size or max(devices, len(request.sweep[1]) if request.sweep else 1), len(jobs))
@@ -97,15 +97,15 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     size = -(-size // devices) * devices
 
   def make(batch: list[Job]) -> Conditions:
-    index = np.arange(max(lengths[job.voice] for job in batch))
+    longest = max(lengths[job.voice] for job in batch)
     portraits = conditions.portraits_of(batch, images, request)
     settings = dict(portraits.settings)
     speed = settings.pop('speed', np.full(size, inputs.get('speed', config.speed.default), np.float32))
     return Conditions(
       portraits=dataclasses.replace(portraits, settings=settings),
       region=np.stack([regions[job.image] for job in batch]),
-      audio=np.stack([audio.pad_index(features[job.voice], index, config.audio) for job in batch]),
-      speed=np.broadcast_to(speed[:, None], (size, len(index))).copy(),
+      sound=[sounds[job.voice] for job in batch],
+      speed=np.broadcast_to(speed[:, None], (size, longest)).copy(),
     )
 
   batches = []
@@ -117,11 +117,10 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   return batches
 
 
-def read_features(path: str, config) -> np.ndarray:
-  """The audio features of a file, for as many frames as its sound has (rounded up)."""
-  samples, rate = sound.read_audio_native(path)
-  count = max(1, math.ceil(len(samples) / rate * FPS - 1e-3))
-  return audio.features(sound.read_audio(path), count, FPS, config.audio)
+def read_sound(path: str) -> Sound:
+  """The sound of a file, for as many frames as it lasts (rounded up)."""
+  samples, rate = audio.read_audio_native(path)
+  return Sound(audio.read_audio(path), max(1, math.ceil(len(samples) / rate * FPS - 1e-3)), FPS)
 
 
 def portrait_region(face: np.ndarray, box: tuple[float, ...] | None, size: int) -> np.ndarray:

@@ -1,16 +1,14 @@
 """Corpus records as training examples of emo (EMO sections 3.2 and 3.3)."""
 
-import functools
-
 import numpy as np
 
 from talkjax.corpora.records import Record
-from talkjax.errors import UserError
 from talkjax.faces import measures
+from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait import reading
 
 
-def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:
+def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
   """Random clips of a record as training examples.
 
   Returns:
@@ -35,23 +33,7 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     around = np.clip(np.arange(start - m, start + f + m), 0, count - 1)
     return {**example, **motion, 'has_motion': np.float32(has_motion), 'region': region, 'speed': speeds[around]}
 
-  read_states = functools.partial(cached_states, record, config=config)
-  return reading.read(record, generator, config=config, complete=complete, read_states=read_states)
-
-
-def cached_states(record: Record, frames: np.ndarray, *, config) -> np.ndarray:
-  """Cached states of all layers of wav2vec 2.0 for some frames, float16 [f, layers, d]; the ends are held."""
-  from talkjax.nn.wav2vec2 import Wav2Vec2
-
-  layers, states = config.audio.encoder.get('layers', Wav2Vec2.layers), record.features['speech']
-  if states.shape[1] != layers:
-    raise UserError(
-      f'config.data.feature_cache={config.data.feature_cache} has {states.shape[1]} of the {layers} layers of wav2vec '
-      '2.0 that emo needs: encode the corpus with --speech_layers=all --feature_cache=ANOTHER_NAME'
-    )
-  # Fifty a second: two per frame.
-  index = np.round(frames * (50 / record.fps)).astype(int)[:, None] + np.arange(2)
-  return states[np.clip(index, 0, len(states) - 1)].astype(np.float32).mean(1).astype(np.float16)
+  return reading.read(record, generator, config=config, audio=audio, complete=complete)
 
 
 def region_frames(start: int, end: int, count: int, generator: np.random.Generator, config) -> range:

@@ -14,7 +14,7 @@ from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems import Chunk
 from talkjax.systems.emo import model
 from talkjax.systems.emo.conditions import FPS, Conditions
-from talkjax.systems.portrait import audio, networks
+from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
 from talkjax.training import sharding
 
@@ -43,7 +43,7 @@ class Sampler:
       prepared: from `prepare`.
       motion: [b, n, h, w, c] latents of the motion frames, which count if `has_motion` is 1.
       has_motion: 0 or 1.
-      batch: audio features and `speed` of the clip, with their margins.
+      batch: `audio` features and `speed` of the clip, with their margins.
       seeds: [b].
       number: of the clip in its video.
       settings: values [b] of swept options.
@@ -54,9 +54,8 @@ class Sampler:
     if config.motion_frames and nets.backbone.temporal:
       _, motion_features = networks.reference_features(params, latents, motion, nets)
       motion_features = networks.scale_examples(motion_features, jnp.full(latents.shape[:1], has_motion))
-    key = audio.batch_key(config.audio)
-    contexts = model.audio_contexts(params, batch, nets)
-    silence = model.audio_contexts(params, {key: jnp.full_like(batch[key], audio.silence_level(config.audio))}, nets)
+    contexts = model.audio_contexts(params, batch['audio'], nets)
+    silence = model.audio_contexts(params, jnp.full_like(batch['audio'], nets.audio_features.silence), nets)
     unet = Conditioning(
       {'reference': kv, **precompute_kv(params['backbone'], contexts, nets.backbone.dtype)},
       networks.context_scales(config, settings, latents.shape[0]),
@@ -102,7 +101,7 @@ def generate(
   *,
   sampler: Sampler,
 ) -> Iterator[Chunk]:
-  """Videos of a batch, a clip of frames at a time; together exactly as long as `conditions.audio`.
+  """Videos of a batch, a clip of frames at a time; together exactly as long as `conditions.speed`.
 
   Args:
     params: from training; the videos are generated on the devices where they are.
@@ -112,8 +111,9 @@ def generate(
     sampler: compiled once per batch and image size, never per length.
   """
   config = sampler.config
-  f, m, count = config.frames, config.margin, conditions.audio.shape[1]
-  reach = m + config.audio.context
+  f, m, count = config.frames, config.margin, conditions.speed.shape[1]
+  audio = sampler.nets.audio_features
+  features = [audio.of_sound(params, sound) for sound in conditions.sound]
   place = sharding.batch_placement(params)
   prepared = sampler.prepare(params, place(conditions.portraits.reference), place(conditions.region))
   motion, seeds = prepared[-1], place(np.asarray(seeds, np.uint32))
@@ -126,15 +126,15 @@ def generate(
   previous = None
   for number, start in enumerate(range(0, count, f)):
     # After its end, the audio is silent.
-    around, window = np.arange(start - m, start + f + m), np.arange(start - reach, start + f + reach)
-    features = np.stack([audio.pad_index(a, window, config.audio) for a in conditions.audio])
+    around = np.arange(start - m, start + f + m)
+    heard = np.stack([audio.pad_index(own[:count], around) for own in features])
     speed = conditions.speed[:, np.clip(around, 0, count - 1)]
     images, motion = sampler.clip(
       params,
       prepared,
       motion,
       float(number > 0 and config.use_motion_frames),
-      {audio.batch_key(config.audio): place(features), 'speed': place(speed)},
+      {'audio': place(heard), 'speed': place(speed)},
       seeds,
       number,
       settings,

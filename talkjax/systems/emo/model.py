@@ -19,33 +19,19 @@ def make_networks(config) -> Networks:
     guider=('locator', 'region', m.locator),
     audio=AudioProjection(m.audio_tokens, m.context, m.audio_hidden, dtype),
     audio_window=0,
-    audio_features=audio_features,
+    # The outputs of all layers (section 3.2, "the various blocks"), at the middle of a frame.
+    states={'layers': 'all'},
     speed=speeds if speed.learned else None,
     temporal={'heads': m.heads, 'speed': speed.learned, 'zero_speed': m.zero_contexts},
-    branches=('autoencoder', 'reference', 'locator', 'audio', 'speed', 'backbone', 'wav2vec2'),
+    branches=('autoencoder', 'reference', 'locator', 'audio', 'speed', 'backbone', 'encoder'),
   )
 
 
-def audio_features(states: tuple[jax.Array, ...], frames: int) -> jax.Array:
-  """The outputs of all layers of wav2vec 2.0 (section 3.2, "the various blocks"), averaged over a frame's two states.
-
-  Args:
-    states: what enters the first layer and what leaves each, [b, t, d].
-    frames: of the sound; t is 2 frames - 1.
-
-  Returns:
-    [b, frames, layers * d].
-  """
-  x = jnp.concatenate(states[1:], -1)
-  x = jnp.pad(x, ((0, 0), (0, 2 * frames - x.shape[1]), (0, 0)), mode='edge')
-  return x.reshape(x.shape[0], frames, 2, -1).mean(2)
-
-
-def audio_contexts(params, batch, nets: Networks) -> dict[str, jax.Array]:
-  """{'audio': tokens [b * f, tokens, d]} of a batch; empty before the stage with sound."""
+def audio_contexts(params, audio: jax.Array, nets: Networks) -> dict[str, jax.Array]:
+  """{'audio': tokens [b * f, tokens, d]} of audio features [b, f + 2m, d]; empty before the stage with sound."""
   if nets.audio is None:
     return {}
-  windows = frame_windows(networks.encode_audio(params, batch, nets), nets.margin)
+  windows = frame_windows(audio.astype(jnp.float32), nets.margin)
   return {'audio': networks.audio_tokens(params, windows.reshape(-1, windows.shape[-1]), nets)}
 
 
@@ -81,7 +67,7 @@ def condition(
       motion += size * jax.random.normal(grain_rng, motion.shape)
       has_motion *= jax.random.bernoulli(keep_rng, 1 - drop.motion, (b,))
   reference, motion_features = networks.reference_features(params, portrait, motion, nets)
-  contexts = audio_contexts(params, batch, nets)
+  contexts = audio_contexts(params, batch['audio'], nets)
   if train and drop.all:
     keep = jax.random.bernoulli(drop_rng, 1 - drop.all, (b,)).astype(jnp.float32)
     reference = networks.scale_examples(reference, keep)

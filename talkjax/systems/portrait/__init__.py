@@ -70,6 +70,7 @@ def build(
   from talkjax.systems.portrait import loss, networks
   from talkjax.systems.sampling import check_sampler, make_schedule, make_table
 
+  encoder = nets.audio_features.encoder
   networks.check(config)
   check_sampler(config, samplers)
 
@@ -105,4 +106,6 @@ def build(
     from_files=from_files,
     options=options,
     scores=(suites.IMAGES, suites.LIPS, suites.PORTRAIT),
+    frozen=(*('autoencoder',) * (config.latents.kind == 'vae'), *((encoder.kind,) if encoder else ())),
+    encoder=encoder,
   )

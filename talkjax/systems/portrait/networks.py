@@ -4,7 +4,8 @@ A system adds what is its own as fields of `Networks`. Parameters are one tree w
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,9 @@ from talkjax.errors import UserError
 from talkjax.nn.audio_projection import frame_windows
 from talkjax.nn.guider import Guider
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
+from talkjax.systems.audio import AudioFeatures
+from talkjax.systems.portrait import audio as portrait_audio
 from talkjax.systems.portrait import latents as latent_spaces
-from talkjax.systems.portrait.audio import SAMPLES_PER_FRAME
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
 
 
@@ -32,9 +34,7 @@ class Networks:
     guider_name, guider_input: that branch, and the key of its input in a batch.
     audio: from the audio features around a frame to tokens; None in stages without sound.
     audio_window: the shape [tokens, d] in which `audio` reads the window of a frame has so many tokens; 0: flat, [d].
-    audio_encoder: wav2vec 2.0, never trained here; None where features come from the batch.
-    audio_features: states of wav2vec 2.0 (all layers, [b, t, d] each), number of frames -> features [b, frames, d].
-    audio_context: frames of extra context on each side that the encoder is given and whose features are cropped.
+    audio_features: the audio features of each frame; its encoder's parameters are the branch `audio_features.kind`.
     margin: neighbouring frames on each side whose features belong to a frame's window.
     speed: from head speeds to tokens of the temporal layers, or None.
     text_channels: of the ReferenceNet's one zero token (it has no prompt).
@@ -52,9 +52,7 @@ class Networks:
   guider_input: str
   audio: nn.Module | None
   audio_window: int
-  audio_encoder: nn.Module | None
-  audio_features: Callable[[tuple[jax.Array, ...], int], jax.Array]
-  audio_context: int
+  audio_features: AudioFeatures
   margin: int
   speed: nn.Module | None
   text_channels: int
@@ -81,7 +79,13 @@ jax.tree_util.register_dataclass(PortraitConditioning, ['unet', 'portrait'], [])
 
 
 def make_networks(
-  config, *, guider: tuple[str, str, Sequence[int]], audio: nn.Module, temporal: Mapping[str, Any], **own
+  config,
+  *,
+  guider: tuple[str, str, Sequence[int]],
+  audio: nn.Module,
+  states: Mapping[str, Any],
+  temporal: Mapping[str, Any],
+  **own,
 ) -> Networks:
   """The networks of a config.
 
@@ -89,6 +93,7 @@ def make_networks(
     config: of a portrait system.
     guider: the branch, the key of its input in a batch, and the widths of the encoder of the spatial condition.
     audio: from audio features to tokens, in stages with sound.
+    states: arguments of `AudioFeatures`: which states of an encoder a frame has.
     temporal: fields of the temporal layers that differ by system.
     **own: the other fields of `Networks` that differ by system.
   """
@@ -104,11 +109,8 @@ def make_networks(
     'dtype': dtype,
     'remat': config.remat,
   }
-  encoder = None
-  if config.audio.kind == 'wav2vec2':
-    from talkjax.nn.wav2vec2 import Wav2Vec2
-
-    encoder = Wav2Vec2(dtype=dtype, **config.audio.encoder)
+  spectrogram = functools.partial(portrait_audio.spectrogram, settings=config.audio)
+  features = AudioFeatures(config.audio, spectrogram, silence=portrait_audio.SILENCE, dtype=dtype, **states)
   name, key, widths = guider
   sound = config.audio.kind != 'none'
   layers = Temporal(m.temporal_middle, layers=m.temporal_layers, max_frames=m.max_frames, **temporal)
@@ -126,8 +128,7 @@ def make_networks(
     guider_name=name,
     guider_input=key,
     audio=audio if sound else None,
-    audio_encoder=encoder,
-    audio_context=config.audio.context,
+    audio_features=features,
     margin=config.margin,
     text_channels=m.context,
     residual_scale=config.latents.residual_scale,
@@ -158,11 +159,10 @@ def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> d
   guide = guide.reshape(-1, *guide.shape[-3:])[:1].astype(jnp.float32)
   params[nets.guider_name] = nets.guider.init(keys[nets.guider_name], guide)['params']
   contexts = {'reference': reference_features(params, zeros, None, nets)[0]}
-  if nets.audio_encoder:
-    silence = jnp.zeros((1, 2 * SAMPLES_PER_FRAME))
-    params['wav2vec2'] = nets.audio_encoder.init(keys['wav2vec2'], silence)['params']
+  if encoder := nets.audio_features.encoder:
+    params[encoder.kind] = encoder.init(keys['encoder'])
   if nets.audio:
-    windows = frame_windows(encode_audio(params, example, nets), nets.margin)[:, 0]
+    windows = frame_windows(example['audio'].astype(jnp.float32), nets.margin)[:, 0]
     params['audio'] = nets.audio.init(keys['audio'], _audio_input(windows, nets))['params']
     contexts['audio'] = audio_tokens(params, windows, nets)
   speed = None
@@ -211,23 +211,6 @@ def reference_features(params, portrait: jax.Array, motion: jax.Array | None, ne
 def guide_features(params, images: jax.Array, nets: Networks) -> jax.Array:
   """Features [n, h', w', c] of spatial conditions [n, h, w, c']."""
   return nets.guider.apply({'params': params[nets.guider_name]}, images)
-
-
-def encode_audio(params, batch: Mapping[str, jax.Array], nets: Networks) -> jax.Array:
-  """Audio features of each frame, [b, f + 2 margin, d].
-
-  Of a batch's `audio` (features that need no encoder), `waveform` ([b, frames, samples], with the encoder's extra
-  context, which is cropped here) or `audio_states` ([b, frames, n, d] cached states).
-  """
-  if 'audio' in batch:
-    return batch['audio']
-  if 'audio_states' in batch:
-    states = batch['audio_states']
-    return states.reshape(*states.shape[:2], -1).astype(jnp.float32)
-  b, frames, _ = batch['waveform'].shape
-  states = nets.audio_encoder.apply({'params': params['wav2vec2']}, batch['waveform'].reshape(b, -1))
-  features = jax.lax.stop_gradient(nets.audio_features(states, frames))
-  return features[:, nets.audio_context : frames - nets.audio_context]
 
 
 def audio_tokens(params, windows: jax.Array, nets: Networks) -> jax.Array:
@@ -312,11 +295,6 @@ def _no_text(nets: Networks) -> Conditioning:
 
 def check(config) -> None:
   """Raises UserError for settings that contradict each other."""
-  if config.audio.kind == 'wav2vec2' and not config.audio.context:
-    raise UserError(
-      'config.audio.kind=wav2vec2 changes other settings too: give it as an argument of the config, '
-      f'--config=configs/{config.system}.py:paper,stage=2,audio.kind=wav2vec2'
-    )
   if config.augment.hidden_mouth and config.mouth_weight == 1:
     raise UserError(
       'config.augment.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '

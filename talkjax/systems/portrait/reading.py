@@ -7,7 +7,7 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.media import picture
-from talkjax.systems.portrait import audio
+from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait.latents import factor
 
 
@@ -16,8 +16,8 @@ def read(
   generator: np.random.Generator,
   *,
   config,
+  audio: AudioFeatures,
   complete: Callable[[dict[str, np.ndarray], int, np.random.Generator], dict[str, np.ndarray]],
-  read_states: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, np.ndarray]:
   """Random clips of a record as training examples, `data.examples_per_record` along axis 0.
 
@@ -25,15 +25,14 @@ def read(
     record: at least `config.frames` long.
     generator: of the clips.
     config: of the system.
+    audio: the audio features of each frame.
     complete: (example, first frame of the clip, generator) -> the example with what is the system's own.
-    read_states: frame numbers [n] -> cached states of wav2vec 2.0, float16 [n, k, d]; called where the record has them.
 
   Returns:
     target [k, f, h, w, 3] and reference [k, h, w, 3], float32 in [-1, 1]: the clip and another frame of the record, no
     further than `data.reference_within` from it (with cached latents `target_moments` and `reference_moments` instead,
-    float16 [..., h', w', 2 c]). The audio features of the clip with `margin` frames on each side: `audio` or
-    `waveform` (see `audio.batch_key`) [k, f + 2m, d], the latter with `audio.context` more frames on each side, or with
-    cached states `audio_states` [k, f + 2m, n, d]. `weight` of the loss [k, f, h', w', 1] at the latents' resolution
+    float16 [..., h', w', 2 c]). `audio` [k, f + 2m, d], the features of the clip with `margin` frames on each
+    side. `weight` of the loss [k, f, h', w', 1] at the latents' resolution
     where `mouth_weight` is not 1. `id` [k]. And what `complete` adds.
 
   Raises:
@@ -42,25 +41,20 @@ def read(
   f, count = config.frames, len(record.frames)
   if count < f:
     raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
-  cached = config.audio.kind == 'wav2vec2' and len(record.features.get('speech', ()))
-  reach = config.margin + (0 if cached else config.audio.context)
-  features = None if cached else audio.record_features(record, config)
+  features = audio.of_record(record)
   examples = []
   for _ in range(config.data.examples_per_record):
     start = int(generator.integers(0, count - f + 1))
     within = config.data.reference_within or count
     other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
-    around = np.arange(start - reach, start + f + reach)
+    around = np.arange(start - config.margin, start + f + config.margin)
     example = {
       **images('target', record, range(start, start + f), config),
       **{k: v[0] for k, v in images('reference', record, [other], config).items()},
     }
     if config.mouth_weight != 1:
       example['weight'] = mouth_weights(record, range(start, start + f), config)
-    if cached:
-      example['audio_states'] = read_states(around)
-    else:
-      example[audio.batch_key(config.audio)] = audio.pad_index(features, around, config.audio)
+    example['audio'] = audio.pad_index(features, around)
     examples.append({**complete(example, start, generator), 'id': record.id})
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
 

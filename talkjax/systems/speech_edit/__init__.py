@@ -26,6 +26,7 @@ SOURCES = {'diffusion_video_editing': 'talkjax.systems.speech_edit.published'}
 def build(config) -> System:
   """The system of a config (see configs/speech_edit.py)."""
   from talkjax.metrics import suites
+  from talkjax.systems.audio import AudioFeatures
   from talkjax.systems.sampling import check_sampler, make_schedule, make_table
   from talkjax.systems.speech_edit import data, model
 
@@ -35,6 +36,7 @@ def build(config) -> System:
       "'previous' or 'identity' with target 'x0', or no skip ('')"
     )
   net = model.make_network(config)
+  audio = AudioFeatures(config.audio, functools.partial(data.spectrogram, settings=config.audio))
   predict = functools.partial(model.predict, net=net, skip=config.model.skip)
   check_sampler(config, ('palette', 'ddpm', 'ddim', 'dpm++'))
 
@@ -48,7 +50,7 @@ def build(config) -> System:
   def generate(params, batch, seeds, progress=None):
     from talkjax.systems.speech_edit import generation
 
-    return generation.generate(params, batch, seeds, progress, step=step())
+    return generation.generate(params, batch, seeds, progress, step=step(), audio=audio)
 
   def from_records(records, **how):
     from talkjax.systems.speech_edit import conditions
@@ -61,8 +63,8 @@ def build(config) -> System:
     return conditions.from_files(params, request, config=config)
 
   return System(
-    read=functools.partial(data.read, config=config),
-    init=functools.partial(model.init, net=net),
+    read=functools.partial(data.read, config=config, audio=audio),
+    init=functools.partial(model.init, net=net, encoder=audio.encoder),
     loss=functools.partial(
       model.loss, predict=predict, schedule=make_schedule(config.diffusion), target=config.diffusion.target
     ),
@@ -71,4 +73,6 @@ def build(config) -> System:
     from_files=from_files,
     options=OPTIONS,
     scores=(suites.IMAGES, suites.LIPS),
+    frozen=(audio.kind,) if audio.encoder else (),
+    encoder=audio.encoder,
   )

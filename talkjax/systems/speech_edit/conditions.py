@@ -15,10 +15,11 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import align, landmarks, mask
-from talkjax.media import audio, mel, picture, video
+from talkjax.media import audio, picture, video
 from talkjax.media.picture import to_float
 from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
+from talkjax.systems.audio import Sound
 from talkjax.systems.speech_edit import data
 
 
@@ -28,23 +29,22 @@ class Conditions:
 
   Attributes:
     identity: [b, h, w, 3] float32 in [-1, 1], the frame that says who speaks.
-    frames: one dict per frame of `clean` [b, h, w, 3], `mask` [b, h, w, 1] and `audio` [b, d].
-    fps: frames per second.
+    frames: one dict per frame of `clean` [b, h, w, 3] and `mask` [b, h, w, 1].
+    sound: per video its new sound, all for equally many frames.
   """
 
   identity: np.ndarray
   frames: Iterable[dict[str, np.ndarray]]
-  fps: float
+  sound: Sequence[Sound]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Clip:
-  """A record as it is re-voiced: aligned images, masks and landmarks [f, 68, 2], and audio features [count, d]."""
+  """A record as it is re-voiced: aligned images, masks and landmarks [f, 68, 2]."""
 
   images: list[np.ndarray]
   masks: list[np.ndarray]
   landmarks: np.ndarray
-  features: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,6 @@ class _RecordFrames:
       yield {
         'clean': to_float(np.stack([clip.images[i] for clip, i in zip(self.clips, index)])),
         'mask': np.stack([clip.masks[i] for clip, i in zip(self.clips, index)]),
-        'audio': np.stack([clip.features[f] for clip in self.clips]),
       }
 
 
@@ -82,25 +81,24 @@ def from_records(
     settings: none: speech_edit has no sweepable options.
   """
   count = num_frames or max(len(r.frames) for r in clips)
-  made = [_read_clip(clip, voice, count, config) for clip, voice in zip(clips, speech or clips, strict=True)]
+  made = [_read_clip(clip, count, config) for clip in clips]
   return RecordBatch(
     Conditions(
       identity=to_float(np.stack([clip.images[0] for clip in made])),
       frames=_RecordFrames(made, count),
-      fps=clips[0].fps,
+      sound=[Sound.of_record(voice, count, clip.fps) for clip, voice in zip(clips, speech or clips, strict=True)],
     ),
     tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made),
   )
 
 
-def _read_clip(clip: Record, voice: Record, count: int, config) -> _Clip:
+def _read_clip(clip: Record, count: int, config) -> _Clip:
   transforms = data.frame_transforms(clip, config)
   last = min(count, len(clip.frames))
   return _Clip(
     images=[align.crop(clip.frame(i), transforms[i], config.size) for i in range(last)],
     masks=[data.jaw_mask(clip, transforms, i, config) for i in range(last)],
     landmarks=np.stack([align.transform_points(clip.landmarks[i], transforms[i]) for i in range(last)]),
-    features=data.audio_features(data.record_mel(voice), np.arange(count), clip.fps, config.audio),
   )
 
 
@@ -123,25 +121,23 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
 
   track = landmarks.find_faces(read(), name=source)
   transforms = align.canonical_transforms(track.landmarks, config.size)
-  spectrogram = mel.log_mel(speech, data.mel_frames(len(speech)))
   identity = _read_identity(request.inputs.get('identity', '0'), config, read, transforms)
   pending = collections.deque()  # source frames between reading and writing
 
   def frames() -> Iterator[dict[str, np.ndarray]]:
-    for number, (index, frame) in enumerate(back_and_forth(read, len(transforms), count)):
+    for index, frame in back_and_forth(read, len(transforms), count):
       clean = align.crop(frame, transforms[index], config.size)
       points = align.transform_points(track.landmarks[index], transforms[index])
       region = mask.jaw_mask(points, config.size, kind=config.mask)
       pending.append((index, frame, region))
-      features = data.audio_features(spectrogram, np.array([number]), info.fps, config.audio)
-      yield {'clean': to_float(clean)[None], 'mask': region[None], 'audio': features}
+      yield {'clean': to_float(clean)[None], 'mask': region[None]}
 
   def compose(generated: np.ndarray) -> np.ndarray:
     index, frame, region = pending.popleft()
     return align.paste(frame, generated, transforms[index], region)
 
   file = Video(request.output, count, info.fps, (info.height, info.width), voice, info.pixel_aspect, compose)
-  return [FileBatch((file,), 1, lambda: Conditions(identity[None], frames(), info.fps))]
+  return [FileBatch((file,), 1, lambda: Conditions(identity[None], frames(), [Sound(speech, count, info.fps)]))]
 
 
 def _read_identity(wanted: str, config, read: Callable, transforms: np.ndarray) -> np.ndarray:

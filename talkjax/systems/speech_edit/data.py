@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 
 from talkjax.corpora.records import Record
-from talkjax.errors import UserError
 from talkjax.faces import align, mask
 from talkjax.media import mel
 from talkjax.media.picture import to_float
 from talkjax.media.segments import AUDIO_RATE
+from talkjax.systems.audio import AudioFeatures, Sound
 
 
-def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:
+def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
   """Random frames of a record as training examples, `data.examples_per_record` along axis 0.
 
   Returns:
@@ -31,7 +31,7 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     'previous': np.stack(previous),
     'identity': np.repeat(to_float(picture(0))[None], k, 0),
     'mask': np.stack(masks),
-    'audio': audio_features(record_mel(record), numbers, record.fps, config.audio),
+    'audio': audio.of_record(record)[numbers].astype(np.float32),
     'id': np.full(k, record.id),
   }
 
@@ -51,27 +51,13 @@ def jaw_mask(record: Record, transforms: np.ndarray, number: int, config) -> np.
   return mask.jaw_mask(points, config.size, kind=config.mask)
 
 
-def record_mel(record: Record) -> np.ndarray:
-  """The mel spectrogram of a record's sound, [256, t]."""
-  waveform = record.audio.astype(np.float32) / 32768
-  if not waveform.size:
-    raise UserError(
-      f'clip {record.id} has no sound: speech_edit trains on talking clips, rebuild the corpus without silent ones'
-    )
-  return mel.log_mel(waveform, mel_frames(len(waveform)))
-
-
-def mel_frames(samples: int) -> int:
-  """The duration of `samples` of 16 kHz sound in frames of 25 fps, rounded up."""
-  return max(1, -(-samples * 25 // AUDIO_RATE))
-
-
-def audio_features(spectrogram: np.ndarray, numbers: np.ndarray, fps: float, settings) -> np.ndarray:
-  """Audio features [k, 1024] of frames `numbers` of a video: 120 ms around each (section 3.2), at any frame rate.
+def spectrogram(sound: Sound, settings) -> np.ndarray:
+  """The mel spectrogram around each frame of a sound, [f, 1024]: 120 ms (section 3.2), at any frame rate.
 
   The dB values are shifted and scaled by `settings.offset` and `settings.scale` (published: neither).
   """
-  windows = mel.frame_windows(spectrogram, np.asarray(numbers) * (25 / fps))
+  duration = max(1, -(-len(sound.waveform) * 25 // AUDIO_RATE))  # in frames of 25 fps, rounded up
+  windows = mel.frame_windows(mel.log_mel(sound.waveform, duration), np.arange(sound.num_frames) * (25 / sound.fps))
   return ((windows + settings.offset) * settings.scale).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from talkjax.diffusion import samplers
 from talkjax.diffusion.noise import keyed_normal
 from talkjax.media.picture import to_uint8
 from talkjax.systems import Chunk
+from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.speech_edit.conditions import Conditions
 from talkjax.systems.speech_edit.model import paste
 
@@ -45,6 +46,7 @@ def generate(
   progress: Callable[[float], None] | None = None,
   *,
   step: Callable,
+  audio: AudioFeatures,
 ) -> Iterator[Chunk]:
   """Videos of a batch, one frame at a time.
 
@@ -54,10 +56,13 @@ def generate(
     seeds: [b] uint32, one per video.
     progress: not used: chunks come as they are generated.
     step: from `make_frame_step`; compiled once per batch and image size, never per length.
+    audio: the audio features of each frame.
   """
+  features = np.stack([audio.of_sound(params, sound) for sound in conditions.sound])
   previous = None
   for number, frame in enumerate(conditions.frames):
     # As in training, the frame before the first one is the first one itself, as it was filmed.
     previous = jnp.asarray(frame['clean']) if previous is None else previous
-    previous = step(params, frame, previous, conditions.identity, np.asarray(seeds, np.uint32), number)
-    yield Chunk(to_uint8(previous)[:, None], fps=conditions.fps)
+    condition = {**frame, 'audio': features[:, number]}
+    previous = step(params, condition, previous, conditions.identity, np.asarray(seeds, np.uint32), number)
+    yield Chunk(to_uint8(previous)[:, None], fps=conditions.sound[0].fps)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from talkjax.diffusion import losses, schedules, targets
 from talkjax.nn.unet import UNet
+from talkjax.weights.speech import Encoder
 
 
 def make_network(config) -> UNet:
@@ -27,10 +28,13 @@ def make_network(config) -> UNet:
   )
 
 
-def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet) -> Any:
+def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet, encoder: Encoder | None) -> Any:
   """Fresh parameters."""
   x = jnp.concatenate([batch['target'], batch['previous'], batch['identity']], -1)[:1]
-  return {'unet': net.init(rng, x, jnp.ones(1), batch['audio'][:1])['params']}
+  params = {'unet': net.init(rng, x, jnp.ones(1), batch['audio'][:1])['params']}
+  if encoder:
+    params[encoder.kind] = encoder.init(jax.random.fold_in(rng, 1))
+  return params
 
 
 def predict(params, y_t, level, condition, *, net: UNet, skip: str = '', **how) -> jax.Array:

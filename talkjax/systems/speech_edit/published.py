@@ -267,7 +267,7 @@ def convert(
     config.model.update(fields)
   # As in the published code: embeds gamma, does not scale dB values, predicts the noise, no patches.
   config.model.update(noise_embedding='gamma', patch_size=1)
-  config.audio.update(offset=0.0, scale=1.0)
+  config.audio.update(kind='mel', offset=0.0, scale=1.0)
   config.diffusion.target = 'epsilon'
   image = np.zeros((1, config.size, config.size, 3), np.float32)
   audio = np.zeros((1, params['params']['unet']['embed_audio']['in']['kernel'].shape[0]), np.float32)

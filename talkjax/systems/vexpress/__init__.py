@@ -47,11 +47,12 @@ def build(config) -> System:
   from talkjax.systems.vexpress import data, model
 
   _check(config)
+  nets = model.make_networks(config)
   return portrait.build(
     config,
     modules=_modules,
-    nets=model.make_networks(config),
-    read=functools.partial(data.read, config=config),
+    nets=nets,
+    read=functools.partial(data.read, config=config, audio=nets.audio_features),
     condition=model.condition,
     options=OPTIONS,
     samplers=('ddim', 'ddpm'),  # a multistep solver does not work with predictions averaged over windows

@@ -10,15 +10,15 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import keypoints, landmarks
-from talkjax.media import audio as sound
-from talkjax.media import video
-from talkjax.media.segments import AUDIO_RATE
+from talkjax.media import audio, video
 from talkjax.systems import FileBatch, RecordBatch, Request
+from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import conditions
 from talkjax.systems.portrait.conditions import Job, Portraits
 from talkjax.systems.portrait.reading import to_square
 from talkjax.systems.vexpress import windows
 from talkjax.systems.vexpress.data import face_points
+from talkjax.weights import speech
 
 POINTS_SIZE = 512  # keypoints in arrays are pixels of a square of this size, as the released script writes them
 
@@ -30,14 +30,12 @@ class Conditions:
   Attributes:
     portraits: the portraits and the settings of the batch.
     keypoints: per video [f, 3, 2] float32 in pixels of its portrait, for each frame to be generated.
-    sound: per video its waveform, float32 at 16 kHz, as long as the frames.
-    fps: per video its frames per second.
+    sound: per video its sound, as long as the frames.
   """
 
   portraits: Portraits
   keypoints: Sequence[np.ndarray]
-  sound: Sequence[np.ndarray]
-  fps: Sequence[float]
+  sound: Sequence[Sound]
 
 
 def from_records(
@@ -64,8 +62,7 @@ def from_records(
     Conditions(
       portraits=conditions.from_records(clips, config, settings or {}),
       keypoints=[face_points(c, size)[:n] for c, n in zip(clips, lengths)],
-      sound=[fit_duration(v.audio.astype(np.float32) / 32768, n / c.fps) for v, c, n in voices],
-      fps=[c.fps for c in clips],
+      sound=[fit_duration(Sound.of_record(v, n, c.fps)) for v, c, n in voices],
     ),
     tuple(conditions.truth(c, n, size) for c, n in zip(clips, lengths)),
   )
@@ -101,8 +98,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     return Conditions(
       portraits=conditions.portraits_of(batch, images, request),
       keypoints=[points(job) for job in batch],
-      sound=[voices[job.voice].waveform for job in batch],
-      fps=[voices[job.voice].fps for job in batch],
+      sound=[voices[job.voice] for job in batch],
     )
 
   batches = []
@@ -114,29 +110,19 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   return batches
 
 
-@dataclasses.dataclass(frozen=True)
-class Voice:
-  """A voice file: its 16 kHz waveform [s], and the frames of its video."""
-
-  waveform: np.ndarray
-  num_frames: int
-  fps: float
-
-
-def read_voice(path: str, config) -> Voice:
-  """A voice, and how many frames its video has.
+def read_voice(path: str, config) -> Sound:
+  """The sound of a file, and how many frames its video has.
 
   With `compat` 'published' those are the frames of whole windows, spread over the whole sound.
   """
-  samples, rate = sound.read_audio_native(path)
+  samples, rate = audio.read_audio_native(path)
   seconds = len(samples) / rate
-  waveform = sound.read_audio(path)
+  waveform = audio.read_audio(path)
   if config.compat == 'published':
     settings = config.windows
     _, _, count = windows.published_length(len(waveform), settings.frames, settings.overlap, config.fps)
-    return Voice(waveform, count, count / seconds)
-  count = max(1, round(seconds * config.fps))
-  return Voice(fit_duration(waveform, count / config.fps), count, config.fps)
+    return Sound(waveform, count, count / seconds)
+  return fit_duration(Sound(waveform, max(1, round(seconds * config.fps)), config.fps))
 
 
 def read_driving(path: str, count: int, config) -> np.ndarray:
@@ -156,7 +142,6 @@ def read_driving(path: str, count: int, config) -> np.ndarray:
   return to_square(keypoints.of_landmarks(track.landmarks), (shape.height, shape.width), config.size)
 
 
-def fit_duration(waveform: np.ndarray, seconds: float) -> np.ndarray:
-  """A 16 kHz waveform [s], cut or padded with silence to that duration."""
-  samples = round(seconds * AUDIO_RATE)
-  return np.pad(waveform[:samples], (0, max(0, samples - len(waveform)))).astype(np.float32)
+def fit_duration(sound: Sound) -> Sound:
+  """A sound whose waveform is cut or padded with silence to the duration of its frames."""
+  return dataclasses.replace(sound, waveform=speech.fit_duration(sound.waveform, sound.num_frames / sound.fps))

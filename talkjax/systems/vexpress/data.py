@@ -5,11 +5,11 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
-from talkjax.nn.audio_projection import resample_to_frames
-from talkjax.systems.portrait import audio, reading
+from talkjax.systems.audio import AudioFeatures
+from talkjax.systems.portrait import reading
 
 
-def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:
+def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
   """Random clips of a record as training examples, a share of `augment.flip` mirrored.
 
   Returns:
@@ -34,12 +34,7 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
       example = {**example, **{k: np.ascontiguousarray(example[k][..., ::-1, :]) for k in mirrored}}
     return {**example, 'kps': keypoints.draw_all(own, config.size, config.kps_canvas or config.size)}
 
-  def read_states(frames: np.ndarray) -> np.ndarray:
-    states = resample_to_frames(record.features['speech'][:, -1].astype(np.float32), len(record.frames))
-    states = audio.pad_index(states, frames, config.audio)
-    return states.reshape(len(frames), 2, -1).astype(np.float16)
-
-  return reading.read(record, generator, config=config, complete=complete, read_states=read_states)
+  return reading.read(record, generator, config=config, audio=audio, complete=complete)
 
 
 def face_points(record: Record, size: int) -> np.ndarray:

@@ -12,21 +12,17 @@ import numpy as np
 from talkjax.diffusion import guidance, samplers
 from talkjax.diffusion.noise import keyed_normal
 from talkjax.faces import keypoints
-from talkjax.media import mel
 from talkjax.media.picture import to_uint8
-from talkjax.media.segments import AUDIO_RATE
-from talkjax.nn.audio_projection import resample_to_frames
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
-from talkjax.nn.wav2vec2 import encode_in_chunks
 from talkjax.systems import Chunk
-from talkjax.systems.portrait import audio, networks
+from talkjax.systems.audio import AudioFeatures
+from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
 from talkjax.systems.vexpress import model, windows
 from talkjax.systems.vexpress.conditions import Conditions
 from talkjax.training import sharding
 
 DECODE_FRAMES = 8  # decoded at once on a device
-AUDIO_SECONDS = 64  # of sound that are encoded at once
 
 
 class Sampler:
@@ -34,7 +30,7 @@ class Sampler:
 
   def __init__(self, nets: Networks, config, table: samplers.Table):
     self.nets, self.config, self.table = nets, config, table
-    self.prepare, self.encode_audio = jax.jit(self._prepare), jax.jit(self._encode_audio)
+    self.prepare = jax.jit(self._prepare)
     self.encode_windows, self.predict = jax.jit(self._encode_windows), jax.jit(self._predict)
     self.step, self.noise, self.decode = jax.jit(self._step), jax.jit(self._noise), jax.jit(self._decode)
 
@@ -43,10 +39,6 @@ class Sampler:
     latents = networks.encode(params, {'reference': reference}, 'reference', self.nets)
     features, _ = networks.reference_features(params, latents, None, self.nets)
     return precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference'], latents
-
-  def _encode_audio(self, params, waveform, samples):
-    states = self.nets.audio_encoder.apply({'params': params['wav2vec2']}, waveform, samples)
-    return states[-1].astype(jnp.float32)
 
   def _encode_windows(self, params, kps, features) -> Conditioning:
     """The conditioning of windows, apart from the portrait.
@@ -58,7 +50,7 @@ class Sampler:
     """
     features = features.reshape(-1, features.shape[-1])
     contexts = model.audio_contexts(params, features, self.nets)
-    silence = jnp.full_like(features, audio.silence_level(self.config.audio))
+    silence = jnp.full_like(features, self.nets.audio_features.silence)
     return Conditioning(
       precompute_kv(params['backbone'], contexts, self.nets.backbone.dtype),
       guide_features=model.guide_features(params, kps, self.nets),
@@ -122,8 +114,7 @@ def generate(
   settings = conditions.portraits.settings
   lengths = [len(k) for k in conditions.keypoints]
   prepared = sampler.prepare(params, jnp.asarray(conditions.portraits.reference))
-  each = zip(conditions.sound, lengths, conditions.fps, strict=True)
-  features = [audio_features(params, waveform, length, fps, sampler) for waveform, length, fps in each]
+  features = [sampler.nets.audio_features.of_sound(params, sound) for sound in conditions.sound]
   draw = lambda video, index: draw_keypoints(conditions.keypoints[video], index, config)
   inputs = Inputs(prepared, draw, features, np.asarray(seeds, np.uint32), settings)
   x, plan = denoise(params, inputs, sampler=sampler, progress=progress)
@@ -138,7 +129,7 @@ def generate(
     images = to_uint8(images).reshape(b, chunk, *images.shape[1:])[:, : longest - first]
     last = first + images.shape[1]
     seams = (tuple(s - first for s in plan.starts(i) if first <= s < last) for i in range(b))
-    yield Chunk(images, fps=conditions.fps[0], seams=tuple(seams))
+    yield Chunk(images, fps=conditions.sound[0].fps, seams=tuple(seams))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +207,8 @@ class EncodedWindows:
     self.batch = devices * windows_per_device(count, devices, config)
     self.groups = [np.arange(i, i + self.batch) % count for i in range(0, count, self.batch)]
     self.place = sharding.batch_placement(params)
-    self._features = [window_features(f, size, config) for f, size in zip(inputs.features, plan.sizes)]
+    around = sampler.nets.audio_features
+    self._features = [window_features(f, size, config.margin, around) for f, size in zip(inputs.features, plan.sizes)]
     self._cached: dict[int, Conditioning] = {}
 
   def __getitem__(self, number: int) -> Conditioning:
@@ -251,19 +243,7 @@ def draw_keypoints(points: np.ndarray, index: np.ndarray, config) -> np.ndarray:
   return keypoints.draw_all(points[np.minimum(index, len(points) - 1)], config.size, config.kps_canvas or config.size)
 
 
-def audio_features(params, waveform: np.ndarray, count: int, fps: float, sampler: Sampler) -> np.ndarray:
-  """Two features for each of `count` frames of a 16 kHz waveform: float32 [count, 2 d]."""
-  config = sampler.config
-  if config.audio.kind != 'wav2vec2':
-    return audio.features(waveform, count, fps, config.audio)
-  waveform = mel.normalised(np.pad(waveform, (0, max(0, AUDIO_RATE // 10 - len(waveform)))))
-  encode = functools.partial(sampler.encode_audio, params)
-  pieces = encode_in_chunks(sampler.nets.audio_encoder, encode, waveform, AUDIO_SECONDS)
-  return resample_to_frames(np.concatenate(list(pieces)), count)
-
-
-def window_features(features: np.ndarray, size: int, config) -> np.ndarray:
+def window_features(features: np.ndarray, size: int, margin: int, audio: AudioFeatures) -> np.ndarray:
   """The features of each of `size` frames with its neighbours': [f, d] -> [size, (2m + 1) d]; silence outside."""
-  m = config.margin
-  index = np.arange(size)[:, None] + np.arange(-m, m + 1)
-  return audio.pad_index(features, index.reshape(-1), config.audio).reshape(size, -1)
+  index = np.arange(size)[:, None] + np.arange(-margin, margin + 1)
+  return audio.pad_index(features, index.reshape(-1)).reshape(size, -1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from talkjax.nn.audio_projection import Resampler, frame_windows, resample_to_frames
+from talkjax.nn.audio_projection import Resampler, frame_windows
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
@@ -27,16 +27,12 @@ def make_networks(config) -> Networks:
       jnp.dtype(config.dtype),
     ),
     audio_window=window,
-    audio_features=audio_features,
+    # The last hidden state of wav2vec 2.0 as two features per frame (section 2.2).
+    states={'per_frame': 2, 'stretched': config.compat == 'published'},
     speed=None,
     temporal={'heads': m.temporal_heads, 'groups': m.temporal_groups},
-    branches=('autoencoder', 'reference', 'guider', 'wav2vec2', 'audio', 'backbone'),
+    branches=('autoencoder', 'reference', 'guider', 'encoder', 'audio', 'backbone'),
   )
-
-
-def audio_features(states: tuple[jax.Array, ...], frames: int) -> jax.Array:
-  """The last hidden state of wav2vec 2.0 as two features per frame: [b, frames, 2 d] (section 2.2)."""
-  return jax.vmap(lambda x: resample_to_frames(x, frames))(states[-1].astype(jnp.float32))
 
 
 def guide_features(params, kps: jax.Array, nets: Networks) -> jax.Array:
@@ -65,7 +61,7 @@ def condition(
     config: `drop`.
   """
   reference, _ = networks.reference_features(params, portrait, None, nets)
-  windows = frame_windows(networks.encode_audio(params, batch, nets), nets.margin)
+  windows = frame_windows(batch['audio'].astype(jnp.float32), nets.margin)
   contexts = {'reference': reference, **audio_contexts(params, windows.reshape(-1, windows.shape[-1]), nets)}
   guide = guide_features(params, batch['kps'], nets)
   if train:

@@ -69,8 +69,8 @@ def convert(
     window = np.zeros((1, nets.audio.length, wanted['audio']['pos_emb']['embedding'].shape[1]), np.float32)
     params['audio'] = jax.device_get(jax.jit(nets.audio.init)(jax.random.key(0), window)['params'])
     notes.append('audio: the files have none, so it is randomly initialised and has no effect before training')
-  if nets.audio_encoder is not None:
-    raise UserError('--source=moore has no wav2vec2: set audio.kind only in the stage that trains audio')
+  if nets.audio_features.encoder:
+    raise UserError('--source=moore has no speech encoder: set audio.kind only in the stage that trains audio')
   return {'params': params}, example, notes
 
 

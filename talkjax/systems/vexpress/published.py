@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from talkjax.errors import UserError
-from talkjax.systems.portrait import audio, networks
+from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.networks import Networks
 from talkjax.systems.vexpress import model
 from talkjax.weights.fit import fit
@@ -67,9 +67,11 @@ def find(path: pathlib.Path, config, files=FILES, networks=PRETRAINED) -> dict[s
     found[part] = [next((d / n for d in folders if (d / n).is_file()), None) for n in names]
     missing += [n for n, file in zip(names, found[part]) if file is None]
   for part, (name, folder) in networks.items():
-    source = config.pretrained.get(name) or next((d / folder for d in network_folders if (d / folder).is_dir()), None)
+    key = 'audio.weights' if name == 'wav2vec2' else f'pretrained.{name}'
+    given = config.audio.weights if name == 'wav2vec2' else config.pretrained.get(name)
+    source = given or next((d / folder for d in network_folders if (d / folder).is_dir()), None)
     if source is None:
-      missing.append(f'{folder}/ (or --config.pretrained.{name}=WORKDIR)')
+      missing.append(f'{folder}/ (or --config.{key}=WORKDIR)')
     found[part] = source
   if missing:
     raise UserError(f'--path={path} is incomplete: missing {", ".join(missing)}; expected the published folder')
@@ -104,7 +106,7 @@ def convert(
     params[part] = fit(state[part], wanted[part], names, IGNORED.get(part, ''))
     notes.append(note(part, names, state[part], IGNORED.get(part, '')))
   for part, (name, _) in PRETRAINED.items():
-    net = nets.latents.net if part == 'autoencoder' else nets.audio_encoder
+    net = nets.latents.net if part == 'autoencoder' else nets.audio_features.encoder.net
     params[part] = read_pretrained(name, files[part], net)
     notes.append(f'{part} from {files[part]}')
   return {'params': params}, example, notes
@@ -130,9 +132,8 @@ def batch(config) -> dict[str, np.ndarray]:
   """An example batch for `networks.init`."""
   image = np.zeros((1, config.size, config.size, 3), np.float32)
   clip = np.zeros((1, config.frames, *image.shape[1:]), np.float32)
-  frames = config.frames + 2 * (config.margin + config.audio.context)
-  features = audio.features(np.zeros(0, np.float32), frames, 25.0, config.audio)[None]
-  return {'target': clip, 'reference': image, 'kps': clip.astype(np.uint8), audio.batch_key(config.audio): features}
+  features = np.zeros((1, config.frames + 2 * config.margin, model.make_networks(config).audio_features.channels))
+  return {'target': clip, 'reference': image, 'kps': clip.astype(np.uint8), 'audio': features.astype(np.float32)}
 
 
 def shapes(nets: Networks, example) -> Any:
