@@ -1,6 +1,7 @@
 """What every config shares: its arguments `size[,key=value...]` and the settings of the training loop."""
 
 import ast
+import re
 
 import ml_collections
 
@@ -17,7 +18,7 @@ def parse(arg: str | None, sizes) -> tuple[str, dict]:
   Raises:
     ValueError: an unknown size, or a part that is not key=value.
   """
-  first, *rest = (arg or '').split(',')
+  first, *rest = re.split(r',(?![^(\[]*[)\]])', arg or '')  # at commas outside brackets
   if '=' in first:
     first, rest = '', [first, *rest]
   size = first or sizes[0]

@@ -154,11 +154,13 @@ def _encode(builder, args):
 @functools.cache
 def _encoders(latents: str | None, size: int, speech: str | None, layers: str) -> dict:
   """The encoders selected by the flags, by kind."""
-  from talkjax.weights import encoders  # imported here because worker processes import this file and need no JAX
+  # Imported here because worker processes import this file and need no JAX.
+  from talkjax.weights import encoders
+  from talkjax.weights import latents as autoencoders
 
   selected = {}
   if latents:
-    selected['latents'] = encoders.latents(latents, size)
+    selected['latents'] = autoencoders.encoder(latents, size)
   if speech:
     selected['speech'] = encoders.speech(speech, layers)
   return selected

@@ -80,7 +80,6 @@ def score_workdir(
   batch_size: int,
   seed: int,
   rotate: bool = False,
-  snr: float | None = None,
   videos: str | None = None,
 ) -> Scores:
   """Generates clips and scores them.
@@ -91,7 +90,6 @@ def score_workdir(
     batch_size: clips at once.
     seed: of noise, pairing and rotation.
     rotate: other speech starts at a random time, circularly.
-    snr: of white noise that is added to all speech, in dB.
     videos: a folder; for each clip, its video as the corpus has it goes to `source/`, the truth to `true/`, and what
       was generated, with the sound that drove it, to `generated/` and `other_speech/`.
   """
@@ -99,16 +97,13 @@ def score_workdir(
   others = [clips[i] for i in lips.other_speech([c.transcript or c.id for c in clips], seed)]
   if rotate:
     others = [_rotated(c, int(generator.integers(len(c.frames)))) for c in others]
-  voices = clips
-  if snr is not None:
-    voices, others = ([_with_noise(c, snr, generator) for c in speech] for speech in (clips, others))
   scorers = [suite.start(_context(system, config, clips)) for suite in system.scores]
   rows, strip = [], None
   bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
   for start in range(0, len(clips), batch_size):
-    batch, voice, speech = (c[start : start + batch_size] for c in (clips, voices, others))
+    batch, speech = clips[start : start + batch_size], others[start : start + batch_size]
     seeds = np.arange(seed + start, seed + start + len(batch), dtype=np.uint32)
-    truth, own = generate_clips(system, params, batch, seeds, voice)
+    truth, own = generate_clips(system, params, batch, seeds)
     bar.update(len(batch))
     _, other = generate_clips(system, params, batch, seeds, speech)
     bar.update(len(batch))
@@ -252,6 +247,9 @@ def _evaluate_workdir(args) -> dict:
   options.check(config.system, accepted, args.given)
   config, _ = options.apply(config, accepted, args.given)
   clips = list(input_pipeline.eval_records(config.data, args.split, args.limit))
+  if args.snr is not None:
+    generator = np.random.default_rng(args.seed)
+    clips = [_with_noise(clip, args.snr, generator) for clip in clips]
   system = systems.build(config)
   if not system.generate and (args.strip or args.videos or args.sweep):
     raise UsageError(
@@ -266,7 +264,6 @@ def _evaluate_workdir(args) -> dict:
     batch_size=args.batch_size,
     seed=args.seed,
     rotate=args.other_speech == 'rotated',
-    snr=args.snr,
     videos=args.videos,
   )
   print(folders.table(scores.rows, scores.means, scores.names))

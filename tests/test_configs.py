@@ -146,6 +146,7 @@ def test_arguments():
     {'steps': 3, 'data.corpus': 'grid/s1'},
   )
   assert common.parse('steps=3', ('paper', 'tiny')) == ('paper', {'steps': 3})
+  assert common.parse('tiny,a=(1,2),b=[3],c=4', ('tiny',)) == ('tiny', {'a': (1, 2), 'b': [3], 'c': 4})
   assert speech_edit.get_config('tiny,model.width=96').model.width == 96
   with pytest.raises(ValueError, match='not one of paper, tiny'):
     common.parse('tyni', ('paper', 'tiny'))

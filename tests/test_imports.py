@@ -26,7 +26,8 @@ PACKAGES = {
 }
 # Modules that may import more than the rest of their package.
 MODULES = {
-  'weights.encoders': {'media', 'corpora', 'training'},  # precomputes features of corpora with trained weights
+  'weights.encoders': {'corpora', 'training'},  # precomputes features of corpora with trained weights
+  'weights.latents': {'media', 'corpora', 'training'},
   'weights.speech': {'media', 'training'},  # reads sound, and trained weights
   'weights.packaged': {'training'},
 }

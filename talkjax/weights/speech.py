@@ -19,7 +19,6 @@ from talkjax.errors import UserError
 from talkjax.media import mel
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import checkpoint
-from talkjax.weights import packaged
 
 KINDS = ('speech_encoder', 'wav2vec2')  # names of the encoders, and of their branches in a system's parameters
 RATE = 50  # states per second
@@ -138,6 +137,8 @@ def load(encoder: Encoder, workdir: str = '', earlier: str = '') -> dict[str, np
       params = params[encoder.kind]
     loaded = {path: np.asarray(value) for path, value in flatten_dict(params, sep='/').items()}
   elif encoder.kind == 'speech_encoder':
+    from talkjax.weights import packaged
+
     workdir, loaded = str(packaged.PATH), packaged.load()
   else:
     raise UserError(
