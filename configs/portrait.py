@@ -101,7 +101,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', prior=0.03, min_snr=0.0, noise_offset=0.0
   )
   c.model.modulated = True
-  c.audio.kind = 'speech_encoder'
+  c.audio.kind = 'mel'
   c.augment.hidden_mouth = 1.0
   c.mouth_weight = 20.0
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
@@ -117,6 +117,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     c.batch_size = 64 if stage == 1 else 8
     return
   c.size = 64
+  c.audio.kind = 'speech_encoder'
   c.frames = 1 if stage == 1 else 8
   c.model.update(
     widths=(64, 96),

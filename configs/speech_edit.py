@@ -38,8 +38,7 @@ def get_config(arg: str | None = None):
   c.diffusion = dict(schedule='cosine', steps=1000, start=1e-6, end=0.01, zero_snr=False, target='epsilon')
   c.sampler = dict(name='palette', steps=500, eta=0.0, spacing='trailing')
   c.audio = common.audio('mel', offset=0.0, scale=1.0)  # of 'mel' the network gets (dB + offset) * scale
-  # Of the previous frame; `drop` is the share of examples that get the identity frame in its place (ours).
-  c.augment = dict(warp=0.02, noise=0.05, drop=0.0)
+  c.augment = dict(warp=0.02, noise=0.05)  # of the previous frame
   c.optimizer.learning_rate = 5e-5
   c.data.corpus = 'crema_d'
   c.data.align = False  # records of real corpora are already aligned
@@ -86,6 +85,7 @@ def get_config(arg: str | None = None):
     if size == 'grid_small':
       c.data.corpus, c.data.align, c.data.mouth = 'grid/s1', False, 'landmarks'
       c.mask = 'published'
+      c.audio.kind = 'mel'  # the encoder of the package knows synthetic voices only
       c.augment.update(warp=0.03, noise=0.15)
       c.data.examples_per_record = 4
       c.sampler.steps = 4

@@ -25,10 +25,7 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   picture = functools.cache(lambda i: align.crop(record.frame(i), transforms[i], size))
   masks = [jaw_mask(record, transforms, i, config) for i in numbers]
   # Frame 0 has no frame before it: as published it is its own.
-  before = np.maximum(numbers - 1, 0)
-  if config.augment.drop:
-    before = np.where(generator.random(k) < config.augment.drop, 0, before)
-  previous = [augment(picture(i), generator, config.augment) for i in before]
+  previous = [augment(picture(max(i - 1, 0)), generator, config.augment) for i in numbers]
   return {
     'target': to_float(np.stack([picture(i) for i in numbers])),
     'previous': np.stack(previous),
