@@ -14,6 +14,9 @@ Portrait systems have more: `identity`, the share of clips nearer to their own p
 by colours and landmarks; `in_region`, the share of frames whose face is where it was asked for; `keypoint_distance`,
 the distance of eyes and nose from the true video's, in widths of the frame; `seam_jump`, the mean change of pixels at
 the seams of separately generated clips over that elsewhere. `..._truth` are the scores of true videos.
+
+Helper networks that make no video are scored by what they predict: of speech_encoder, `pearson_NAME` is the correlation
+of a predicted curve with the true one.
 """
 
 import dataclasses

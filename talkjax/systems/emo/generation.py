@@ -127,14 +127,14 @@ def generate(
   for number, start in enumerate(range(0, count, f)):
     # After its end, the audio is silent.
     around = np.arange(start - m, start + f + m)
-    heard = np.stack([audio.pad_index(own[:count], around) for own in features])
+    clip_audio = np.stack([audio.pad_index(own[:count], around) for own in features])
     speed = conditions.speed[:, np.clip(around, 0, count - 1)]
     images, motion = sampler.clip(
       params,
       prepared,
       motion,
       float(number > 0 and config.use_motion_frames),
-      {'audio': place(heard), 'speed': place(speed)},
+      {'audio': place(clip_audio), 'speed': place(speed)},
       seeds,
       number,
       settings,
