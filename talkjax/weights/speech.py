@@ -82,6 +82,10 @@ class Encoder:
     columns = np.pad(mel.speech_spectrogram(waveform), ((context, context), (0, 0)))
     return np.asarray(self._compiled(params, columns[None]))[0, : -(-samples // HOP)]
 
+  def __getstate__(self):
+    """Without the compiled function: reading processes get encoders, and do not run them."""
+    return {name: value for name, value in self.__dict__.items() if name != '_compiled'}
+
   @functools.cached_property
   def _compiled(self):
     @jax.jit

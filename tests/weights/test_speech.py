@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 
 import jax
 import ml_collections
@@ -62,6 +63,13 @@ def test_no_sound_and_silence(own):
   # After the end of the sound there is silence.
   short = features.of_sound({'speech_encoder': params}, Sound(noise(0.5), 60, 25.0))
   assert np.abs(short[:10]).mean() > 0.05 and not short[24:].any()
+
+
+def test_an_encoder_that_has_run_can_be_sent_to_reading_processes(own):
+  encoder, params = own
+  before = states_of(encoder, params, noise(1.0))
+  again = pickle.loads(pickle.dumps(encoder))
+  np.testing.assert_array_equal(states_of(again, params, noise(1.0)), before)
 
 
 def test_features_come_by_time_at_any_frame_rate(own):
