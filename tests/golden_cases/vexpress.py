@@ -336,7 +336,7 @@ def pipeline(case):
     if match := re.fullmatch(r'latents_after_step_(\d+)', name):
       outputs[name] = frames_inside(run(table.rows(slice(0, int(match[1]) + 1))), 1)
   index = np.arange(c['context_frames'])
-  features = generation.window_features(np.asarray(frames), c['video_length'], config)
+  features = generation.window_features(np.asarray(frames), c['video_length'], margin, nets.audio_features)
   outputs['audio_tokens'] = model.audio_contexts(params, jnp.asarray(features), nets)['audio']
   encoded = sampler.encode_windows(params, inputs['kps_images'][None, index], features[None, index])
   predictions = []

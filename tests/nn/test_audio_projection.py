@@ -1,22 +1,10 @@
-"""From audio features to tokens: resampling to frames, windows around each frame, and both projections."""
+"""From audio features to tokens: windows around each frame, and both projections."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from talkjax.nn.audio_projection import AudioProjection, Resampler, frame_windows, resample_to_frames
-
-
-@pytest.mark.parametrize(('n', 'frames'), [(7, 5), (10, 5), (31, 5), (1, 2)])
-@pytest.mark.parametrize('array', [np.asarray, jnp.asarray])
-def test_two_features_per_frame_are_interpolated_between_interval_centres(array, n, frames):
-  features = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
-  centres = (np.arange(2 * frames) + 0.5) / (2 * frames)  # as fractions of the duration
-  expected = np.stack([np.interp(centres, (np.arange(n) + 0.5) / n, f) for f in features.T], -1)
-  resampled = resample_to_frames(array(features), frames)
-  assert resampled.shape == (frames, 6) and isinstance(resampled, type(array(features)))
-  np.testing.assert_allclose(np.asarray(resampled).reshape(2 * frames, 3), expected, atol=1e-5)
+from talkjax.nn.audio_projection import AudioProjection, Resampler, frame_windows
 
 
 def test_a_window_has_the_features_of_the_neighbouring_frames():

@@ -89,6 +89,18 @@ def test_features_come_by_time_at_any_frame_rate(own):
   np.testing.assert_allclose(two.reshape(300, -1), states, atol=1e-6)
 
 
+@pytest.mark.parametrize(('n', 'frames'), [(7, 5), (10, 5), (31, 5), (1, 2)])
+def test_stretched_states_last_as_long_as_the_frames(n, frames):
+  """As in V-Express's code: two states per frame, interpolated between the centres of their intervals."""
+  states = np.random.default_rng(0).normal(size=(n, 1, 3)).astype(np.float32)
+  centres = (np.arange(2 * frames) + 0.5) / (2 * frames)  # as fractions of the duration
+  expected = np.stack([np.interp(centres, (np.arange(n) + 0.5) / n, s) for s in states[:, 0].T], -1)
+  features = AudioFeatures(common.audio('wav2vec2', wav2vec2=ENCODER), None, per_frame=2, stretched=True)
+  resampled = features.of_states(states, Sound(np.zeros(0), frames, 25.0))
+  assert resampled.shape == (frames, 6)
+  np.testing.assert_allclose(resampled.reshape(2 * frames, 3), expected, atol=1e-5)
+
+
 def test_the_level_of_the_recording_matters_little(own):
   encoder, params = own
   sound = noise(3.0)
