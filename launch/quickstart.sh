@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh machine to a talking head: installs talkjax, builds the puppets corpus, trains for six minutes, evaluates
+# From a fresh machine to a talking head: installs talkjax, builds the puppets corpus, trains `tiny`, evaluates
 # and generates a re-voiced video. Reuses existing results. RUN=DIR sets the workdir.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
