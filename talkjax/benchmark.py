@@ -4,15 +4,23 @@
 
 Times are medians of interleaved repetitions, so that a noisy machine disturbs all alike. `gflops` counts what XLA says
 the compiled step computes; `matmul_gflops` is what this machine reaches on one large matrix product of the same type.
+
+No pretrained weights are needed: parameters are random, and so are cached features (the states of a speech encoder, and
+latents where `config.data.feature_cache` is set). `--config.data.corpus=puppets/tiny` benchmarks any config without its
+own corpus.
 """
 
+import collections
+import dataclasses
+import functools
 import json
+import math
 import pathlib
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +28,23 @@ import ml_collections
 import numpy as np
 
 from talkjax import cli, systems
+from talkjax.corpora.records import Record
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.options import Option
+from talkjax.systems.portrait.latents import factor
 from talkjax.training import input_pipeline, memory
 from talkjax.training.compile import Program, training_program
-from talkjax.weights import encoders
+from talkjax.weights import speech
 
 OPTIONS = (
   cli.CONFIG,
   Option('output', str, 'A JSON file for the figures.'),
   Option('repeats', int, 'Repetitions of each measurement.', 7, minimum=1),
   Option('compile_only', bool, 'Only compile the training step, and report the memory that a device needs.', False),
+  Option('training_only', bool, 'Leave generation out.', False),
   Option('videos', int, 'Videos generated at once.', 1, minimum=1),
+  Option('seconds', float, 'Also generate a video of this length, once.', minimum=0),
+  Option('profile', str, 'A folder for a profile of three training steps; the costliest operations are printed.'),
 )
 
 
@@ -46,6 +60,25 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
   return {name: statistics.median(values) for name, values in times.items()}
 
 
+def random_features(record: Record, config: ml_collections.ConfigDict, system: systems.System) -> Record:
+  """A record with random numbers for the cached features that `config` reads; see `talkjax.corpora.feature_cache`."""
+  generator, made = np.random.default_rng(0), {}
+  frames = len(record.frames)
+  if system.encoder:
+    made['speech'] = (math.ceil(frames / record.fps * speech.RATE), *system.encoder.shape)
+  if config.data.get('feature_cache', ''):
+    side = config.size // factor(config.latents)
+    made['latents'] = (frames, side, side, 8)  # mean and log variance of 4 channels
+  features = {name: generator.standard_normal(shape, np.float32).astype(np.float16) for name, shape in made.items()}
+  return dataclasses.replace(record, features=features)
+
+
+def training_input(config: ml_collections.ConfigDict, system: systems.System, batch_size: int) -> Iterator:
+  """Training batches whose cached features are random."""
+  features = functools.partial(random_features, config=config, system=system)
+  return input_pipeline.training_iterator(config.data, system.read, batch_size, config.seed, [features])
+
+
 def compile_step(program: Program) -> tuple[jax.stages.Compiled, float]:
   """The compiled training step, and the seconds that compilation took; no array is made."""
   start = time.perf_counter()
@@ -55,11 +88,10 @@ def compile_step(program: Program) -> tuple[jax.stages.Compiled, float]:
 
 def compile_only(config: ml_collections.ConfigDict) -> dict:
   """What the training step needs on each device, from the compiled program: nothing is allocated, nothing runs."""
-  data = config.data.copy_and_resolve_references()
-  data.update({'examples_per_record': 1, 'workers': 0})
-  system = systems.build(config)
-  caches, _ = encoders.open_caches(config, system.encoder)
-  iterator = input_pipeline.training_iterator(data, system.read, jax.process_count(), config.seed, caches)
+  single = config.copy_and_resolve_references()
+  single.data.update({'examples_per_record': 1, 'workers': 0})
+  system = systems.build(single)
+  iterator = training_input(single, system, jax.process_count())
   program = training_program(config, system, input_pipeline.split_names(next(iterator))[0])
   compiled, seconds = compile_step(program)
   memory = compiled.memory_analysis()
@@ -76,11 +108,18 @@ def compile_only(config: ml_collections.ConfigDict) -> dict:
   }
 
 
-def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> dict:
-  """The figures, by name; times in seconds, memory in bytes."""
+def benchmark(
+  config: ml_collections.ConfigDict,
+  repeats: int,
+  *,
+  training_only: bool = False,
+  videos: int = 1,
+  seconds: float | None = None,
+  profile: str | None = None,
+) -> dict:
+  """The figures, by name; times in seconds, memory in bytes. The arguments are the command's options."""
   system = systems.build(config)
-  caches, _ = encoders.open_caches(config, system.encoder)
-  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
+  iterator = training_input(config, system, config.batch_size)
   figures = {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'batch_size': config.batch_size,
@@ -118,9 +157,13 @@ def benchmark(config: ml_collections.ConfigDict, repeats: int, videos: int) -> d
     }
   )
   figures['share_of_matmul'] = figures['gflops'] / figures['matmul_gflops']
+  if profile:
+    figures['profile'] = _profile(train, profile)
 
-  if system.generate:
+  if system.generate and not training_only:
     figures.update(_sampler(config, params, repeats, videos))
+    if seconds:
+      figures.update(_long_video(config, params, seconds))
   figures['peak_host_bytes'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
@@ -157,6 +200,7 @@ def _sampler(config, params, repeats: int, videos: int) -> dict:
     functions['one'] = generation(one_step)
   times = interleaved(functions, repeats)
   figures = {
+    'generated_frames': videos * frames,
     'sampler_seconds_per_frame': times['all'] / videos / frames,
     'generated_frames_per_second': videos * frames / times['all'],
   }
@@ -166,17 +210,69 @@ def _sampler(config, params, repeats: int, videos: int) -> dict:
   return figures
 
 
+def _long_video(config, params, seconds: float) -> dict:
+  """Times one video of this many seconds: a clip repeated. What the shorter video did not compile is included."""
+  clip = next(input_pipeline.eval_records(config.data, config.data.split, 1))
+  count = math.ceil(seconds * clip.fps)
+  index = np.arange(count) % len(clip.frames)
+  clip = dataclasses.replace(
+    clip,
+    frames=tuple(clip.frames[i] for i in index),
+    audio=np.resize(clip.audio, round(count / clip.fps * AUDIO_RATE)),
+    box=clip.box[index],
+    landmarks=clip.landmarks[index],
+    pose=clip.pose[index],
+  )
+  system = systems.build(config)
+  conditions = system.from_records([clip], num_frames=count).conditions
+  start = time.perf_counter()
+  generated = sum(chunk.frames.shape[1] for chunk in system.generate(params, conditions, np.zeros(1, np.uint32)))
+  elapsed = time.perf_counter() - start
+  return {'long_video_frames': generated, 'long_video_seconds': elapsed}
+
+
+def _profile(train: Callable[[], object], folder: str, steps: int = 3, rows: int = 25) -> list[dict]:
+  """Writes a profile of training steps for TensorBoard, and returns the operations that took longest.
+
+  Returns:
+    By operation, over all its calls in a step: name, milliseconds and calls.
+  """
+  with jax.profiler.trace(folder):
+    for _ in range(steps):
+      jax.block_until_ready(train())
+  newest = max(pathlib.Path(folder).rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
+  total, calls = collections.Counter(), collections.Counter()
+  for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+    for line in plane.lines:
+      on_device = plane.name.startswith('/device:') and line.name.startswith(('Stream', 'XLA Ops'))
+      if on_device or line.name.startswith('tf_XLA'):  # of a CPU, the threads that compute
+        for event in line.events:
+          if not event.name.startswith(('end: ', 'Threadpool', 'ThunkExecutor')):
+            total[event.name] += event.duration_ns
+            calls[event.name] += 1
+  return [
+    {'operation': name, 'ms_per_step': duration / steps / 1e6, 'calls_per_step': calls[name] / steps}
+    for name, duration in total.most_common(rows)
+  ]
+
+
 def _main(args) -> None:
   cli.required(args, ['config'], 'python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
   memory.keep_freed()  # as training does
-  figures = compile_only(args.config) if args.compile_only else benchmark(args.config, args.repeats, args.videos)
-  width = max(map(len, figures))
-  for name, value in figures.items():
-    print(f'{name.ljust(width)}  {value:,.4g}' if isinstance(value, float) else f'{name.ljust(width)}  {value}')
+  if args.compile_only:
+    figures = compile_only(args.config)
+  else:
+    how = {name: getattr(args, name) for name in ('training_only', 'videos', 'seconds', 'profile')}
+    figures = benchmark(args.config, args.repeats, **how)
   if args.output:
     path = pathlib.Path(args.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=2) + '\n')
+  for row in figures.pop('profile', ()):
+    print(f'{row["ms_per_step"]:10.2f} ms {row["calls_per_step"]:8.1f} x  {row["operation"][:90]}')
+  width = max(map(len, figures))
+  for name, value in figures.items():
+    print(f'{name.ljust(width)}  {value:,.4g}' if isinstance(value, float) else f'{name.ljust(width)}  {value}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
