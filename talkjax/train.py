@@ -96,10 +96,20 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
 
 def _check_batch_size(config) -> None:
-  mesh, accumulate = sharding.make_mesh(config.mesh), config.optimizer.accumulate
+  accumulate, devices = config.optimizer.accumulate, jax.device_count()
+  mesh = sharding.make_mesh(config.mesh, config.batch_size // accumulate)
   shards = mesh.shape['data'] * mesh.shape['fsdp'] * accumulate
   if config.batch_size % shards:
-    raise UserError(f'config.batch_size={config.batch_size} must be a multiple of data x fsdp x accumulate = {shards}')
+    raise UserError(
+      f'config.batch_size={config.batch_size} must be a multiple of data x fsdp x accumulate = {shards}: set '
+      f'--config.batch_size={-(-config.batch_size // shards) * shards}, or another --config.mesh'
+    )
+  if mesh.size < devices:
+    print(
+      f'config.batch_size={config.batch_size} trains on {mesh.size} of {devices} devices: a multiple of '
+      f'{devices // mesh.shape["tensor"] * accumulate} trains on all',
+      file=sys.stderr,
+    )
 
 
 def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

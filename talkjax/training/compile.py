@@ -47,7 +47,7 @@ def training_program(config, system, example: Mapping[str, jax.Array]) -> Progra
     UserError: the mesh does not cover the devices, or `config.train` fits no parameter.
   """
   patterns = train_patterns(config, system)
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh, config.batch_size // config.optimizer.accumulate)
   optimizer = state.make_optimizer(config.optimizer, config.steps)
   batch_layout = sharding.batch_sharding(mesh)
   # Shapes carry their shardings as the arrays will: attention depends on them (`talkjax.nn.attention`).

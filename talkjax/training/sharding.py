@@ -14,11 +14,13 @@ from talkjax.errors import UserError
 AXES = ('data', 'fsdp', 'tensor')
 
 
-def make_mesh(sizes) -> Mesh:
+def make_mesh(sizes, examples: int | None = None) -> Mesh:
   """A mesh over all devices of all processes.
 
   Args:
     sizes: mapping with some of `data`, `fsdp`, `tensor`; one may be -1 (all remaining devices), missing ones are 1.
+    examples: that are split over `data` and `fsdp` at once. With data=-1, a single process leaves out the devices that
+      would have none, so that a small batch runs on any machine.
 
   Raises:
     UserError: the product of the sizes is not the number of devices.
@@ -27,14 +29,18 @@ def make_mesh(sizes) -> Mesh:
   count = jax.device_count()
   if shape.count(-1) == 1:
     others = -math.prod(shape)
-    shape[shape.index(-1)] = count // others if others and count % others == 0 else 0
+    size = count // others if others and count % others == 0 else 0
+    if shape[0] == -1 and size and examples and examples % shape[1] == 0 and jax.process_count() == 1:
+      size = max(n for n in range(1, size + 1) if examples // shape[1] % n == 0)
+      count = size * others
+    shape[shape.index(-1)] = size
   if math.prod(shape) != count or min(shape) < 1:
     wanted = ' x '.join(f'{a}={int(sizes.get(a, 1))}' for a in AXES)
     raise UserError(
       f'mesh {wanted} does not cover {count} devices: set config.mesh so that the sizes multiply to {count}'
     )
   # Auto axes, because Flax linen's convolutions do not run with the default Explicit axes.
-  return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:count])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

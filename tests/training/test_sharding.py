@@ -43,6 +43,11 @@ print(json.dumps({
   'num_devices': [sharding.num_devices(t) for t in (params, one, all_, sharded, {})],
   'equal': all((np.asarray(s.data) == params['kernel']).all() for s in all_['kernel'].addressable_shards),
   'mesh': dict(mesh.shape),
+  'of_batch': {
+    f'{examples} {sizes}': list(sharding.make_mesh(sizes, examples).shape.values())
+    for examples, sizes in ((16, {'data': -1}), (4, {'data': -1}), (12, {'data': -1}), (1, {'data': -1}),
+                            (4, {'data': -1, 'fsdp': 2}), (4, {'data': -1, 'fsdp': 8}), (4, {'data': 8}))
+  },
   'kernel': [list(s.data.shape) for s in sharded['kernel'].addressable_shards],
   'step': sharded['step'].sharding.is_fully_replicated,
   'product': str(product.sharding.spec),
@@ -69,6 +74,18 @@ def test_replicated_parameters_are_whole_on_every_device(eight):
 def test_rules_split_parameters_over_the_mesh(eight):
   assert eight['mesh'] == {'data': 2, 'fsdp': 4, 'tensor': 1}
   assert eight['kernel'] == [[6, 2]] * 8 and eight['step']
+
+
+def test_a_small_batch_leaves_devices_out_unless_the_mesh_is_given(eight):
+  assert eight['of_batch'] == {
+    "16 {'data': -1}": [8, 1, 1],
+    "4 {'data': -1}": [4, 1, 1],
+    "12 {'data': -1}": [6, 1, 1],
+    "1 {'data': -1}": [1, 1, 1],
+    "4 {'data': -1, 'fsdp': 2}": [2, 2, 1],
+    "4 {'data': -1, 'fsdp': 8}": [1, 8, 1],  # refused by training, which says what to set
+    "4 {'data': 8}": [8, 1, 1],
+  }
 
 
 def test_batches_go_where_the_parameters_are(eight):
