@@ -59,7 +59,7 @@ def base(stage: int) -> ml_collections.ConfigDict:
     min_snr=0.0,
     noise_offset=0.0,
   )
-  c.sampler = dict(name='ddim', steps=40, eta=0.0, spacing='leading', clip=0.0)
+  c.sampler = dict(name='ddim', steps=40, eta=0.0, spacing='trailing', clip=0.0)
   c.guidance = 3.5
   c.context_scales = dict(reference=1.0, audio=1.0)  # factors of the attention outputs at generation
   c.mouth_weight = 1.0  # of the loss in twice the lips' box
@@ -106,7 +106,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.mouth_weight = 20.0
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
   # as the network is least accurate at low noise levels.
-  c.sampler.update(name='ddpm', steps=2, spacing='trailing')
+  c.sampler.update(name='ddpm', steps=2)
   c.optimizer.update(learning_rate=1e-3 if size == 'tiny' else 5e-4, schedule='cosine', warmup=50)
   c.guidance = 1.0
   c.ema = 0.995

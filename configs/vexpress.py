@@ -38,7 +38,7 @@ def get_config(arg: str | None = None):
     audio_expansion=4,
   )
   c.diffusion.update(zero_snr=True, target='velocity', min_snr=5.0, noise_offset=0.05)
-  c.sampler.update(steps=25, spacing='trailing')
+  c.sampler.steps = 25
   # Conditional dropout (sections 2.4 and 3.1), shares of frames from stage 2 on; `all`: of examples without conditions.
   c.drop = dict(all=0.1, kps=0.0 if stage == 1 else 0.5, reference=0.0 if stage == 1 else 0.2)
   c.mouth_weight = 100.0

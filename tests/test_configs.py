@@ -7,6 +7,7 @@ import pytest
 from configs import common, emo, portrait, speech_edit, speech_encoder, vexpress
 from talkjax import systems, train
 from talkjax.errors import UsageError
+from talkjax.systems.sampling import make_schedule, make_table
 from talkjax.training import input_pipeline
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.state import trainable_mask
@@ -40,6 +41,18 @@ NARROW_AUDIO = {
 
 STAGES = [(system, size, stage) for system in (emo, vexpress) for size in portrait.SIZES for stage in (1, 2, 3)]
 TRACED = [(system, size, stage) for system in (emo, vexpress) for size, stage in (('paper', 2), ('small', 3))]
+
+
+SAMPLED = [(speech_edit, size) for size in speech_edit.SIZES] + [
+  (system, f'{size},stage={stage}') for system, size, stage in STAGES
+]
+
+
+@pytest.mark.parametrize(('system', 'arg'), SAMPLED, ids=lambda value: getattr(value, '__name__', value))
+def test_sampling_starts_at_the_noise_level_where_training_ends(system, arg):
+  config = system.get_config(arg)
+  table, schedule = make_table(config), make_schedule(config.diffusion)
+  np.testing.assert_allclose(table.signal_scale[0], np.sqrt(schedule.alpha_bar[-1]), rtol=1e-3, atol=1e-3)
 
 
 def speech_edit_config(size, puppets):

@@ -131,8 +131,8 @@ def palette(schedule: Schedule) -> Table:
   """Ancestral sampling over every step of this schedule with the posterior's variance (SR3 algorithm 2, Palette).
 
   The network is conditioned on alpha_bar itself (`level.alpha_bar`), not on a timestep, so it can be sampled with any
-  schedule. For fewer steps make a new schedule, `palette(schedules.make('cosine', 100))`, instead of subsampling the
-  training schedule.
+  schedule that ends where the training schedule does. For fewer steps make a shorter one with
+  `schedules.make('cosine', 100)` or, of a schedule given by betas, `schedules.resample(trained, 100)`.
   """
   return ddpm(schedule, schedule.num_steps)
 

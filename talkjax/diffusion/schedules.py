@@ -114,8 +114,26 @@ def jsd(steps: int) -> Schedule:
   return from_betas(1.0 / np.linspace(steps, 1, steps, dtype=np.float64))
 
 
+def resample(schedule: Schedule, steps: int) -> Schedule:
+  """The schedule with another number of timesteps, which ends at the same noise level.
+
+  log(alpha_bar) is interpolated over time, so betas grow by about num_steps / steps, as SR3 and Palette scale the ends
+  of their linear schedules for sampling in fewer steps.
+  """
+  log_alpha_bar = np.log(np.append(1.0, schedule.alpha_bar))
+  times = np.arange(schedule.num_steps + 1) / schedule.num_steps
+  log_alpha_bar = np.interp(np.arange(steps + 1) / steps, times, log_alpha_bar)
+  return from_betas(-np.expm1(np.diff(log_alpha_bar)))
+
+
 def make(
-  name: str, steps: int, start: float | None = None, end: float | None = None, *, zero_snr: bool = False
+  name: str,
+  steps: int,
+  start: float | None = None,
+  end: float | None = None,
+  *,
+  zero_snr: bool = False,
+  reference_steps: int | None = None,
 ) -> Schedule:
   """The schedule of the given name, as used in configs.
 
@@ -124,10 +142,14 @@ def make(
     steps: timesteps T.
     start, end: first and last beta (of log_snr: first and last log SNR) if the schedule has them; None is its default.
     zero_snr: rescale to zero terminal signal-to-noise ratio.
+    reference_steps: timesteps of the schedule that `start` and `end` are betas of, if that is not `steps`, see
+      `resample`. Schedules that are functions of t / T (cosine, jsd, log_snr) end where they should at any length.
 
   Raises:
     ValueError: for an unknown name.
   """
+  resampled = reference_steps not in (None, steps) and name not in ('cosine', 'squaredcos_cap_v2', 'jsd', 'log_snr')
+  wanted, steps = steps, reference_steps if resampled else steps
   ends = {k: v for k, v in (('start', start), ('end', end)) if v is not None}
   last = {k: v for k, v in ends.items() if k == 'end'}
   makers = {
@@ -144,7 +166,7 @@ def make(
   }
   if name not in makers:
     raise ValueError(f'unknown noise schedule {name!r}: expected one of {", ".join(makers)}')
-  schedule = makers[name]()
+  schedule = resample(makers[name](), wanted) if resampled else makers[name]()
   return zero_terminal_snr(schedule) if zero_snr else schedule
 
 

@@ -10,14 +10,19 @@ if TYPE_CHECKING:
 
 
 def make_schedule(diffusion, steps: int | None = None) -> schedules.Schedule:
-  """The noise schedule of `config.diffusion`, with its own number of steps or another.
+  """The noise schedule of `config.diffusion`, or one of `steps` timesteps that covers the same noise levels.
 
   Raises:
     UserError: the config names no schedule of `talkjax.diffusion.schedules`.
   """
   try:
     return schedules.make(
-      diffusion.schedule, steps or diffusion.steps, diffusion.start, diffusion.end, zero_snr=diffusion.zero_snr
+      diffusion.schedule,
+      steps or diffusion.steps,
+      diffusion.start,
+      diffusion.end,
+      zero_snr=diffusion.zero_snr,
+      reference_steps=diffusion.steps,
     )
   except ValueError as error:
     raise UserError(f'config.diffusion.schedule: {error}') from error
@@ -46,7 +51,8 @@ def check_sampler(config, names: tuple[str, ...]) -> None:
 def make_table(config, previous: str = 'next') -> 'samplers.Table':
   """The coefficients of the sampler `config.sampler.name`: ddim, ddpm, dpm++, or palette.
 
-  Palette takes a fresh, shorter schedule, for networks that are conditioned on the noise level itself.
+  Palette takes a shorter schedule over the same noise levels, for networks that are conditioned on the noise level
+  itself.
 
   Args:
     config: with `diffusion` and `sampler`, see `check_sampler`.

@@ -24,9 +24,31 @@ def test_a_table_has_a_row_per_step_of_decreasing_noise(name):
   config = make_config(**{'sampler.name': name})
   table = make_table(config)
   assert len(table) == 5 and (np.diff(table.signal_scale) > 0).all()
-  # Palette's schedule is a shorter one, the others' are steps of the schedule of training.
   known = np.sqrt(make_schedule(config.diffusion).alpha_bar)
-  assert all(np.isclose(known, scale).any() for scale in table.signal_scale) == (name != 'palette')
+  assert all(np.isclose(known, scale).any() for scale in table.signal_scale)
+
+
+@pytest.mark.parametrize('steps', [7, 100, 150])
+@pytest.mark.parametrize('schedule', ['linear', 'scaled_linear', 'cosine', 'warmup10', 'const', 'log_snr'])
+@pytest.mark.parametrize('zero_snr', [False, True])
+def test_palette_covers_the_noise_levels_of_training(schedule, steps, zero_snr):
+  ends = {'diffusion.start': 4.0, 'diffusion.end': -8.0} if schedule == 'log_snr' else {}
+  config = make_config(
+    **{'sampler.name': 'palette', 'sampler.steps': steps, 'diffusion.schedule': schedule, **ends},
+    **{'diffusion.zero_snr': zero_snr},
+  )
+  table, trained = make_table(config), make_schedule(config.diffusion)
+  assert len(table) == steps
+  np.testing.assert_allclose(table.signal_scale[0], np.sqrt(trained.alpha_bar[-1]), atol=0.01)
+
+
+def test_palette_with_scaled_ends():
+  """As in SR3 and Palette: a quarter of the steps has betas some four times as large."""
+  config = make_config(**{'sampler.name': 'palette', 'sampler.steps': 500, 'diffusion.steps': 2000})
+  config.diffusion.update(start=1e-6, end=0.01)
+  alpha_bar = make_table(config).alpha_bar[::-1]
+  betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
+  np.testing.assert_allclose(betas[50:], np.linspace(4e-6, 0.04, 500)[50:], rtol=0.02)
 
 
 @pytest.mark.parametrize(
