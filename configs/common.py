@@ -45,11 +45,13 @@ def base() -> ml_collections.ConfigDict:
   c.keep_checkpoints = 2
   c.sample_every = 0  # steps between sample strips; 0 for none
   c.sample_frames = 12
-  c.init_from = ''  # a workdir whose weights this run starts from
+  # A workdir whose weights this run starts from. In place of a workdir, here and below, 'random' says that random
+  # weights are meant, where they would be an error.
+  c.init_from = ''
   c.init_new = ()  # regexes of parameters that it may lack: they are initialised
-  c.pretrained = ml_collections.ConfigDict()  # by name, the workdir that talkjax.convert made of it, or ''
+  c.pretrained = ml_collections.ConfigDict()  # by name, the workdir that talkjax.convert made of it
   # (pretrained network, branch of the parameters, regex of what is ignored in it, regex of what it may lack): loading
-  # is strict otherwise.
+  # is strict otherwise. All of them must be set in `pretrained`, unless `init_from` has their parameters.
   c.load = ()
   # (regex, True, False or a factor of the learning rate): the first regex found in a parameter's path decides.
   # Pretrained encoders (autoencoder, speech encoder) never train.
@@ -97,8 +99,9 @@ def audio(kind: str, **more) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     {
       'kind': kind,
-      # A workdir of the encoder's training or conversion. '': that of `init_from`, or for our own the weights that come
-      # with the package. Encoders are frozen: the states of a corpus are computed once, when training first needs them.
+      # A workdir of the encoder's training or conversion, or 'random'. '': that of `init_from`, or for our own the
+      # weights that come with the package. Encoders are frozen: the states of a corpus are computed once, when training
+      # first needs them.
       'weights': '',
       'speech_encoder': {'width': 128, 'dilations': (1, 2, 4, 8, 4)},
       'wav2vec2': {},  # fields of talkjax.nn.wav2vec2 that differ from the base size

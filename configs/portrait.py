@@ -81,7 +81,7 @@ def base(stage: int) -> ml_collections.ConfigDict:
   return c
 
 
-# What each stage loads of pretrained networks, where their workdirs are given. The text attention is not used.
+# What each stage of `paper` loads of pretrained networks. The text attention is not used.
 LOAD = {
   1: (
     ('sd15', 'backbone', 'transformer_blocks_0/(attn2|norm2)', 'transformer_blocks_0/(attn1_5|norm1_5)'),
@@ -95,6 +95,7 @@ LOAD = {
 
 def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   """The changes of `small` and `tiny`, which learn from scratch; docs/experiments.md has what each setting gave."""
+  c.pretrained, c.load = {}, ()
   c.latents.update(kind='fold', residual_scale=6.0)  # which gives the residual a variance of about one
   c.dtype, c.remat = 'float32', False
   c.diffusion.update(

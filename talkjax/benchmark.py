@@ -97,6 +97,7 @@ def compile_only(config: ml_collections.ConfigDict) -> dict:
   memory = compiled.memory_analysis()
   return {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'weights': 'random',
     'batch_size': config.batch_size,
     'dtype': config.dtype,
     'remat': config.remat,
@@ -122,6 +123,7 @@ def benchmark(
   iterator = training_input(config, system, config.batch_size)
   figures = {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'weights': 'random',
     'batch_size': config.batch_size,
     'dtype': config.dtype,
   }

@@ -8,6 +8,7 @@ uninterrupted run. On several hosts, start the same command on each (see launch/
 
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from talkjax.media.picture import strip
 from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, memory, metrics_log, sharding, state
 from talkjax.training.compile import training_program
-from talkjax.training.workdir import read_config, write_config
+from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
 from talkjax.weights import encoders
 
 OPTIONS = (cli.CONFIG, Option('workdir', str, 'Folder of the run: a new one, or one to resume.'))
@@ -44,9 +45,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   _check_batch_size(config)
   system = systems.build(config)
   workdir = epath.Path(workdir)
-  for earlier in (config.init_from, *config.pretrained.values()):
-    if earlier:
-      read_config(earlier)  # what is missing is reported before anything is written
+  if not checkpoint.has_checkpoint(workdir):
+    check_sources(config, system)  # what is missing is reported before anything is computed or written
   caches, encoder = encoders.open_caches(config, system.encoder)
   iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
 
@@ -112,18 +112,46 @@ def _check_batch_size(config) -> None:
     )
 
 
+def check_sources(config, system: systems.System) -> None:
+  """Checks that a new run need not start from random weights where pretrained ones are meant.
+
+  Raises:
+    UserError: a workdir does not exist; neither `config.pretrained` nor the earlier stage has a network of
+      `config.load`; or a frozen network has no weights. The value 'random' in place of a workdir permits it.
+  """
+  for workdir in filter(is_workdir, (config.init_from, *config.pretrained.values())):
+    read_config(workdir)
+  earlier = checkpoint.saved_paths(config.init_from) if is_workdir(config.init_from) else ()
+  for name, into, _, missing in config.load:
+    inside = [path.removeprefix(f'{into}/') for path in earlier if path.startswith(f'{into}/')]
+    has = any(not (missing and re.search(missing, path)) for path in inside)
+    if not config.pretrained[name] and not has:
+      raise UserError(
+        f'config.pretrained.{name} is not set, and {into} needs its weights: set it to the workdir made by `python -m '
+        f'talkjax.convert --source={name} --path=FILE_OR_DIR --output=DIR`, or to random to train without them'
+      )
+  loaded = {system.encoder.kind} if system.encoder else set()
+  loaded |= {into for _, into, *_ in config.load} | {path.partition('/')[0] for path in earlier}
+  for branch in system.frozen:
+    if branch not in loaded and config.init_from != RANDOM:
+      raise UserError(
+        f'the frozen {branch} has no weights: set --config.init_from to the workdir of an earlier stage, or to random '
+        'to train without them'
+      )
+
+
 def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters by path that a run starts from: of an earlier stage (`config.init_from`) and of pretrained networks.
 
   Loading is strict, except for what `config.init_new` and `config.load` allow to be missing.
   """
   loaded = {}
-  if config.init_from:
+  if is_workdir(config.init_from):
     missing = (*config.init_new, *(f'^{path}$' for path in encoder))
     loaded |= checkpoint.load_part(config.init_from, wanted, '', missing=missing)
   for name, into, ignored, missing in config.load:
-    if workdir := config.pretrained[name]:
-      loaded |= checkpoint.load_part(workdir, wanted, into, ignored, (missing,) if missing else ())
+    if is_workdir(config.pretrained[name]):
+      loaded |= checkpoint.load_part(config.pretrained[name], wanted, into, ignored, (missing,) if missing else ())
   loaded |= encoder
   for cache in caches:
     cache.check_weights(loaded, tuple(wanted))

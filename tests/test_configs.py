@@ -6,9 +6,9 @@ import pytest
 
 from configs import common, emo, portrait, speech_edit, speech_encoder, vexpress
 from talkjax import systems, train
-from talkjax.errors import UsageError
+from talkjax.errors import UsageError, UserError
 from talkjax.systems.sampling import make_schedule, make_table
-from talkjax.training import input_pipeline
+from talkjax.training import checkpoint, input_pipeline
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.state import trainable_mask
 from talkjax.weights import encoders
@@ -69,6 +69,9 @@ def portrait_config(system, size, stage, puppets):
   config.optimizer.warmup = 0
   config.update_from_flattened_dict(NARROW | NARROW_AUDIO[system])
   config.data.update({**SMALL, 'dir': str(puppets)})
+  if size == 'paper':  # its pretrained networks are not available
+    config.init_from = 'random' if stage > 1 else ''
+    config.pretrained.update(dict.fromkeys(config.pretrained, 'random'))
   return config
 
 
@@ -111,6 +114,41 @@ def test_every_size_of_the_speech_encoder_takes_a_step(size, puppets, tmp_path):
   config.update(ONE)
   config.data.update({**SMALL, 'dir': str(puppets)})
   assert int(train.train(config, str(tmp_path)).step) == 1
+
+
+@pytest.mark.parametrize(('stage', 'name'), [(1, 'sd15'), (1, 'sd_vae'), (2, 'animatediff')])
+@pytest.mark.parametrize('system', [emo, vexpress])
+def test_paper_needs_its_pretrained_networks(system, stage, name, puppets, tmp_path):
+  config = portrait_config(system, 'paper', stage, puppets)
+  config.pretrained[name] = ''
+  with pytest.raises(UserError, match=f'^config.pretrained.{name} is not set, .* talkjax.convert --source={name} '):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('system', [emo, vexpress])
+@pytest.mark.parametrize('stage', [2, 3])
+def test_later_stages_of_paper_need_an_earlier_one(system, stage, puppets, tmp_path):
+  config = portrait_config(system, 'paper', stage, puppets)
+  config.init_from = ''
+  with pytest.raises(UserError, match='^the frozen autoencoder .* --config.init_from '):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_an_earlier_stage_may_have_the_pretrained_networks(tmp_path):
+  """As the workdir made of Moore-AnimateAnyone has the motion modules."""
+  config = vexpress.get_config('paper,stage=2')
+  system = systems.build(config)
+  with_motion = {'autoencoder': {'a': np.ones(1)}, 'backbone': {'down_blocks_0_motion_modules_0': {'a': np.ones(1)}}}
+  without = {**with_motion, 'backbone': {'conv_in': {'a': np.ones(1)}}}
+  checkpoint.save_params(tmp_path / 'with', config, with_motion, 0)
+  checkpoint.save_params(tmp_path / 'without', config, without, 0)
+  config.init_from = str(tmp_path / 'with')
+  train.check_sources(config, system)
+  config.init_from = str(tmp_path / 'without')
+  with pytest.raises(UserError, match='animatediff'):
+    train.check_sources(config, system)
 
 
 # The three stages in order are in tests/systems.

@@ -7,10 +7,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from talkjax import evaluate
+from configs import emo
+from talkjax import benchmark, evaluate
 from talkjax.media import picture, video
 from talkjax.training import input_pipeline
 from tests.commands import call
+from tests.micro import ENCODER, emo_config
 
 
 @pytest.fixture(scope='module')
@@ -120,3 +122,13 @@ def test_benchmark_figures(micro, tmp_path):
     'peak_host_bytes',
   ):
     assert figures[name] > 0, name
+
+
+def test_benchmark_needs_no_weights(puppets):
+  """Neither pretrained networks nor the speech encoder."""
+  config = emo_config(2, puppets, **{'audio.kind': 'wav2vec2', 'audio.wav2vec2': ENCODER})
+  paper = emo.get_config('paper,stage=2')
+  config.update(load=paper.load, pretrained=paper.pretrained)
+  figures = benchmark.compile_only(config)
+  assert figures['parameters'] > 0 and figures['weights'] == 'random'
+  assert not list(puppets.glob('**/wav2vec2*'))

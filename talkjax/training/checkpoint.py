@@ -149,13 +149,14 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
   return config, params, step
 
 
-def branches(workdir) -> tuple[str, ...]:
-  """The names at the top of the parameter tree of a workdir's newest checkpoint; none without a checkpoint."""
+def saved_paths(workdir) -> tuple[str, ...]:
+  """The paths of the parameters in a workdir's newest checkpoint; none without a checkpoint."""
   path = epath.Path(workdir).resolve() / 'checkpoints'
   if not has_checkpoint(workdir):
     return ()
   with _manager(path) as manager:
-    return tuple(_saved_tree(manager, manager.latest_step(), 'ema'))
+    saved = _saved_tree(manager, manager.latest_step(), 'params')
+  return tuple(path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(saved))
 
 
 def load_part(

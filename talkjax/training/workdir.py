@@ -12,6 +12,8 @@ from talkjax.errors import UserError
 
 # Keys that may change when a run resumes: its length and its intervals of logging and saving.
 FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_checkpoints')
+# A value of keys that name a workdir of weights (init_from, pretrained.NAME, audio.weights): random weights are meant.
+RANDOM = 'random'
 # Keys of earlier versions and their names now; and keys that earlier versions did not have, by system.
 _RENAMED = {
   'audio.encoder': 'audio.wav2vec2',
@@ -35,6 +37,11 @@ _ADDED = {
 # Keys of earlier versions, and entries of lists, that are gone: encoders need not be listed to be frozen or loaded.
 _REMOVED = ('audio.context',)
 _GONE = {'train': ('^autoencoder/', '^wav2vec2/'), 'load': ('wav2vec2',), 'init_new': ('^wav2vec2/',)}
+
+
+def is_workdir(value: str) -> bool:
+  """Whether the value of such a key names a workdir, instead of nothing ('') or random weights."""
+  return value not in ('', RANDOM)
 
 
 def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:

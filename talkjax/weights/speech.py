@@ -19,6 +19,7 @@ from talkjax.errors import UserError
 from talkjax.media import mel
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import checkpoint
+from talkjax.training.workdir import RANDOM, is_workdir
 
 KINDS = ('speech_encoder', 'wav2vec2')  # names of the encoders, and of their branches in a system's parameters
 RATE = 50  # states per second
@@ -116,15 +117,19 @@ def load(encoder: Encoder, workdir: str = '', earlier: str = '') -> dict[str, np
 
   Args:
     encoder: from `make`.
-    workdir: of the encoder's training or conversion, or of a system that has it; '' for the default.
+    workdir: of the encoder's training or conversion, or of a system that has it; 'random' for random parameters; ''
+      for the default.
     earlier: the workdir that a run starts from, whose encoder is the default if it has one. Otherwise our own encoder
       has the weights that come with the package; wav2vec 2.0 has none.
 
   Raises:
     UserError: the workdir has no such encoder, it does not fit, or there is no default.
   """
-  if not workdir and earlier and encoder.kind in checkpoint.branches(earlier):
-    workdir = earlier
+  if not workdir and is_workdir(earlier):
+    workdir = earlier if any(p.startswith(f'{encoder.kind}/') for p in checkpoint.saved_paths(earlier)) else ''
+  if workdir == RANDOM:
+    params = jax.jit(encoder.init)(jax.random.key(0))
+    return {path: np.asarray(value) for path, value in flatten_dict(params, sep='/').items()}
   if workdir:
     config, params, _ = checkpoint.load_params(workdir)
     if config.get('pretrained_network') != encoder.kind:

@@ -54,6 +54,7 @@ BRANCHES = {'latents': 'autoencoder', 'speech': 'wav2vec2'}
 
 def micro(file, folder, kind='wav2vec2', **changes):
   config = file.get_config('tiny,stage=2')
+  config.pretrained = {'sd_vae': 'random'}
   values = {**MICRO, **OF[file], 'audio.kind': kind, 'audio.weights': str(folder / 'system'), **changes}
   config.update_from_flattened_dict(values)
   config.audio.wav2vec2 = ENCODER

@@ -113,7 +113,7 @@ def test_pretrained_parameters_go_where_they_belong(puppets, tmp_path):
   initialise = lambda: net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 48)), jnp.zeros(1), text)['params']
   sd15 = random_params(jax.eval_shape(initialise))
   checkpoint.save_params(tmp_path / 'sd', ml_collections.ConfigDict({'pretrained_network': 'sd15'}), sd15, 0)
-  for name, branch, ignored, missing in config.load[:2]:
+  for name, branch, ignored, missing in config_file.get_config('paper').load[:2]:
     assert name == 'sd15'
     loaded = checkpoint.load_part(tmp_path / 'sd', shapes, branch, ignored, (missing,) if missing else ())
     np.testing.assert_array_equal(loaded[f'{branch}/conv_in/kernel'], sd15['conv_in']['kernel'])
