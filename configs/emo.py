@@ -6,7 +6,8 @@
 
   python -m talkjax.train --config=configs/emo.py:tiny,stage=1 --workdir=runs/emo_tiny_1
 
-`paper` has the numbers of section 4.1; configs/portrait.py describes the sizes.
+`paper` has the numbers of section 4.1. From stage 2 on it is conditioned on the outputs of all layers of wav2vec 2.0
+(section 3.2): docs/recipes.md has the keys of its pretrained networks. configs/portrait.py describes the sizes.
 """
 
 from configs import common, portrait

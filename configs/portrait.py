@@ -46,8 +46,8 @@ def base(stage: int) -> ml_collections.ConfigDict:
     temporal_layers=2,  # temporal attentions in each block
     context=768,  # channels of audio tokens, and of Stable Diffusion's text
   )
-  # Columns of a log-mel spectrogram ('mel') need no weights, and stages without audio have 'none'.
-  c.audio = common.audio('none' if stage == 1 else 'mel', bands=80, columns=2)
+  # As in the papers, from the stage with audio on. Columns of a log-mel spectrogram ('mel') need no weights.
+  c.audio = common.audio('none' if stage == 1 else 'wav2vec2', bands=80, columns=2)
   c.diffusion = dict(
     schedule='scaled_linear',
     steps=1000,

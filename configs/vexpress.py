@@ -6,9 +6,10 @@
 
   python -m talkjax.train --config=configs/vexpress.py:tiny,stage=1 --workdir=runs/vx_tiny_1
 
-`paper` has the numbers of section 3.1, and the released code's where the paper has none; configs/portrait.py describes
-the sizes. A corpus without sound (vfhq) can train stage 1 of `paper` only; smaller sizes are conditioned on audio from
-the first stage on, unless audio.kind=none.
+`paper` has the numbers of section 3.1, and the released code's where the paper has none. From stage 2 on it is
+conditioned on the last hidden state of wav2vec 2.0 (section 2.2): docs/recipes.md has the keys of its pretrained
+networks. configs/portrait.py describes the sizes. A corpus without sound (vfhq) can train stage 1 of `paper` only;
+smaller sizes are conditioned on audio from the first stage on, unless audio.kind=none.
 """
 
 from configs import common, portrait

@@ -13,6 +13,7 @@ from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.state import trainable_mask
 from talkjax.weights import encoders
 from talkjax.weights.speech import KINDS
+from tests.micro import ENCODER
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}
@@ -72,6 +73,7 @@ def portrait_config(system, size, stage, puppets):
   if size == 'paper':  # its pretrained networks are not available
     config.init_from = 'random' if stage > 1 else ''
     config.pretrained.update(dict.fromkeys(config.pretrained, 'random'))
+    config.audio.update(weights='random', wav2vec2=ENCODER)
   return config
 
 
@@ -124,6 +126,24 @@ def test_paper_needs_its_pretrained_networks(system, stage, name, puppets, tmp_p
   with pytest.raises(UserError, match=f'^config.pretrained.{name} is not set, .* talkjax.convert --source={name} '):
     train.train(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('system', [emo, vexpress])
+def test_paper_is_conditioned_on_wav2vec2(system, puppets, tmp_path):
+  """From the stage that adds audio on; its weights are needed, and another kind is one key."""
+  kinds = [system.get_config(f'paper,stage={stage}').audio.kind for stage in (1, 2, 3)]
+  assert kinds == ['none', 'wav2vec2', 'wav2vec2']
+  config = portrait_config(system, 'paper', 2, puppets)
+  config.audio.weights = ''
+  sentence = 'config.audio.kind=wav2vec2 needs weights: set --config.audio.weights .* --source=wav2vec2`'
+  with pytest.raises(UserError, match=sentence):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+  config.audio.kind = 'mel'
+  features = systems.build(config).read(
+    next(input_pipeline.eval_records(config.data, 'train', 1)), np.random.default_rng(0)
+  )
+  assert features['audio'].shape[-1] == config.audio.bands * config.audio.columns
 
 
 @pytest.mark.parametrize('system', [emo, vexpress])

@@ -7,12 +7,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import emo
+from configs import speech_edit
 from talkjax import benchmark, evaluate
 from talkjax.media import picture, video
 from talkjax.training import input_pipeline
 from tests.commands import call
-from tests.micro import ENCODER, emo_config
+from tests.micro import ENCODER
 
 
 @pytest.fixture(scope='module')
@@ -125,10 +125,10 @@ def test_benchmark_figures(micro, tmp_path):
 
 
 def test_benchmark_needs_no_weights(puppets):
-  """Neither pretrained networks nor the speech encoder."""
-  config = emo_config(2, puppets, **{'audio.kind': 'wav2vec2', 'audio.wav2vec2': ENCODER})
-  paper = emo.get_config('paper,stage=2')
-  config.update(load=paper.load, pretrained=paper.pretrained)
+  """As `paper` of the portrait systems, whose wav2vec 2.0 must be given to training."""
+  config = speech_edit.get_config('tiny,size=32,model.multipliers=(1,),model.width=32,batch_size=8')
+  config.audio.update(kind='wav2vec2', wav2vec2=ENCODER)
+  config.data.update(corpus='puppets/tiny', dir=str(puppets))
   figures = benchmark.compile_only(config)
   assert figures['parameters'] > 0 and figures['weights'] == 'random'
-  assert not list(puppets.glob('**/wav2vec2*'))
+  assert not list(puppets.glob('**/wav2vec2*'))  # no states are computed

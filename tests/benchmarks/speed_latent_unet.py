@@ -138,7 +138,8 @@ def attention_figures(args, measure):
 
 def emo_networks(args):
   """EMO as published but narrowed, with folded pixels as latents: (config, networks, parameters, a batch)."""
-  config = emo_config.get_config(f'paper,stage=2,size={args.clip_size},latents.kind=fold,dtype=float32,remat=False')
+  changes = 'audio.kind=mel,latents.kind=fold,dtype=float32,remat=False'
+  config = emo_config.get_config(f'paper,stage=2,size={args.clip_size},{changes}')
   config.model.update(widths=WIDTHS, heads=HEADS, context=64, audio_tokens=8)
   config.sampler.steps = args.steps
   nets = model.make_networks(config)

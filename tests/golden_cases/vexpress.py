@@ -72,7 +72,7 @@ def audio_projection(case):
 
 def resampled(states: np.ndarray, frames: int) -> np.ndarray:
   """States spread over frames as with `compat` 'published'."""
-  settings = config_file.get_config('paper,stage=3,audio.kind=wav2vec2').audio
+  settings = config_file.get_config('paper,stage=3').audio
   features = AudioFeatures(settings, None, per_frame=2, stretched=True)
   return features.of_states(np.asarray(states), Sound(np.zeros(0), frames, 25.0))
 

@@ -74,7 +74,7 @@ def as_published(tree) -> dict[str, np.ndarray]:
 @pytest.fixture(scope='module')
 def made():
   """Random parameters of a small vexpress, none of them zero."""
-  config = make_config('paper,stage=3,audio.kind=wav2vec2', **SIZES)
+  config = make_config('paper,stage=3', **SIZES)
   nets, example = model.make_networks(config), published.batch(config)
   shapes = jax.eval_shape(lambda rng: networks.init(rng, example, nets=nets), jax.random.key(0))
   return jax.tree.map(np.asarray, random_params(shapes))
@@ -170,6 +170,7 @@ def test_moore_animate_anyone_is_a_start(made, folder, tmp_path):
   block, given = (p['backbone']['mid_block_attentions_0']['transformer_blocks_0'] for p in (params, made))
   for ours, theirs in (('attn1', 'attn1'), ('attn1_5', 'attn1'), ('norm1_5', 'norm1'), ('norm2', 'norm2')):
     jax.tree.map(np.testing.assert_array_equal, block[ours], given[theirs])
+  jax.tree.map(np.testing.assert_array_equal, params['wav2vec2'], made['wav2vec2'])
   assert not np.any(block['attn2']['to_out_0']['kernel']) and np.any(block['attn2']['to_q']['kernel'])
   moved = 'down_blocks_0_motion_modules_0_temporal_transformer'
   jax.tree.map(np.testing.assert_array_equal, params['backbone'][moved], made['backbone'][moved])

@@ -26,12 +26,11 @@ FILES = {
   'reference': ('reference_unet.pth',),
   'guider': ('pose_guider.pth',),
 }
-PRETRAINED = {'autoencoder': published.PRETRAINED['autoencoder']}
 
 
 def find(path: pathlib.Path, config) -> dict[str, Any]:
   """Finds the files to read, see `published.find`."""
-  return published.find(path, config, FILES, PRETRAINED)
+  return published.find(path, config, FILES)
 
 
 def convert(
@@ -62,15 +61,11 @@ def convert(
     names = ' and '.join(f.name for f in files[part])
     params[part] = fit(state[part], wanted[part], names, ignored.get(part, ''))
     notes.append(published.note(part, names, state[part], ignored.get(part, '')))
-  for part, (name, _) in PRETRAINED.items():
-    params[part] = read_pretrained(name, files[part], nets.latents.net)
-    notes.append(f'{part} from {files[part]}')
+  published.add_pretrained(params, notes, files, nets, read_pretrained)
   if nets.audio is not None:
     window = np.zeros((1, nets.audio.length, wanted['audio']['pos_emb']['embedding'].shape[1]), np.float32)
     params['audio'] = jax.device_get(jax.jit(nets.audio.init)(jax.random.key(0), window)['params'])
     notes.append('audio: the files have none, so it is randomly initialised and has no effect before training')
-  if nets.audio_features.encoder:
-    raise UserError('--source=moore has no speech encoder: set audio.kind only in the stage that trains audio')
   return {'params': params}, example, notes
 
 

@@ -20,7 +20,7 @@ from talkjax.weights.read import read_weights
 
 NAME = 'vexpress'  # value of convert --source
 CONFIG = 'configs/vexpress.py'  # provides the settings that the files do not contain
-ARGUMENTS = 'paper,stage=3,audio.kind=wav2vec2'
+ARGUMENTS = 'paper,stage=3'
 # The released settings where they differ from the paper's.
 RELEASED = {
   'frames': 8,
@@ -45,14 +45,13 @@ PRETRAINED = {
 IGNORED = {'backbone': r'pos_encoder\.pe$', 'reference': r'^conv_(norm_)?out\.'}
 
 
-def find(path: pathlib.Path, config, files=FILES, networks=PRETRAINED) -> dict[str, Any]:
+def find(path: pathlib.Path, config, files=FILES) -> dict[str, Any]:
   """Finds the files to read.
 
   Args:
     path: the published folder, with the five files, or with `v-express/` and the pretrained networks.
     config: `config.pretrained` may give workdirs of the pretrained networks instead.
     files: as FILES.
-    networks: as PRETRAINED.
 
   Returns:
     by part its files, or the folder or workdir of a pretrained network.
@@ -66,7 +65,9 @@ def find(path: pathlib.Path, config, files=FILES, networks=PRETRAINED) -> dict[s
   for part, names in files.items():
     found[part] = [next((d / n for d in folders if (d / n).is_file()), None) for n in names]
     missing += [n for n, file in zip(names, found[part]) if file is None]
-  for part, (name, folder) in networks.items():
+  for part, (name, folder) in PRETRAINED.items():
+    if name == 'wav2vec2' and config.audio.kind != name:
+      continue
     key = 'audio.weights' if name == 'wav2vec2' else f'pretrained.{name}'
     given = config.audio.weights if name == 'wav2vec2' else config.pretrained.get(name)
     source = given or next((d / folder for d in network_folders if (d / folder).is_dir()), None)
@@ -105,11 +106,17 @@ def convert(
     names = ' and '.join(f.name for f in files[part])
     params[part] = fit(state[part], wanted[part], names, IGNORED.get(part, ''))
     notes.append(note(part, names, state[part], IGNORED.get(part, '')))
-  for part, (name, _) in PRETRAINED.items():
-    net = nets.latents.net if part == 'autoencoder' else nets.audio_features.encoder.net
-    params[part] = read_pretrained(name, files[part], net)
-    notes.append(f'{part} from {files[part]}')
+  add_pretrained(params, notes, files, nets, read_pretrained)
   return {'params': params}, example, notes
+
+
+def add_pretrained(params: dict[str, Any], notes: list[str], files: Mapping[str, Any], nets: Networks, read) -> None:
+  """Adds the parameters of the pretrained networks, and a line of text on each."""
+  for part, (name, _) in PRETRAINED.items():
+    if part in files:
+      net = nets.latents.net if part == 'autoencoder' else nets.audio_features.encoder.net
+      params[part] = read(name, files[part], net)
+      notes.append(f'{part} from {files[part]}')
 
 
 def read_all(files: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
