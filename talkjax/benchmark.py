@@ -12,7 +12,6 @@ own corpus.
 
 import collections
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -60,23 +59,29 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
   return {name: statistics.median(values) for name, values in times.items()}
 
 
-def random_features(record: Record, config: ml_collections.ConfigDict, system: systems.System) -> Record:
-  """A record with random numbers for the cached features that `config` reads; see `talkjax.corpora.feature_cache`."""
-  generator, made = np.random.default_rng(0), {}
-  frames = len(record.frames)
-  if system.encoder:
-    made['speech'] = (math.ceil(frames / record.fps * speech.RATE), *system.encoder.shape)
-  if config.data.get('feature_cache', ''):
-    side = config.size // factor(config.latents)
-    made['latents'] = (frames, side, side, 8)  # mean and log variance of 4 channels
-  features = {name: generator.standard_normal(shape, np.float32).astype(np.float16) for name, shape in made.items()}
-  return dataclasses.replace(record, features=features)
+class RandomFeatures:
+  """In place of a `talkjax.corpora.feature_cache.FeatureCache`: random numbers for the features that a config reads."""
+
+  record_files = ()
+
+  def __init__(self, config: ml_collections.ConfigDict, system: systems.System):
+    self._states = system.encoder.shape if system.encoder else None
+    self._side = config.size // factor(config.latents) if config.data.get('feature_cache', '') else 0
+
+  def __call__(self, record: Record) -> Record:
+    generator, frames, shapes = np.random.default_rng(0), len(record.frames), {}
+    if self._states:
+      shapes['speech'] = (math.ceil(frames / record.fps * speech.RATE), *self._states)
+    if self._side:
+      shapes['latents'] = (frames, self._side, self._side, 8)  # mean and log variance of 4 channels
+    features = {k: generator.standard_normal(shape, np.float32).astype(np.float16) for k, shape in shapes.items()}
+    return dataclasses.replace(record, features=features)
 
 
 def training_input(config: ml_collections.ConfigDict, system: systems.System, batch_size: int) -> Iterator:
   """Training batches whose cached features are random."""
-  features = functools.partial(random_features, config=config, system=system)
-  return input_pipeline.training_iterator(config.data, system.read, batch_size, config.seed, [features])
+  caches = [RandomFeatures(config, system)]
+  return input_pipeline.training_iterator(config.data, system.read, batch_size, config.seed, caches)
 
 
 def compile_step(program: Program) -> tuple[jax.stages.Compiled, float]:

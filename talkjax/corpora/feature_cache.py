@@ -4,8 +4,10 @@
 that of the corpus. It holds one or two kinds of features: `latents` (an autoencoder's moments, one row per frame) and
 `speech` (the states of a speech encoder, 50 per second). KIND.json describes the corpus, the encoder's weights, and
 the clips of each split with their numbers of rows, in the corpus' order. The float16 rows are in KIND-SPLIT-NUMBER.f16,
-CLIPS clips per file, which training maps into memory to read only the frames it needs. KIND.json is written last; until
-then KIND.json.partial lists the complete files.
+CLIPS clips per file, which training maps into memory to read only the frames it needs. Where there are latents,
+records-SPLIT-NUMBER.array_record has the records of the same clips without frames, which training reads instead of the
+corpus: most bytes of a record are its frames. KIND.json is written last; until then KIND.json.partial lists the
+complete files.
 """
 
 import dataclasses
@@ -20,7 +22,9 @@ from typing import Any
 
 import numpy as np
 import tqdm
+from array_record.python import array_record_module
 
+from talkjax.corpora import records
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 
@@ -83,12 +87,13 @@ def _write_all(folder, kind, about, splits, encode) -> bool:
   with tqdm.tqdm(
     total=count, initial=sum(len(s['clips']) for s in index['splits'].values()), desc=kind, unit='clip'
   ) as bar:
-    for split, records in splits.items():
+    for split, clips in splits.items():
       written, clips_per_file = index['splits'][split], index['clips_a_file']
-      for first in range(len(written['clips']), len(records), clips_per_file):
+      for first in range(len(written['clips']), len(clips), clips_per_file):
+        slim = []
         with _file(folder, kind, split, first // clips_per_file).open('wb') as file:
-          for i in range(first, min(first + clips_per_file, len(records))):
-            record, rows = records[i], 0
+          for i in range(first, min(first + clips_per_file, len(clips))):
+            record, rows = clips[i], 0
             for chunk in encode(record):
               if not np.isfinite(chunk).all():
                 raise UserError(f'clip {record.id}: its {kind} are too large for float16, or not numbers')
@@ -96,9 +101,12 @@ def _write_all(folder, kind, about, splits, encode) -> bool:
               rows += len(chunk)
             written['clips'].append(record.id)
             written['rows'].append(rows)
+            slim.append(records.without_frames(record))
             bar.update()
           file.flush()
           os.fsync(file.fileno())
+        if kind == 'latents':
+          _write_records(_records_file(folder, split, first // clips_per_file), slim)
         _write(partial, index)
   partial.replace(done)
   return True
@@ -113,12 +121,15 @@ class FeatureCache:
     folder: its folder.
     about: the description in the JSON, by kind.
     locations: (file, first row, number of rows) of each clip, by kind and clip.
+    record_files: array_records of the split's records without frames; none without latents, and in caches of earlier
+      versions.
   """
 
   name: str
   folder: pathlib.Path
   about: Mapping[str, Mapping[str, Any]]
   locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
+  record_files: tuple[str, ...] = ()
 
   def __call__(self, record: Record) -> Record:
     return dataclasses.replace(
@@ -189,11 +200,28 @@ def open_cache(builder, name: str, split: str) -> FeatureCache:
       starts = itertools.accumulate(rows, initial=0)
       file = _file(folder, kind, split, first // clips_per_file)
       locations[kind] |= {clip: (file, start, n) for clip, start, n in zip(clips, starts, rows)}
-  return FeatureCache(name, folder, about, locations)
+  files = []
+  if 'latents' in about:
+    files = [_records_file(folder, split, n) for n in range(-(-count // about['latents']['clips_a_file']))]
+  complete = all(file.exists() for file in files)
+  return FeatureCache(name, folder, about, locations, tuple(map(str, files)) if complete else ())
 
 
 def _file(folder: pathlib.Path, kind: str, split: str, number: int) -> pathlib.Path:
   return folder / f'{kind}-{split}-{number:05}.f16'
+
+
+def _records_file(folder: pathlib.Path, split: str, number: int) -> pathlib.Path:
+  return folder / f'records-{split}-{number:05}.array_record'
+
+
+def _write_records(path: pathlib.Path, slim: Sequence[Record]) -> None:
+  features, writer = records.features(), array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+  for record in slim:
+    writer.write(features.serialize_example(records.to_example(record)))
+  writer.close()
+  with path.open('rb') as file:
+    os.fsync(file.fileno())
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Record:
   caption: str
   transcript: str
   fps: float
-  frames: tuple[bytes, ...]  # f encoded images (JPEG or PNG), all of the same size
+  frames: tuple[bytes, ...]  # f encoded images (JPEG or PNG), all of the same size; b'' where only their number is read
   size: tuple[int, int]  # h, w of the frames
   audio: np.ndarray  # [s] int16, 16 kHz mono; sample 0 is at the start of frame 0
   box: np.ndarray  # [f, 4] float32, the face: x0, y0, x1, y1 in pixels of the frame
@@ -46,6 +46,11 @@ class Record:
   def frame(self, index: int) -> np.ndarray:
     """Frame `index` as uint8 [h, w, 3] RGB."""
     return decode_picture(self.frames[index])
+
+
+def without_frames(record: Record) -> Record:
+  """The record with b'' for each frame."""
+  return dataclasses.replace(record, frames=(b'',) * len(record.frames))
 
 
 def encode_picture(rgb: np.ndarray, quality: int = 95) -> bytes:

@@ -95,9 +95,13 @@ def fit_square(frame: np.ndarray, size: int) -> np.ndarray:
   return cv2.resize(square, (size, size), interpolation=interpolation)
 
 
-def to_float(picture: np.ndarray) -> np.ndarray:
-  """uint8 of any shape -> float32 in [-1, 1], the input range of the networks."""
-  return picture * np.float32(1 / 127.5) - 1
+def to_float(picture):
+  """uint8 of any shape -> float32 in [-1, 1], the input range of the networks; of numpy or JAX.
+
+  The subtraction is exact and the product is rounded once, so that compiled values equal numpy's: a compiler may fuse a
+  product with a following subtraction, which rounds differently.
+  """
+  return (picture - np.float32(127.5)) * np.float32(1 / 127.5)
 
 
 def to_uint8(picture: np.ndarray) -> np.ndarray:

@@ -20,23 +20,33 @@ from talkjax.errors import UserError
 EPOCHS = 2**32  # practically infinite; grain's own infinite repeat overflows with batches of one clip
 
 
-def open_corpus(data, split: str):
+def open_corpus(data, split: str, caches: Sequence[FeatureCache] = ()):
   """A random-access source of records.
 
   Args:
     data: the config's `data`: `dir` (the folder of built corpora), `corpus` (a name, or name/config).
     split: a split of the corpus; TFDS slices ('train[:10]') are supported.
+    caches: what adds cached features to the records.
 
   Returns:
-    A grain MapDataset of `records.Record`.
+    A grain MapDataset of `records.Record`, without frames where a cache has latents instead.
 
   Raises:
     UserError: the corpus is not built in `dir`, or has no such split.
   """
-  source = open_builder(data, split).as_data_source(split=split)
+  builder = open_builder(data, split)
+  (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+  if files := next((cache.record_files for cache in caches if cache.record_files), None):
+    source = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files))
+    source = source[part.from_ : part.to].map(builder.info.features.deserialize_example_np)
+  else:
+    source = grain.MapDataset.source(builder.as_data_source(split=split))
   if not len(source):
     raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: choose another split')
-  return grain.MapDataset.source(source).map(records.from_example)
+  dataset = source.map(records.from_example)
+  for cache in caches:
+    dataset = dataset.map(cache)
+  return dataset
 
 
 def all_splits(builder) -> dict[str, grain.MapDataset]:
@@ -94,9 +104,7 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: 
       f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
     )
   cv2.setNumThreads(1)  # frames are small and reading is already parallel
-  dataset = open_corpus(data, data.split)
-  for cache in caches:
-    dataset = dataset.map(cache)
+  dataset = open_corpus(data, data.split, caches)
   records_per_batch = batch_size // per_record // processes
   if len(dataset) < processes:
     raise UserError(

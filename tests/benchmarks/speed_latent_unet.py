@@ -145,7 +145,7 @@ def emo_networks(args):
   nets = model.make_networks(config)
   f, m, size = config.frames, config.margin, config.size
   batch = {
-    'reference': normal(0, 1, size, size, 3).clip(-1, 1),
+    'reference': np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8),
     'region': np.ones((1, size, size, 1), np.float32),
     'audio': normal(1, 1, f + 2 * m, config.audio.bands * config.audio.columns),
     'speed': np.zeros((1, f + 2 * m), np.float32),

@@ -113,6 +113,29 @@ def test_the_loss_is_that_from_pixels(file, folder, nets):
     np.testing.assert_allclose(loss(moments, seed), loss(pixels, seed), rtol=2e-3)
 
 
+@pytest.mark.parametrize('split', ['train', 'train[2:7]', 'train[50%:]'])
+def test_training_from_latents_reads_no_frame_of_the_corpus(folder, split, tmp_path):
+  config = micro(emo, folder, 'mel', **{'data.split': split, 'batch_size': 4})
+  system, expected = build_with_batch(config)
+  whole = input_pipeline.open_corpus(config.data, split)  # with frames
+  caches, _ = encoders.open_caches(config, system.encoder)
+  slim = input_pipeline.open_corpus(config.data, split, caches)
+  assert [r.id for r in slim] == [r.id for r in whole]
+  for record, full in zip(slim, whole):
+    assert len(record.frames) == len(full.frames) and not any(record.frames)
+    np.testing.assert_array_equal(record.landmarks, full.landmarks)
+    np.testing.assert_array_equal(record.audio, full.audio)
+  # Training reads them: the corpus' own shards, 19 MB for ten seconds at 512 x 512, may even be absent.
+  shutil.copytree(folder / 'puppets', tmp_path / 'puppets')
+  for shard in (tmp_path / 'puppets').glob('*/*/puppets-*.array_record*'):
+    shard.unlink()
+  config.data.dir = str(tmp_path)
+  found = training_batch(config, system)
+  assert found.keys() == expected.keys()
+  for key, value in expected.items():
+    np.testing.assert_array_equal(found[key], value)
+
+
 @pytest.mark.parametrize('kind', ['wav2vec2', 'speech_encoder'])
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_training_has_the_features_of_generation(file, kind, folder, nets):
@@ -278,3 +301,14 @@ def test_an_interrupted_run_resumes_and_is_never_taken_for_complete(folder, monk
   assert 'latents are already in' in capsys.readouterr().out
   with pytest.raises(UserError, match='too large for float16'):
     feature_cache.write(place, 'speech', about, {'train': clips}, lambda r: iter([np.full((1, 2), np.inf)]))
+
+
+def test_a_cache_without_records_is_read_with_those_of_the_corpus(folder):
+  """As earlier versions wrote it."""
+  shutil.copytree(cache_folder(folder, 'both'), cache_folder(folder, 'both').with_name('earlier'))
+  for file in cache_folder(folder, 'earlier').glob('records-*'):
+    file.unlink()
+  config = micro(emo, folder, 'mel', **{'data.feature_cache': 'earlier'})
+  caches, _ = encoders.open_caches(config, None)
+  (record, *_) = input_pipeline.open_corpus(config.data, 'train', caches)
+  assert record.frame(0).any() and record.features['latents'].shape[0] == len(record.frames)

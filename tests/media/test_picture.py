@@ -1,5 +1,6 @@
-"""Pictures come back; strips show rows under each other."""
+"""Pictures come back; strips show rows under each other; the scale of networks is that of numpy."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,3 +36,13 @@ def test_a_strip_has_truth_above_and_generated_below():
   assert margin > 0 and (named[:, margin:] == strip).all() and (named[:, :margin] < 255).any()
   with pytest.raises(ValueError, match='no frames'):
     picture.strip([truth, []])
+
+
+def test_the_scale_of_networks_is_the_same_on_the_device_as_in_numpy():
+  values = np.tile(np.arange(256, dtype=np.uint8), 64)
+  scaled = picture.to_float(values)
+  assert scaled.dtype == np.float32 and (scaled.min(), scaled.max()) == (-1, 1)
+  # `--xla_backend_optimization_level=0` of the other tests would hide that a product and a sum are fused.
+  optimised = jax.jit(picture.to_float).lower(values).compile({'xla_backend_optimization_level': 3})
+  np.testing.assert_array_equal(optimised(values), scaled)
+  np.testing.assert_array_equal(picture.to_uint8(scaled), values)

@@ -15,7 +15,6 @@ from talkjax import evaluate, options, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.faces import measures
 from talkjax.media import picture, video
-from talkjax.media.picture import to_float
 from talkjax.nn.latent_unet import Conditioning, LatentUNet
 from talkjax.systems import audio, portrait
 from talkjax.systems.emo import OPTIONS, conditions, model
@@ -35,7 +34,7 @@ def record(puppets):
 @pytest.fixture(scope='module')
 def frames(record):
   """The frames of the record as training reads them."""
-  return np.stack([to_float(square_frame(record, i, 32)) for i in range(len(record.frames))])
+  return np.stack([square_frame(record, i, 32) for i in range(len(record.frames))])
 
 
 def index_of(frame, frames) -> int:
@@ -82,7 +81,7 @@ def test_head_speed_is_degrees_per_second():
 
 
 def test_the_loss_depends_on_every_condition(emo):
-  given = {k: emo.batch[k] for k in ('reference', 'motion', 'region', 'audio', 'speed')}
+  given = {k: emo.batch[k].astype(np.float32) for k in ('reference', 'motion', 'region', 'audio', 'speed')}
   loss = lambda given, has: emo.system.loss(
     emo.params, {**emo.batch, **given, 'has_motion': has}, jax.random.key(1), False
   )[0]

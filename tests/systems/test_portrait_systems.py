@@ -1,5 +1,6 @@
 """What portrait systems share: predictions, the loss of mouths, audio features, the start of each stage."""
 
+import importlib
 import re
 import types
 
@@ -13,6 +14,7 @@ from configs import emo, vexpress
 from talkjax import systems, train
 from talkjax.diffusion.schedules import Level
 from talkjax.errors import UserError
+from talkjax.media import picture
 from talkjax.nn.latent_unet import Conditioning
 from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import audio, loss, networks
@@ -125,6 +127,21 @@ def test_each_stage_takes_all_of_the_earlier_one_and_adds_what_its_config_names(
   if file is emo:
     with pytest.raises(UserError, match='lacks parameter .*motion_modules'):  # a stage left out
       checkpoint.load_part(tmp_path / '1', shapes[3], '', missing=configs[3].init_new)
+
+
+@pytest.mark.parametrize('file', [emo, vexpress])
+def test_images_are_read_as_bytes_and_scaled_on_the_device(file, puppets):
+  config = micro.config(file, 2, puppets)
+  system = systems.build(config)
+  batch = micro.training_batch(config, system)
+  images = {k for k, x in batch.items() if x.shape[-3:-1] == (config.size, config.size)}
+  assert images >= {'target', 'reference'}
+  assert {k: batch[k].dtype for k in images} == dict.fromkeys(images, np.uint8)
+  # They are the pixels from 0 to 255: the loss of another scale differs.
+  params = micro.random_params(jax.eval_shape(system.init, jax.random.key(0), batch))
+  nets = importlib.import_module(f'talkjax.systems.{config.system}.model').make_networks(config)
+  latents = networks.encode(params, batch, 'reference', nets)
+  np.testing.assert_array_equal(latents, nets.latents.encode(params, picture.to_float(batch['reference'])))
 
 
 @pytest.mark.slow

@@ -55,10 +55,11 @@ def test_an_example_has_the_frames_drawn_for_it(config, clips):
   plain.augment.update(warp=0.0, noise=0.0)
   example = systems.build(plain).read(clips[0], np.random.default_rng(3))
   (truth,) = conditions.from_records(clips[:1], config=plain).truth
-  truth = picture.to_float(np.stack(truth.frames))
+  truth = np.stack(truth.frames)
   numbers = np.random.default_rng(3).integers(0, len(clips[0].frames), plain.data.examples_per_record)
   np.testing.assert_array_equal(example['target'], truth[numbers])
-  np.testing.assert_array_equal(example['previous'], truth[np.maximum(numbers - 1, 0)])
+  np.testing.assert_array_equal(example['previous'], picture.to_float(truth[np.maximum(numbers - 1, 0)]))
+  assert example['target'].dtype == example['identity'].dtype == np.uint8
   np.testing.assert_array_equal(example['identity'], np.stack([truth[0]] * len(numbers)))
   assert set(np.unique(example['mask'])) <= {0.0, 1.0} and 0.1 < example['mask'].mean() < 0.7
 
@@ -105,12 +106,14 @@ def test_noise_is_added_inside_the_mask_only(batch):
     return y_t
 
   model.loss({}, batch, jax.random.key(0), True, predict=predict, schedule=schedules.make('cosine', 50), target='x0')
-  outside = np.asarray(1 - batch['mask']) * np.abs(np.asarray(inputs[0] - batch['target']))
+  target = picture.to_float(batch['target'])
+  outside = np.asarray(1 - batch['mask']) * np.abs(np.asarray(inputs[0] - target))
   assert outside.max() == 0
-  assert np.abs(np.asarray(batch['mask'] * (inputs[0] - batch['target']))).mean() > 0.01
+  assert np.abs(np.asarray(batch['mask'] * (inputs[0] - target))).mean() > 0.01
 
 
 def test_the_loss_depends_on_every_condition(system, params, batch):
+  batch = {k: x.astype(jnp.float32) for k, x in batch.items()}
   gradient = jax.jit(jax.grad(lambda b: system.loss(params, b, jax.random.key(0), True)[0]))(batch)
   for name in ('previous', 'identity', 'audio'):
     assert float(jnp.abs(gradient[name]).sum()) > 0, name

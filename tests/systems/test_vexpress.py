@@ -12,7 +12,6 @@ from talkjax import systems
 from talkjax.diffusion import losses
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
-from talkjax.media import picture
 from talkjax.nn.latent_unet import precompute_kv
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.reading import square_frame
@@ -26,7 +25,7 @@ def test_an_example_has_the_keypoints_of_its_frames_and_the_audio_around_them(pu
   config, record = micro(2, puppets), vexpress.records[0]
   example = systems.build(config).read(record, np.random.default_rng(1))
   assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
-  frames = np.stack([picture.to_float(square_frame(record, i, 32)) for i in range(len(record.frames))])
+  frames = np.stack([square_frame(record, i, 32) for i in range(len(record.frames))])
   start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
   points = data.face_points(record, 32)[start : start + 4]
   np.testing.assert_array_equal(example['kps'][0], keypoints.draw_all(points, 32, config.kps_canvas))
@@ -55,7 +54,7 @@ def test_silent_records_train_the_first_stage_only(puppets, vexpress):
 
 def test_the_loss_depends_on_every_condition(vexpress):
   batch = vexpress.batch
-  given = {k: batch[k] for k in ('reference', 'audio')}
+  given = {k: batch[k].astype(np.float32) for k in ('reference', 'audio')}
   loss = lambda given, kps: vexpress.system.loss(
     vexpress.params, {**batch, **given, 'kps': kps}, jax.random.key(1), False
   )[0]

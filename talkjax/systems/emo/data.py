@@ -12,9 +12,9 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   """Random clips of a record as training examples.
 
   Returns:
-    As `reading.read`, and: motion [k, n, h, w, 3] float32 in [-1, 1], the frames before the clip (or
+    As `reading.read`, and: motion [k, n, h, w, 3] uint8, the frames before the clip (or
     `motion_moments`); has_motion [k] float32, 0 where the clip begins before frame n (and motion is zero); region
-    [k, h, w, 1], where the face may be; speed [k, f + 2m] degrees/s, with `margin` frames on each side.
+    [k, h, w, 1] uint8, 1 where the face may be; speed [k, f + 2m] degrees/s, with `margin` frames on each side.
 
   Raises:
     UserError: as `reading.read`.
@@ -29,7 +29,8 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
     motion = {name.replace('target', 'motion'): np.zeros((n, *example[name].shape[1:]), example[name].dtype)}
     if has_motion:
       motion = reading.images('motion', record, range(start - n, start), config)
-    region = reading.face_region(record, region_frames(start, start + f, count, generator, config), config.size)
+    roomy = region_frames(start, start + f, count, generator, config)
+    region = reading.face_region(record, roomy, config.size).astype(np.uint8)
     around = np.clip(np.arange(start - m, start + f + m), 0, count - 1)
     return {**example, **motion, 'has_motion': np.float32(has_motion), 'region': region, 'speed': speeds[around]}
 

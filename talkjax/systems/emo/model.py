@@ -76,7 +76,7 @@ def condition(
     {'reference': reference, **contexts},
     motion_features=networks.scale_examples(motion_features, has_motion),
     speed=speed_tokens(params, batch['speed'], nets),
-    guide_features=networks.guide_features(params, batch['region'], nets),
+    guide_features=networks.guide_features(params, batch['region'].astype(jnp.float32), nets),
     modulation=networks.modulation(contexts, nets),
   )
   return PortraitConditioning(unet, portrait)

@@ -23,7 +23,7 @@ class Portraits:
   """What the conditions of all portrait systems begin with.
 
   Attributes:
-    reference: [b, h, w, 3] float32 in [-1, 1], the portraits.
+    reference: [b, h, w, 3] uint8, the portraits.
     settings: values [b] float32 of swept options by name; the config's where absent.
   """
 
@@ -41,7 +41,7 @@ class Job(NamedTuple):
 
 def from_records(clips: Sequence[Record], config, settings: Mapping[str, Sequence[float]]) -> Portraits:
   """Each record's first frame as its portrait."""
-  reference = picture.to_float(np.stack([square_frame(c, 0, config.size) for c in clips]))
+  reference = np.stack([square_frame(c, 0, config.size) for c in clips])
   return Portraits(reference, {k: np.asarray(v, np.float32) for k, v in settings.items()})
 
 
@@ -114,7 +114,7 @@ def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: 
   settings = {}
   if request.sweep:
     settings[request.sweep[0]] = np.array([job.value for job in batch], np.float32)
-  return Portraits(picture.to_float(np.stack([images[job.image].image for job in batch])), settings)
+  return Portraits(np.stack([images[job.image].image for job in batch]), settings)
 
 
 def video_of(job: Job, path: str, num_frames: int, fps: float, size: int) -> Video:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from talkjax.diffusion import schedules
 from talkjax.errors import UserError
+from talkjax.media.picture import to_float
 from talkjax.nn.audio_projection import frame_windows
 from talkjax.nn.guider import Guider
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
@@ -176,9 +177,9 @@ def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> d
 
 
 def encode(params, batch: Mapping[str, jax.Array], name: str, nets: Networks, rng: jax.Array | None = None):
-  """Latents of the images batch[name] [..., h, w, 3], or of their cached moments batch[name + '_moments']."""
+  """Latents of the uint8 images batch[name] [..., h, w, 3], or of their cached moments batch[name + '_moments']."""
   if name in batch:
-    images = batch[name]
+    images = to_float(batch[name])
     latents = nets.latents.encode(params, images.reshape(-1, *images.shape[-3:]), rng)
     return latents.reshape(*images.shape[:-3], *latents.shape[1:])
   moments = batch[f'{name}_moments']

@@ -29,11 +29,11 @@ def read(
     complete: (example, first frame of the clip, generator) -> the example with what is the system's own.
 
   Returns:
-    target [k, f, h, w, 3] and reference [k, h, w, 3], float32 in [-1, 1]: the clip and another frame of the record, no
-    further than `data.reference_within` from it (with cached latents `target_moments` and `reference_moments` instead,
-    float16 [..., h', w', 2 c]). `audio` [k, f + 2m, d], the features of the clip with `margin` frames on each
-    side. `weight` of the loss [k, f, h', w', 1] at the latents' resolution
-    where `mouth_weight` is not 1. `id` [k]. And what `complete` adds.
+    target [k, f, h, w, 3] and reference [k, h, w, 3], uint8: the clip and another frame of the record, no further than
+    `data.reference_within` from it (with cached latents `target_moments` and `reference_moments` instead, float16
+    [..., h', w', 2 c]). `audio` [k, f + 2m, d], the features of the clip with `margin` frames on each side. `weight` of
+    the loss [k, f, h', w', 1] at the latents' resolution where `mouth_weight` is not 1. `id` [k]. And what `complete`
+    adds.
 
   Raises:
     UserError: the record is too short, has no sound where it is needed, or its cached features do not fit the config.
@@ -66,7 +66,7 @@ def images(name: str, record: Record, frames: Sequence[int], config) -> dict[str
     UserError: the cached latents are not of images as the config has them.
   """
   if not len(record.features.get('latents', ())):
-    return {name: picture.to_float(np.stack([square_frame(record, i, config.size) for i in frames]))}
+    return {name: np.stack([square_frame(record, i, config.size) for i in frames])}
   where = f'config.data.feature_cache={config.data.feature_cache}'
   latents = record.features['latents']
   if config.latents.kind != 'vae':

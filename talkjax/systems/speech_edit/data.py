@@ -17,7 +17,8 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   """Random frames of a record as training examples, `data.examples_per_record` along axis 0.
 
   Returns:
-    target, previous, identity [k, h, w, 3] float32 in [-1, 1]; mask [k, h, w, 1] float32; audio [k, d]; id [k].
+    target, identity [k, h, w, 3] uint8; previous [k, h, w, 3] float32 in [-1, 1], because it has noise; mask
+    [k, h, w, 1] float32; audio [k, d]; id [k].
   """
   k, size = config.data.examples_per_record, config.size
   numbers = generator.integers(0, len(record.frames), k)
@@ -27,9 +28,9 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   # Frame 0 has no frame before it: as published it is its own.
   previous = [augment(picture(max(i - 1, 0)), generator, config.augment) for i in numbers]
   return {
-    'target': to_float(np.stack([picture(i) for i in numbers])),
+    'target': np.stack([picture(i) for i in numbers]),
     'previous': np.stack(previous),
-    'identity': np.repeat(to_float(picture(0))[None], k, 0),
+    'identity': np.repeat(picture(0)[None], k, 0),
     'mask': np.stack(masks),
     'audio': audio.of_record(record)[numbers].astype(np.float32),
     'id': np.full(k, record.id),

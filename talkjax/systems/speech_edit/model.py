@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from talkjax.diffusion import losses, schedules, targets
+from talkjax.media.picture import to_float
 from talkjax.nn.unet import UNet
 from talkjax.weights.speech import Encoder
 
@@ -30,7 +31,7 @@ def make_network(config) -> UNet:
 
 def init(rng: jax.Array, batch: dict[str, jax.Array], *, net: UNet, encoder: Encoder | None) -> Any:
   """Fresh parameters."""
-  x = jnp.concatenate([batch['target'], batch['previous'], batch['identity']], -1)[:1]
+  x = jnp.concatenate([batch[k][:1].astype(jnp.float32) for k in ('target', 'previous', 'identity')], -1)
   params = {'unet': net.init(rng, x, jnp.ones(1), batch['audio'][:1])['params']}
   if encoder:
     params[encoder.kind] = encoder.init(jax.random.fold_in(rng, 1))
@@ -72,6 +73,7 @@ def loss(params, batch, rng: jax.Array, train: bool, *, predict: Callable, sched
     (loss, metrics).
   """
   level_rng, noise_rng, dropout_rng = jax.random.split(rng, 3)
+  batch = {**batch, 'target': to_float(batch['target']), 'identity': to_float(batch['identity'])}
   y_0, region = batch['target'], batch['mask']
   level = schedules.continuous_level(level_rng, schedule, y_0.shape[0])
   noise = jax.random.normal(noise_rng, y_0.shape)
