@@ -19,7 +19,9 @@ def get_config(arg: str | None = None):
   size, stage, changes = portrait.parse(arg)
   c = portrait.base(stage)
   c.system = 'vexpress'  # the released configs have clips of 1, 20 and 8 frames, and context_scales of 0.95 and 3
-  c.fps = 30.0  # of generated videos
+  # Of generated videos: the rate that the weights were trained at, that of every corpus (`convert` sets the released
+  # weights' own, 30).
+  c.fps = 25.0
   c.compat = 'paper'  # or 'published': with the released code's errors (retargeting, lengths cut to whole windows)
   # Generation: frames of a window and how many two neighbours share at least (released: 24 and 4); windows at once on a
   # device, which bounds memory; MiB of the windows' conditioning that are cached from step to step.
@@ -50,7 +52,6 @@ def get_config(arg: str | None = None):
 
   if size != 'paper':
     portrait.from_scratch(c, size, stage)
-    c.fps = 25.0
     c.kps_canvas = 256
     c.augment.flip = 0.0
     c.drop.all = 0.05

@@ -22,7 +22,7 @@ from talkjax.systems.audio import AudioFeatures, Sound
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.latents import FoldedLatents
 from talkjax.systems.sampling import make_table
-from talkjax.systems.vexpress import generation, model, windows
+from talkjax.systems.vexpress import generation, model, published, windows
 from talkjax.weights.fit import fit
 
 
@@ -285,9 +285,9 @@ def window_plan(case):
 
 def published_length(samples, size=24, overlap=4):
   try:
-    return windows.published_length(int(samples), size, overlap)
+    return windows.published_length(int(samples), size, overlap, published.FPS)
   except UserError:
-    return (int(samples / 16_000 * 30), -1, -1)
+    return (int(samples / 16_000 * published.FPS), -1, -1)
 
 
 def pipeline(case):

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import portrait
 from configs import vexpress as config_file
 from talkjax import systems
+from talkjax.corpora import footage
 from talkjax.diffusion import losses
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
@@ -118,6 +120,11 @@ def test_stages_of_the_paper():
   assert paper[2].init_new == () and paper[0].frames == 1 and paper[1].frames == paper[2].frames == 12
   assert (paper[1].drop.kps, paper[1].drop.reference, paper[0].drop.kps) == (0.5, 0.2, 0.0)
   assert paper[1].mouth_weight == 100 and (paper[1].windows.frames, paper[1].windows.overlap) == (12, 4)
+
+
+@pytest.mark.parametrize('size', portrait.SIZES)
+def test_videos_have_the_frame_rate_of_the_corpora_that_weights_are_trained_on(size):
+  assert {config_file.get_config(f'{size},stage={stage}').fps for stage in (1, 2, 3)} == {footage.FPS}
 
 
 @pytest.mark.parametrize(

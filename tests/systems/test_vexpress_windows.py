@@ -34,6 +34,6 @@ def test_predictions_are_averaged():
 
 
 def test_sound_shorter_than_a_published_window_is_refused():
-  assert windows.published_length(16_000 * 2, 24, 4) == (60, 2, 44)
+  assert windows.published_length(16_000 * 2, 24, 4, 30.0) == (60, 2, 44)
   with pytest.raises(UserError, match='the sound has 15 frames .* fewer than a window of 24'):
-    windows.published_length(8000, 24, 4)
+    windows.published_length(8000, 24, 4, 30.0)

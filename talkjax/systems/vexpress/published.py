@@ -21,6 +21,7 @@ from talkjax.weights.read import read_weights
 NAME = 'vexpress'  # value of convert --source
 CONFIG = 'configs/vexpress.py'  # provides the settings that the files do not contain
 ARGUMENTS = 'paper,stage=3'
+FPS = 30.0  # that the weights were trained at
 # The released settings where they differ from the paper's.
 RELEASED = {
   'frames': 8,
@@ -86,8 +87,8 @@ def convert(
 
   Args:
     files: paths by part.
-    config: of vexpress. It is updated with the sizes found in the files, and provides the numbers of heads and groups,
-      which cannot be inferred from them.
+    config: of vexpress. It is updated with the sizes found in the files and the frame rate of the weights, and provides
+      the numbers of heads and groups, which cannot be inferred from the files.
     read_pretrained: (name, folder or workdir, network) -> parameters of the network.
 
   Returns:
@@ -97,7 +98,7 @@ def convert(
     UserError: a file contains other weights, or its sizes do not fit the other files.
   """
   state = {part: read_all(files[part]) for part in FILES}
-  config.update_from_flattened_dict(infer(state, config))
+  config.update_from_flattened_dict({**infer(state, config), 'fps': FPS})
   nets = model.make_networks(config)
   example = batch(config)
   wanted = shapes(nets, example)

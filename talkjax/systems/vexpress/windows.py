@@ -82,7 +82,7 @@ def coverage(frames: np.ndarray, count: int) -> np.ndarray:
   return sum(np.bincount(np.unique(index), minlength=count)[:count] for index in frames)
 
 
-def published_length(samples: int, size: int, overlap: int, fps: float = 30.0) -> tuple[int, int, int]:
+def published_length(samples: int, size: int, overlap: int, fps: float) -> tuple[int, int, int]:
   """How the released code cuts 16 kHz sound: (its frames at `fps`, whole windows, frames of those).
 
   Raises:
