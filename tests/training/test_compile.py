@@ -29,7 +29,7 @@ def config(micro, monkeypatch):
 def test_training_and_benchmark_lower_the_same_step(config, tmp_path, monkeypatch):
   commands = {
     'train': functools.partial(train.train, config, str(tmp_path)),
-    'benchmark': functools.partial(benchmark.benchmark, config, 1, 1),
+    'benchmark': functools.partial(benchmark.benchmark, config, 1),
     'compile_only': functools.partial(benchmark.compile_only, config),
   }
   programs = []
