@@ -189,8 +189,8 @@ def _write_videos(folder: pathlib.Path, clip: Clip) -> None:
       sound, rate = other if kind == 'other_speech' else own, AUDIO_RATE
     path = folder / kind / f'{clip.record.id}.mp4'
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = sound[: round(len(shown.frames) / fps * rate)]
-    with video.VideoWriter(path, fps, shown.frames[0].shape[:2], samples, rate) as writer:
+    samples = sound[: round(len(shown.frames) / shown.fps * rate)]
+    with video.VideoWriter(path, shown.fps, shown.frames[0].shape[:2], samples, rate) as writer:
       for frame in shown.frames:
         writer.write(frame)
 

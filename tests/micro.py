@@ -1,5 +1,6 @@
 """Portrait systems at a size that a test can afford."""
 
+import dataclasses
 import functools
 import types
 
@@ -11,6 +12,8 @@ import numpy as np
 from configs import emo, vexpress
 from talkjax import generate as command
 from talkjax import options, systems
+from talkjax.corpora.records import Record
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import input_pipeline
 from talkjax.weights import encoders
 
@@ -76,6 +79,12 @@ def setup(made: ml_collections.ConfigDict) -> types.SimpleNamespace:
   params = random_params(jax.eval_shape(system.init, jax.random.key(0), batch))
   records = list(input_pipeline.eval_records(made.data, 'test', 2))
   return types.SimpleNamespace(config=made, system=system, params=params, batch=batch, records=records)
+
+
+def cut(record: Record, count: int) -> Record:
+  """The first `count` frames of a record, and their sound."""
+  rows = {name: getattr(record, name)[:count] for name in ('frames', 'box', 'landmarks', 'pose')}
+  return dataclasses.replace(record, **rows, audio=record.audio[: round(count / record.fps * AUDIO_RATE)])
 
 
 def generate(system: systems.System, params, conditions, seeds) -> np.ndarray:

@@ -46,7 +46,7 @@ class Generated:
   """
 
   frames: Sequence[np.ndarray]
-  fps: float = 25.0
+  fps: float
   seams: Sequence[int] = ()
   sound: np.ndarray | None = None
   sound_rate: int = 16_000

@@ -36,7 +36,7 @@ class Chunk:
 
   frames: np.ndarray | None = None
   sound: np.ndarray | None = None
-  fps: float = 25.0
+  fps: float = dataclasses.field(kw_only=True)
   sound_rate: int = 16_000
   seams: tuple[tuple[int, ...], ...] = ()
 

@@ -22,7 +22,7 @@ from talkjax.systems.portrait.reading import square_frame
 from talkjax.training import checkpoint, input_pipeline, state
 from talkjax.training.sharding import path_name
 from tests.commands import call, run
-from tests.micro import ENCODER, generate, random_params, render, training_batch
+from tests.micro import ENCODER, cut, generate, random_params, render, training_batch
 from tests.micro import emo_config as micro
 
 
@@ -151,6 +151,15 @@ def test_as_many_frames_as_the_audio_and_no_video_depends_on_its_batch(emo):
   np.testing.assert_allclose(alone, joined.frames[1].astype(int), atol=1)
 
 
+def test_a_video_is_evaluated_at_the_frame_rate_of_its_record(emo):
+  record = cut(emo.records[0], 6)
+  _, (made,) = evaluate.generate_clips(emo.system, emo.params, [record], np.array([5], np.uint32))
+  assert (made.fps, made.seams) == (25.0, (4,))
+  faster = dataclasses.replace(record, fps=50.0)
+  _, (made,) = evaluate.generate_clips(emo.system, emo.params, [faster], np.array([5], np.uint32))
+  assert (made.fps, len(made.frames)) == (50.0, 6)
+
+
 def test_a_clip_continues_the_one_before(emo):
   given = emo.system.from_records(emo.records[:1], num_frames=8).conditions
   waveform = given.sound[0].waveform.copy()
@@ -186,7 +195,7 @@ def test_each_video_of_a_batch_has_its_own_settings(emo):
 def test_a_sweep_measures_heads_and_mouths_at_every_value(emo):
   records = emo.records[:1]
   (truth,) = emo.system.from_records(records).truth
-  chunk = systems.Chunk(np.stack(truth.frames)[None])
+  chunk = systems.Chunk(np.stack(truth.frames)[None], fps=25.0)
   # What is generated does not depend on the value here, so its ranks are not defined.
   constant = dataclasses.replace(emo.system, generate=lambda *_: iter([chunk]))
   measured = evaluate.sweep(constant, emo.config, emo.params, records, 'audio_weight', (1.0, 2.0), 0)

@@ -9,14 +9,14 @@ import types
 import numpy as np
 import pytest
 
-from talkjax import options, systems
+from talkjax import evaluate, options, systems
 from talkjax.systems import portrait
 from talkjax.systems.sampling import make_table
 from talkjax.systems.vexpress import OPTIONS, conditions, generation, model
 from talkjax.training import checkpoint, sharding
 from talkjax.training.workdir import read_config
 from tests.commands import ROOT
-from tests.micro import generate
+from tests.micro import cut, generate
 
 
 def changed(vexpress, **values) -> types.SimpleNamespace:
@@ -39,6 +39,12 @@ def test_any_length_is_generated_without_compiling_again(vexpress):
     if count == 9:  # 1, 2 and 3 windows at once, which is the most that the config allows
       sizes = compiled()
   assert compiled() == sizes
+
+
+def test_seams_are_scored_where_windows_begin(vexpress):
+  clips = [cut(r, n) for r, n in zip(vexpress.records, (9, 6))]
+  _, made = evaluate.generate_clips(vexpress.system, vexpress.params, clips, np.array([5, 6], np.uint32))
+  assert [m.seams for m in made] == [(3, 5), (2,)]  # the last window of four frames ends with its video
 
 
 def test_a_video_depends_neither_on_its_batch_nor_on_the_number_of_windows_at_once(vexpress):

@@ -10,7 +10,7 @@ from talkjax import options, systems
 from talkjax.media import picture
 from talkjax.metrics import suites
 
-RATE, CLIP = 16_000, 5  # samples per second, frames per chunk
+RATE, FPS, CLIP = 16_000, 25, 5  # samples and frames per second, frames per chunk
 OPTIONS = (
   options.Option('seconds', float, 'How long the video is.', required=True),
   options.Option('pitch', float, 'Of the sound, Hz.', key='pitch', minimum=1, evaluate=True),
@@ -48,11 +48,11 @@ def generate(params, conditions, seeds, progress=None, *, config):
   image = picture.to_uint8(params['image'])
   for start in range(0, conditions, CLIP):
     count = min(CLIP, conditions - start)
-    time = np.arange(start * RATE // 25, (start + count) * RATE // 25) / RATE
+    time = np.arange(start * RATE // FPS, (start + count) * RATE // FPS) / RATE
     sound = 0.3 * np.sin(2 * np.pi * config.pitch * time).astype(np.float32)
     frames = np.broadcast_to(image, (len(seeds), count, *image.shape))
     yield systems.Chunk(
-      frames, np.tile(sound, (len(seeds), 1)), sound_rate=RATE, seams=((0,) * bool(start),) * len(seeds)
+      frames, np.tile(sound, (len(seeds), 1)), fps=FPS, sound_rate=RATE, seams=((0,) * bool(start),) * len(seeds)
     )
 
 
@@ -63,8 +63,8 @@ def from_records(records, speech=None, num_frames=None, settings=None, *, config
 
 
 def from_files(params, request, *, config):
-  count = round(25 * request.inputs['seconds'])
-  video = systems.Video(request.output, count, 25.0, (config.size, config.size))
+  count = round(FPS * request.inputs['seconds'])
+  video = systems.Video(request.output, count, FPS, (config.size, config.size))
   return [systems.FileBatch((video,), 1, lambda: count)]
 
 

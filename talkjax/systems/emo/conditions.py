@@ -18,7 +18,7 @@ from talkjax.systems.portrait import conditions
 from talkjax.systems.portrait.conditions import Job, Portraits
 from talkjax.systems.portrait.reading import box_region, face_region
 
-FPS = 25.0
+FPS = 25.0  # of videos generated from files, as of the corpora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +51,14 @@ def from_records(
   Args:
     clips: who is shown.
     config: the system's.
-    speech: as many records whose sound is used instead; silent after its end.
+    speech: as many records whose sound is used instead, cut at the end of the clip; silent after its own.
     num_frames: length of the videos; by default that of the longest clip.
     settings: values [b] of sweepable options.
   """
   settings = dict(settings or {})
   count = num_frames or max(len(c.frames) for c in clips)
   index = np.arange(count)
+  voices = zip(speech or clips, clips, strict=True)
   if (speed := settings.pop('speed', None)) is None:
     speeds = [measures.head_speed(c.pose, c.fps)[np.clip(index, 0, len(c.frames) - 1)] for c in clips]
   else:
@@ -66,7 +67,7 @@ def from_records(
     Conditions(
       portraits=conditions.from_records(clips, config, settings),
       region=np.stack([face_region(c, range(min(count, len(c.frames))), config.size) for c in clips]),
-      sound=[Sound.of_record(voice) for voice in speech or clips],
+      sound=[Sound.of_record(v, num_frames or len(c.frames), c.fps) for v, c in voices],
       speed=np.stack(speeds),
     ),
     tuple(conditions.truth(c, count, config.size) for c in clips),
@@ -111,7 +112,8 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   batches = []
   for first in range(0, len(jobs), size):
     batch = jobs[first : first + size]
-    videos = [conditions.video_of(job, paths[job], lengths[job.voice], FPS, config.size) for job in batch]
+    own = [(job, sounds[job.voice]) for job in batch]
+    videos = [conditions.video_of(job, paths[job], sound.num_frames, sound.fps, config.size) for job, sound in own]
     padded = [batch[i % len(batch)] for i in range(size)]  # one compiled shape: the last batch is filled up
     batches.append(FileBatch(tuple(videos), size, functools.partial(make, padded)))
   return batches

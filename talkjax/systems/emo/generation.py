@@ -13,7 +13,7 @@ from talkjax.media.picture import to_uint8
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems import Chunk
 from talkjax.systems.emo import model
-from talkjax.systems.emo.conditions import FPS, Conditions
+from talkjax.systems.emo.conditions import Conditions
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
 from talkjax.training import sharding
@@ -121,7 +121,7 @@ def generate(
 
   def chunk(number: int, images) -> Chunk:
     frames = to_uint8(images)[:, : count - number * f]  # the last clip is cut at the end of the audio
-    return Chunk(frames, fps=FPS, seams=(((0,) if number else ()),) * len(frames))
+    return Chunk(frames, fps=conditions.sound[0].fps, seams=(((0,) if number else ()),) * len(frames))
 
   previous = None
   for number, start in enumerate(range(0, count, f)):
