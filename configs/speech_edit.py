@@ -41,7 +41,7 @@ def get_config(arg: str | None = None):
   c.augment = dict(warp=0.02, noise=0.05)  # of the previous frame
   c.optimizer.learning_rate = 5e-5
   c.data.corpus = 'crema_d'
-  c.data.align = False  # records of real corpora are already aligned
+  c.data.align = False  # records of grid, crema_d and clips/aligned are already aligned
   c.data.workers = 4
   c.data.mouth = 'landmarks'  # how scores measure the mouth: 'landmarks' of real faces, 'pixels' of drawn ones
   c.batch_size = 160  # 40 on each of 4 GPUs

@@ -1,6 +1,6 @@
 """Any folder of videos of talking people, with an optional CSV of metadata (see data/README.md).
 
-python -m talkjax.build data/clips --manual_dir=DIR [--config=pieces]
+python -m talkjax.build data/clips --manual_dir=DIR [--config=small]
 """
 
 import csv
@@ -11,36 +11,48 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from talkjax.corpora import building, footage, records
+from talkjax.corpora import building, footage, records, shots
 from talkjax.errors import UserError
 from talkjax.media import files
 
 VIDEOS = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.flv', '.wmv', '.ts', '.3gp')
 TEXTS = ('speaker', 'gender', 'caption', 'transcript')
 SPLITS = ('train', 'test')
+CROPS = {'fixed': footage.FaceWindow(), 'aligned': None}
 GENDERS = {'m': 'male', 'male': 'male', 'man': 'male', 'f': 'female', 'female': 'female', 'woman': 'female', '': ''}
 
 
 @dataclasses.dataclass
 class ClipsConfig(tfds.core.BuilderConfig):
-  """`size`: of the crop, pixels. `max_seconds`: longer videos are split. `silent_ok`: keep videos without sound."""
+  """How videos become records.
 
-  size: int = 128
-  max_seconds: float | None = None
+  Attributes:
+    size: of the crop, pixels.
+    crop: 'fixed', a square per shot in which the head moves, or 'aligned', a face that is aligned in every frame.
+    max_seconds: longer shots are split; None: they are not.
+    silent_ok: keep videos without sound.
+  """
+
+  size: int = 512
+  crop: str = 'fixed'
+  max_seconds: float | None = 10.0
   silent_ok: bool = False
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Talking faces in a folder of videos."""
 
-  VERSION = tfds.core.Version('2.0.0')
+  VERSION = tfds.core.Version('3.0.0')
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'a folder of videos (in subfolders too), optionally with one .csv that has a column file'
   )
   BUILDER_CONFIGS = [
-    ClipsConfig(name='whole', description='One record per video.'),
-    ClipsConfig(name='pieces', max_seconds=10.0, description='Videos are split into pieces of at most 10 s.'),
-    ClipsConfig(name='silent', silent_ok=True, description='One record per video, including videos without sound.'),
+    ClipsConfig(name='full', description='512 x 512, a fixed crop per shot of at most 10 s.'),
+    ClipsConfig(name='small', size=256, description='256 x 256, likewise.'),
+    ClipsConfig(name='silent', silent_ok=True, description='As full, including videos without sound.'),
+    ClipsConfig(
+      name='aligned', size=128, crop='aligned', max_seconds=None, description='128 x 128, faces aligned frame by frame.'
+    ),
   ]
 
   def _info(self):
@@ -48,25 +60,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     config = self.builder_config
-    splits = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.max_seconds, config.silent_ok)
-    return building.generate(self, splits, footage.talking_record)
+    splits = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.crop, config.silent_ok)
+    return building.generate(self, shots.split(self, splits, config.max_seconds), footage.talking_record)
 
   def _generate_examples(self):
     raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
 def find_clips(
-  folder: pathlib.Path, size: int = 128, max_seconds: float | None = None, silent_ok: bool = False
+  folder: pathlib.Path, size: int = 512, crop: str = 'fixed', silent_ok: bool = False
 ) -> dict[str, dict[str, footage.Clip]]:
-  """The clips of a folder, by split and name.
+  """The videos of a folder as clips, by split and name, which is the path in the folder.
 
-  A clip's name is its path in the folder (with '#1', '#2', ... if a video is split). Videos without an entry in the CSV
-  column `split` are split by speaker (by video if the CSV names no speaker): the last 5 % by name are the test set, at
-  least one, unless there is only one.
+  Videos without an entry in the CSV column `split` are split by speaker (by video if the CSV names no speaker): the
+  last 5 % by name are the test set, at least one, unless there is only one.
 
   Raises:
-    UserError: there is no video, or the CSV is invalid.
+    UserError: there is no video, the CSV is invalid, or an unknown `crop`.
   """
+  if crop not in CROPS:
+    raise UserError(f"config's crop is {crop!r}: expected {' or '.join(map(repr, CROPS))}")
   rows = read_table(folder)
   names = sorted({p.relative_to(folder).as_posix() for p in footage.find_files(folder, VIDEOS)} | set(rows))
   if not names:
@@ -75,13 +88,11 @@ def find_clips(
   free = sorted({groups[name] for name in names if not rows.get(name, {}).get('split')})
   held = set(free[-max(1, len(free) // 20) :]) if len(free) > 1 else set()
   splits = {split: {} for split in SPLITS}
-  cuts, problems = footage.pieces_of_all([str(folder / name) for name in names], max_seconds)
   for name in names:
     row = rows.get(name, {})
     split = row.get('split') or ('test' if groups[name] in held else 'train')
-    path = str(folder / name)
-    for clip in _clips(path, name, row, cuts[path], problems.get(path, '')):
-      splits[split][clip.id] = dataclasses.replace(clip, size=size, silent_ok=silent_ok)
+    clip = _clip(str(folder / name), name, row)
+    splits[split][name] = dataclasses.replace(clip, size=size, window=CROPS[crop], silent_ok=silent_ok)
   return splits
 
 
@@ -117,32 +128,15 @@ def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   return table
 
 
-def _clips(path: str, name: str, row: dict[str, str], cuts: list[tuple[float, float | None]], problem: str):
-  attributes = {k: v for k, v in row.items() if v and k not in (*TEXTS, 'split')}
+def _clip(path: str, name: str, row: dict[str, str]) -> footage.Clip:
   gender = GENDERS[row.get('gender', '').lower()]
-  clip = footage.Clip(
+  return footage.Clip(
     id=name,
     video=path,
     speaker=row.get('speaker', ''),
     gender=gender,
     caption=row.get('caption') or footage.caption_of(gender),
     transcript=row.get('transcript', ''),
-    attributes=tuple(sorted(attributes.items())),
-    problem=problem,
+    attributes=tuple(sorted((k, v) for k, v in row.items() if v and k not in (*TEXTS, 'split'))),
+    problem='' if os.path.lexists(path) else 'listed in the CSV, but there is no such file',
   )
-  if not os.path.lexists(path):
-    return [dataclasses.replace(clip, problem='listed in the CSV, but there is no such file')]
-  if len(cuts) == 1:
-    return [clip]
-  # The transcript is dropped: it does not say which words belong to which piece.
-  return [
-    dataclasses.replace(
-      clip,
-      id=f'{name}#{i}',
-      start=a,
-      end=b,
-      transcript='',
-      attributes=tuple(sorted({**attributes, 'piece': str(i)}.items())),
-    )
-    for i, (a, b) in enumerate(cuts, 1)
-  ]

@@ -1,13 +1,16 @@
 """Makes the record of a video of a talking person; shared by all corpora of real people.
 
-Follows section 3.3.3 of "Speech Driven Video Editing via an Audio-Conditioned Diffusion Model": frames at 25 per
-second, landmarks detected in each, the face aligned to the canonical face with a smoothing window of 7 frames, and a
-square crop around it. Corpora with published crops use those instead: a fixed square in which the head moves
-(`Window`).
+Frames are resampled to 25 per second and the face is found in each. Then they are cropped to a square in one of two
+ways:
+
+- fixed for the whole clip, so that the head moves in it, as portrait systems need: a published crop or the centre of
+  the picture (`Window`), or a square around the face in all frames (`FaceWindow`);
+- aligned frame by frame to a canonical face, as in section 3.3.3 of "Speech Driven Video Editing via an
+  Audio-Conditioned Diffusion Model", with a smoothing window of 7 frames: position, scale and roll of the head are
+  removed.
 """
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import os
@@ -18,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from talkjax.corpora import building, records
+from talkjax.corpora import records
 from talkjax.corpora.building import Skip
 from talkjax.errors import UserError
 from talkjax.faces import align, landmarks
@@ -35,6 +38,8 @@ MIN_AMPLITUDE = 1e-3  # of 1; an audio track whose peak is lower contains no spe
 MAX_AUDIO_DIFFERENCE = 0.15  # seconds between the durations of a separate audio file and the video
 PICTURES = ('.png', '.jpg', '.jpeg')
 ROUNDING = 2  # pixels by which a window may exceed the frame; it is then moved inside
+MARGIN = 1.25  # least side of a `FaceWindow`, in sides of the square around the face in all frames
+RAISED = 0.1  # fraction of its side by which a `FaceWindow` is above the face's centre: boxes end below the hair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +53,20 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
+class FaceWindow:
+  """A square crop that is the same for all frames of a clip, around the face in all of them; see `place_window`."""
+
+  face: float = 0.55  # side of the face's box (chin to hairline) as a fraction of the crop's, about as in HDTF
+
+
+@dataclasses.dataclass(frozen=True)
 class Clip:
   """The sources and metadata of a record; unknown texts are ''."""
 
   id: str
   video: str  # a video file, or a folder of images at `fps` frames per second
   size: int = 128  # of the square crop, pixels
-  window: Window | None = None  # a fixed crop; None: a crop around the aligned face
+  window: Window | FaceWindow | None = None  # a fixed crop; None: a crop around the aligned face
   fps: float = FPS  # of a folder of images; ignored for video files
   audio: str = ''  # a file with better audio; used if its duration matches the video, else the video's audio is
   start: float = 0.0  # seconds; `start` and `end` select a part of the video
@@ -110,7 +122,10 @@ def talking_record(clip: Clip) -> records.Record:
     raise Skip(clip.problem)
   try:
     waveform = _waveform(clip)
-    frames, track = _aligned_frames(clip) if clip.window is None else _window_frames(clip)
+    if isinstance(clip.window, Window):
+      frames, track = _window_frames(clip)
+    else:
+      frames, track = _aligned_frames(clip) if clip.window is None else _face_window_frames(clip)
   except UserError as error:
     raise Skip(_without_paths(str(error), clip)) from error
   count = len(frames)
@@ -135,39 +150,6 @@ def talking_record(clip: Clip) -> records.Record:
   )
 
 
-def pieces(path: str, max_seconds: float | None) -> list[tuple[float, float | None]]:
-  """Splits a video into (start, end) pieces of at most `max_seconds`, in seconds, of equal length and whole frames.
-
-  A video that can't be read, or is short enough, gives one piece with the end None.
-  """
-  try:
-    seconds = video.probe(path).duration if max_seconds else 0.0
-  except UserError:  # reported when the record is made
-    seconds = 0.0
-  if not max_seconds or seconds <= max_seconds:
-    return [(0.0, None)]
-  return [(a / FPS, b / FPS) for a, b in itertools.pairwise(even_parts(round(seconds * FPS), max_seconds))]
-
-
-def pieces_of_all(
-  paths: Sequence[str], max_seconds: float | None
-) -> tuple[dict[str, list[tuple[float, float | None]]], dict[str, str]]:
-  """Runs `pieces` for many videos in the worker processes of the build.
-
-  Returns:
-    (pieces by path, errors by path). Errors are those of videos that crashed a worker or exceeded the time limit of the
-    build; such a video is one piece.
-  """
-  found, problems = dict.fromkeys(paths, [(0.0, None)]), {}
-  if max_seconds:  # otherwise the videos need not be opened
-    for path, cuts, error in building.in_workers(functools.partial(pieces, max_seconds=max_seconds), paths):
-      if error is None:
-        found[path] = cuts
-      else:
-        problems[path] = error
-  return found, problems
-
-
 def even_parts(frames: int, max_seconds: float) -> list[int]:
   """Divides frames into the fewest equal parts of at most `max_seconds`: the start of each part, and the end."""
   longest = max(1, int(max_seconds * FPS))
@@ -175,7 +157,7 @@ def even_parts(frames: int, max_seconds: float) -> list[int]:
 
 
 def read_frames(clip: Clip) -> Iterator[np.ndarray]:
-  """Yields the frames of a clip at 25 per second: uint8 [h, w, 3] RGB, or [size, size, 3] if the clip has a window.
+  """Yields the frames of a clip at 25 per second: uint8 [h, w, 3] RGB, or [size, size, 3] if it has a `Window`.
 
   Raises:
     Skip: the video has no frames between `start` and `end`, or the window exceeds the frame.
@@ -189,7 +171,7 @@ def read_frames(clip: Clip) -> Iterator[np.ndarray]:
   empty = True
   for frame in frames:
     empty = False
-    yield frame if clip.window is None else _crop(frame, clip.window, clip.size)
+    yield _crop(frame, clip.window, clip.size) if isinstance(clip.window, Window) else frame
   if empty:
     raise Skip('the video ends before the clip begins')
 
@@ -209,6 +191,48 @@ def _aligned_frames(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]
     landmarks=_transform_points(track.landmarks, transforms),
     pose=_rotate_pose(track.pose, transforms),
   )
+
+
+def _face_window_frames(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]:
+  """Encoded crops of the square that `place_window` chooses, and the face track in their coordinates."""
+  shapes = []
+
+  def note_and_yield():
+    for frame in read_frames(clip):
+      shapes.append(frame.shape[:2])
+      yield frame
+
+  track = _find_face(note_and_yield())
+  window = place_window(track.box, shapes[0], clip.window.face)
+  crops = tuple(records.encode_picture(_crop(frame, window, clip.size)) for frame in read_frames(clip))
+  corner, scale = np.array([window.x, window.y], np.float32), np.float32(clip.size / window.side)
+  return crops, dataclasses.replace(
+    track, box=(track.box - np.tile(corner, 2)) * scale, landmarks=(track.landmarks - corner) * scale
+  )
+
+
+def place_window(boxes: np.ndarray, shape: tuple[int, int], face: float) -> Window:
+  """The square crop of a clip in which its face stays.
+
+  Args:
+    boxes: [f, 4] of the face in each frame, x0, y0, x1, y1 in pixels.
+    shape: (h, w) of the frames.
+    face: median side of the face as a fraction of the crop's. The crop is larger where the face moves far, and smaller
+      where the frame is.
+
+  Raises:
+    Skip: no square in the frame contains the face of every frame.
+  """
+  bounds = np.array(shape[::-1], np.float32)
+  low, high = np.clip(boxes[:, :2].min(0), 0, bounds), np.clip(boxes[:, 2:].max(0), 0, bounds)
+  extent = float((high - low).max())
+  wanted = max(np.median((boxes[:, 2:] - boxes[:, :2]).max(1)) / face, MARGIN * extent)
+  side = int(min(wanted, *shape))
+  if extent > side:
+    raise Skip('the face moves too far for a square crop')
+  corner = (low + high) / 2 - side / 2 - np.array([0, RAISED * side])
+  x, y = np.clip(np.clip(corner, high - side, low).round(), 0, bounds - side)
+  return Window(int(x), int(y), side)
 
 
 def _window_frames(clip: Clip) -> tuple[tuple[bytes, ...], landmarks.FaceTrack]:

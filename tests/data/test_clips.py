@@ -1,17 +1,19 @@
 import dataclasses
+import itertools
 import os
 import pathlib
 import shutil
 import sys
-import time
 
+import cv2
 import numpy as np
 import pytest
 
 from talkjax import build
 from talkjax.corpora import building, footage
 from talkjax.errors import UserError
-from talkjax.media import video
+from talkjax.faces import landmarks
+from talkjax.media import picture, video
 
 Builder = build.load(pathlib.Path(__file__).parents[2] / 'data/clips')
 clips = sys.modules[Builder.__module__]
@@ -92,25 +94,67 @@ def test_two_tables_or_no_video_are_errors(tmp_path):
     clips.find_clips(tmp_path)
 
 
-def test_long_videos_are_cut_at_whole_frames_without_gap(tmp_path):
-  path = tmp_path / 'long.mp4'
-  with video.VideoWriter(path, 30, (32, 32), np.zeros(16000 * 5, np.float32), 16000) as writer:
-    for _ in range(150):
-      writer.write(np.zeros((32, 32, 3), np.uint8))
-  cuts = footage.pieces(str(path), 2.0)
-  assert len(cuts) == 3 and cuts[0][0] == 0 and cuts[-1][1] == 5.0
-  assert all(a[1] == b[0] for a, b in zip(cuts, cuts[1:]))
-  frames = np.array([[a * 25, b * 25] for a, b in cuts])
-  np.testing.assert_allclose(frames, frames.round(), atol=1e-9)
-  assert (np.diff(frames) <= 50).all()
-  assert footage.pieces(str(path), None) == footage.pieces(str(path), 5.0) == [(0.0, None)]
-  assert footage.pieces(str(tmp_path / 'none.mp4'), 2.0) == [(0.0, None)]
-  (tmp_path / 'about.csv').write_text('file,transcript,mood\nlong.mp4,all the words,sad\n')
-  found = clips.find_clips(tmp_path, max_seconds=2.0)
-  names = [f'long.mp4#{i}' for i in (1, 2, 3)]
-  assert list(found['train'] | found['test']) == names
-  last = (found['train'] | found['test'])[names[2]]
-  assert last.transcript == '' and dict(last.attributes) == {'mood': 'sad', 'piece': '3'}
+def test_a_config_chooses_the_crop(tmp_path):
+  touch(tmp_path, 'x.mp4')
+  of = lambda **values: clips.find_clips(tmp_path, **values)['train']['x.mp4']
+  assert of().window == footage.FaceWindow() and of().size == 512
+  assert of(crop='aligned', size=128).window is None
+  with pytest.raises(UserError, match="crop is 'round': expected 'fixed' or 'aligned'"):
+    of(crop='round')
+  configs = {config.name: config for config in Builder.BUILDER_CONFIGS}
+  assert [(c.size, c.crop, c.max_seconds) for c in (configs['full'], configs['small'], configs['aligned'])] == [
+    (512, 'fixed', 10.0),
+    (256, 'fixed', 10.0),
+    (128, 'aligned', None),
+  ]
+
+
+def test_a_head_moves_in_a_fixed_window_as_it_does_in_the_video(samples):
+  clip = footage.Clip('x', str(samples / 'clips/talk_650_2997fps.mp4'), size=96, window=footage.FaceWindow(), end=1.0)
+  record = footage.talking_record(clip)
+  frames = list(footage.read_frames(clip))
+  track = landmarks.find_faces(frames)
+  # One scale and one shift for all frames: neither roll nor motion is removed.
+  window = footage.place_window(track.box, frames[0].shape[:2], 0.55)
+  scale = 96 / window.side
+  np.testing.assert_allclose(record.landmarks, (track.landmarks - [window.x, window.y]) * scale, atol=1e-3)
+  np.testing.assert_allclose(record.box, (track.box - [window.x, window.y] * 2) * scale, atol=1e-3)
+  np.testing.assert_array_equal(record.pose, track.pose)
+  assert record.box.min() >= 0 and record.box.max() <= 96
+  # The pictures are cropped likewise: a still background stays still, and the face is where its landmarks are.
+  for i in (0, 24):
+    square = frames[i][window.y : window.y + window.side, window.x : window.x + window.side]
+    expected = cv2.resize(square, (96, 96), interpolation=cv2.INTER_AREA)
+    assert np.abs(record.frame(i).astype(int) - expected).mean() < 3
+
+
+def moving_boxes(start, end, side=100, frames=50):
+  corner = np.linspace(start, end, frames)
+  return np.concatenate([corner, corner + side], axis=1)
+
+
+@pytest.mark.parametrize(
+  ('boxes', 'window'),
+  [
+    # Centred on the face, a little above it; 100 / 0.55 pixels.
+    (moving_boxes((500, 300), (500, 300)), footage.Window(460, 241, 181)),
+    (moving_boxes((0, 0), (0, 0)), footage.Window(0, 0, 181)),
+    (moving_boxes((1180, 620), (1180, 620)), footage.Window(1099, 539, 181)),
+    (moving_boxes((300, 300), (500, 300)), footage.Window(262, 125, 375)),  # 1.25 times as wide as its way
+    (moving_boxes((300, 10), (300, 10), side=700), footage.Window(290, 0, 720)),  # as high as the picture
+  ],
+)
+def test_a_window_contains_the_face_of_every_frame_and_lies_in_the_picture(boxes, window):
+  found = footage.place_window(boxes, (720, 1280), 0.55)
+  assert found == window
+  assert found.x >= 0 and found.x + found.side <= 1280 and found.y >= 0 and found.y + found.side <= 720
+  assert (boxes.min(0)[:2] >= (found.x, found.y)).all()
+  assert (boxes.max(0)[2:] <= (found.x + found.side, found.y + found.side)).all()
+
+
+def test_a_face_that_crosses_the_picture_is_skipped():
+  with pytest.raises(building.Skip, match='the face moves too far for a square crop'):
+    footage.place_window(moving_boxes((0, 300), (1100, 300)), (720, 1280), 0.55)
 
 
 def test_pieces_are_the_parts_of_the_whole(samples):
@@ -157,7 +201,7 @@ def test_reasons_call_what_is_no_regular_file_by_its_kind(tmp_path):
   (tmp_path / 'device.mp4').symlink_to('/dev/zero')
   (tmp_path / 'dangling.mp4').symlink_to('nowhere')
   (tmp_path / 'about.csv').write_text('file\nfifo.mp4\nabsent.mp4\n')
-  found = clips.find_clips(tmp_path, max_seconds=2.0)
+  found = clips.find_clips(tmp_path)
   reasons = {}
   for name, clip in (found['train'] | found['test']).items():
     with pytest.raises(building.Skip) as skip:
@@ -178,19 +222,6 @@ def test_a_table_that_is_a_fifo_is_an_error(tmp_path):
     clips.find_clips(tmp_path)
 
 
-def test_a_video_that_takes_too_long_to_be_divided_is_skipped(tmp_path, monkeypatch):
-  touch(tmp_path, 'x.mp4')
-  monkeypatch.setattr(footage, 'pieces', stuck_pieces)
-  with building.options(workers=1, clip_timeout=1):
-    (clip,) = clips.find_clips(tmp_path, max_seconds=2.0)['train'].values()
-  with pytest.raises(building.Skip, match='took longer than --clip_timeout=1 s'):
-    footage.talking_record(clip)
-
-
-def stuck_pieces(path, max_seconds):
-  time.sleep(600)
-
-
 def test_a_video_without_a_face_is_skipped(tmp_path):
   path = tmp_path / 'noise.mp4'
   rng = np.random.default_rng(0)
@@ -201,19 +232,30 @@ def test_a_video_without_a_face_is_skipped(tmp_path):
     footage.talking_record(footage.Clip(id='x', video=str(path)))
 
 
+def joined(path, *sources):
+  """One video of several with a cut between them, one second each."""
+  with video.VideoWriter(
+    path, 25, (128, 128), np.sin(np.arange(16000 * len(sources)) / 9).astype(np.float32), 16000
+  ) as w:
+    for source in sources:
+      for frame in itertools.islice(video.read_frames(source, fps=25), 25):
+        w.write(picture.fit_square(frame, 128))
+
+
 def test_the_command_builds_a_folder_with_good_and_bad_videos(samples, tmp_path, capsys):
   folder = tmp_path / 'videos'
   folder.mkdir()
-  for name in ('emotion_m003_happy.mp4', 'emotion_w036_happy.mp4', 'silent_w009_happy.mp4'):
+  for name in ('emotion_m003_happy.mp4', 'silent_w009_happy.mp4'):
     shutil.copy(samples / 'clips' / name, folder)
+  joined(folder / 'joined.mp4', samples / 'clips/emotion_w036_happy.mp4', samples / 'clips/talk_524_25fps.mp4')
   (folder / 'broken.mp4').write_bytes(b'broken' * 1000)
   (folder / 'playlist.mp4').write_text('ffconcat version 1.0\nfile emotion_m003_happy.mp4\n')
   os.mkfifo(folder / 'fifo.mp4')
   source = pathlib.Path(__file__).parents[2] / 'data/clips'
   command = ['build', str(source), f'--manual_dir={folder}', f'--data_dir={tmp_path / "datasets"}', '--workers=0']
-  build.build([*command, '--config={"name": "small", "size": 32}'])
+  build.build([*command, '--config={"name": "mine", "size": 32}'])
   out = capsys.readouterr().out
-  assert 'no sound' in out and 'not a readable video' in out and 'the file is a FIFO' in out and '2 clips in' in out
-  builder = Builder(data_dir=tmp_path / 'datasets', config=clips.ClipsConfig(name='small', size=32))
+  assert 'no sound' in out and 'not a readable video' in out and 'the file is a FIFO' in out and '3 clips in' in out
+  builder = Builder(data_dir=tmp_path / 'datasets', config=clips.ClipsConfig(name='mine', size=32))
   ids = {split: [e['id'].decode() for e in builder.as_data_source(split)] for split in builder.info.splits}
-  assert sorted(sum(ids.values(), [])) == ['emotion_m003_happy.mp4', 'emotion_w036_happy.mp4']
+  assert sorted(sum(ids.values(), [])) == ['emotion_m003_happy.mp4', 'joined.mp4#1', 'joined.mp4#2']
