@@ -34,9 +34,9 @@ def get_config(arg: str | None = None):
     radii=(7.5, 7.5, 7.5, 7.5, 10.0, 15.0, 20.0, 30.0, 30.0),
   )
   c.drop = dict(all=0.05, motion=0.1)  # shares of examples without conditions, without motion frames
-  # Largest standard deviation of the noise on motion frames; most frames on each side of the clip whose faces the
-  # region includes too (ours).
-  c.augment.update(motion_noise=0.1, region_frames=0)
+  # Largest standard deviation of the noise on motion frames (ours); frames whose faces the region includes: -1 for all
+  # of the video (section 3.2), otherwise those of the clip and at most so many on each side (ours).
+  c.augment.update(motion_noise=0.1, region_frames=-1)
   c.batch_size = 48 if stage == 1 else 4
   c.steps = 200_000 if stage == 1 else 100_000
 

@@ -15,6 +15,11 @@ by colours and landmarks; `in_region`, the share of frames whose face is where i
 the distance of eyes and nose from the true video's, in widths of the frame; `seam_jump`, the mean change of pixels at
 the seams of separately generated clips over that elsewhere. `..._truth` are the scores of true videos.
 
+Videos are generated from what a user gives `talkjax.generate`, here the first frame and the speech of a record.
+V-Express also needs keypoints, and gets those of the true video; `true_conditions` in the JSON file says so. With
+`--oracle`, emo gets the face region and the head speed of the true video, and the names of all scores begin with
+`oracle_`.
+
 Helper networks that make no video are scored by what they predict: of speech_encoder, `pearson_NAME` is the correlation
 of a predicted curve with the true one.
 """
@@ -56,6 +61,7 @@ OPTIONS = (
     choices=('plain', 'rotated'),
   ),
   Option('snr', float, 'Add white noise to all speech, at this signal-to-noise ratio in dB.'),
+  Option('oracle', bool, 'Take the conditions from the true video that a user would have to guess (emo).', False),
   Option(
     'sweep', str, 'Also measure heads and mouths of the first batch over an option: speed=8,14,20 or audio_weight=1,2.'
   ),
@@ -74,31 +80,33 @@ class Scores:
   strip: np.ndarray | None
 
 
-def score_workdir(
-  system: systems.System,
-  config,
-  params,
-  clips: Sequence[Record],
-  *,
-  batch_size: int,
-  seed: int,
-  rotate: bool = False,
-  videos: str | None = None,
-) -> Scores:
-  """Generates clips and scores them.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How clips are generated and paired.
 
-  Args:
-    system, config, params: what was trained.
-    clips: records.
+  Attributes:
     batch_size: clips at once.
     seed: of noise, pairing and rotation.
     rotate: other speech starts at a random time, circularly.
+    oracle: `System.oracle` is taken from the true video, and the names of scores begin with `oracle_`.
     videos: a folder; for each clip, its video as the corpus has it goes to `source/`, the truth to `true/`, and what
       was generated, with the sound that drove it, to `generated/` and `other_speech/`.
   """
+
+  batch_size: int = 10
+  seed: int = 0
+  rotate: bool = False
+  oracle: bool = False
+  videos: str | None = None
+
+
+def score_workdir(system: systems.System, config, params, clips: Sequence[Record], settings: Settings) -> Scores:
+  """Generates records with what was trained, and scores them."""
+  seed, batch_size = settings.seed, settings.batch_size
+  prefix = 'oracle_' if settings.oracle else ''
   generator = np.random.default_rng(seed)
   others = [clips[i] for i in lips.other_speech([c.transcript or c.id for c in clips], seed)]
-  if rotate:
+  if settings.rotate:
     others = [_rotated(c, int(generator.integers(len(c.frames)))) for c in others]
   scorers = [suite.start(_context(system, config, clips)) for suite in system.scores]
   rows, strip = [], None
@@ -106,31 +114,47 @@ def score_workdir(
   for start in range(0, len(clips), batch_size):
     batch, speech = clips[start : start + batch_size], others[start : start + batch_size]
     seeds = np.arange(seed + start, seed + start + len(batch), dtype=np.uint32)
-    truth, own = generate_clips(system, params, batch, seeds)
+    truth, own = generate_clips(system, params, batch, seeds, oracle=settings.oracle)
     bar.update(len(batch))
-    _, other = generate_clips(system, params, batch, seeds, speech)
+    _, other = generate_clips(system, params, batch, seeds, speech, oracle=settings.oracle)
     bar.update(len(batch))
     for scored in map(Clip, batch, speech, truth, own, other):
       if strip is None and system.generate:
         strip = picture.strip([scored.truth.frames, scored.generated.frames])
       row = {'name': scored.record.id, 'frames': len(scored.truth.frames or scored.record.frames)}
       for scorer in scorers:
-        row |= scorer(scored)
+        row |= {prefix + name: value for name, value in scorer(scored).items()}
       # JSON has no nan: a score that is not defined (a still mouth, an image too small for CPBD) is None.
       rows.append({k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()})
-      if videos:
-        _write_videos(pathlib.Path(videos), scored)
+      if settings.videos:
+        _write_videos(pathlib.Path(settings.videos), scored)
   bar.close()
-  return Scores(rows, _means(rows), tuple(name for suite in system.scores for name in suite.scores), strip)
+  return Scores(rows, _means(rows), tuple(prefix + name for suite in system.scores for name in suite.scores), strip)
 
 
 def generate_clips(
-  system, params, clips: Sequence[Record], seeds: np.ndarray, speech: Sequence[Record] | None = None, **settings
+  system,
+  params,
+  clips: Sequence[Record],
+  seeds: np.ndarray,
+  speech: Sequence[Record] | None = None,
+  *,
+  oracle: bool = False,
+  **settings,
 ) -> tuple[tuple, list[Generated]]:
-  """(the truth, what is generated or predicted) of records; a generated clip is as long as its truth."""
+  """(the truth, what is generated or predicted) of records; a generated clip is as long as its truth.
+
+  Args:
+    system, params: what was trained.
+    clips: the records.
+    seeds: [b] uint32.
+    speech: as many records whose sound is used instead.
+    oracle: of a system that has it, see `System.oracle`.
+    **settings: values [b] of sweepable options.
+  """
   if system.predict:
     return system.predict(params, clips, speech)
-  batch = system.from_records(clips, speech=speech, settings=settings)
+  batch = system.from_records(clips, speech=speech, settings=settings, **({'oracle': True} if oracle else {}))
   chunk = systems.join(system.generate(params, batch.conditions, seeds))
   seams = chunk.seams or ((),) * len(clips)
   generated = []
@@ -258,18 +282,22 @@ def _evaluate_workdir(args) -> dict:
     raise UsageError(
       f'--workdir={args.workdir}: {config.system} makes no video: leave out --strip, --videos and --sweep'
     )
+  if args.oracle and not system.oracle:
+    raise UsageError(
+      f'--oracle: {config.system} has no conditions that could be taken from the true video: leave it out'
+    )
+  true_conditions = (*system.true_conditions, *(system.oracle if args.oracle else ()))
   _, params, step = checkpoint.load_params(args.workdir, args.weights)
   scores = score_workdir(
     system,
     config,
     params,
     clips,
-    batch_size=args.batch_size,
-    seed=args.seed,
-    rotate=args.other_speech == 'rotated',
-    videos=args.videos,
+    Settings(args.batch_size, args.seed, args.other_speech == 'rotated', args.oracle, args.videos),
   )
   print(folders.table(scores.rows, scores.means, scores.names))
+  if true_conditions:
+    print(f'generated with the {", ".join(true_conditions)} of the true videos')
   about = {
     'workdir': args.workdir,
     'step': step,
@@ -278,6 +306,7 @@ def _evaluate_workdir(args) -> dict:
     'split': args.split,
     'other_speech': args.other_speech,
     'snr': args.snr,
+    'true_conditions': true_conditions,
     'settings': {option.name: _at(config, option.key) for option in accepted if option.key},
   }
   if swept:

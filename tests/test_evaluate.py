@@ -40,6 +40,7 @@ def test_a_workdirs_scores(scores):
   out, done = scores
   metrics = json.loads((out / 'metrics.json').read_text())
   assert metrics['clips'] == 2 and len(metrics['rows']) == 2 and metrics['step'] == 2
+  assert metrics['true_conditions'] == []
   for name in (
     'psnr',
     'ssim',
@@ -100,6 +101,7 @@ def test_videos_for_every_clip_can_be_compared(scores):
     ),
     (('--workdir={micro}', '--sweep=audio_weight=1,2'), 2, '--sweep=audio_weight: speech_edit can sweep nothing'),
     (('--workdir={micro}', '--video=a.mp4'), 2, 'video'),
+    (('--workdir={micro}', '--oracle'), 2, '--oracle: speech_edit has no conditions'),
   ],
 )
 def test_errors(arguments, code, sentence, micro_workdir):

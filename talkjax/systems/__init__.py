@@ -126,6 +126,9 @@ class System:
       chunks come late.
     from_records: `(records, speech=None, num_frames=None, settings={}) -> RecordBatch`: the conditions of corpus
       records. `speech` are the records whose sound is used instead; `settings` are values [b] of sweepable options.
+      Systems with `oracle` also take `oracle=False`.
+    true_conditions: what `from_records` always takes from the true video, besides portrait and sound.
+    oracle: what it takes from the true video only with `oracle=True`; by default it is as `generate` has it.
     from_files: `(params, request) -> batches`: checks and reads all files of a request before the first is generated.
     options: what a user can give `generate`, `evaluate` and sweeps.
     scores: suites of `talkjax.metrics.suites` that say whether it works.
@@ -141,6 +144,8 @@ class System:
   generate: Callable[..., Iterator[Chunk]] | None = None
   from_records: Callable[..., RecordBatch] | None = None
   from_files: Callable[[Any, Request], Sequence[FileBatch]] | None = None
+  true_conditions: tuple[str, ...] = ()
+  oracle: tuple[str, ...] = ()
   options: tuple[Option, ...] = ()
   scores: tuple[Suite, ...] = ()
   frozen: tuple[str, ...] = ()

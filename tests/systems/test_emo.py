@@ -18,7 +18,8 @@ from talkjax.media import picture, video
 from talkjax.nn.latent_unet import Conditioning, LatentUNet
 from talkjax.systems import audio, portrait
 from talkjax.systems.emo import OPTIONS, conditions, model
-from talkjax.systems.portrait.reading import square_frame
+from talkjax.systems.portrait import conditions as portrait_conditions
+from talkjax.systems.portrait.reading import face_region, square_frame
 from talkjax.training import checkpoint, input_pipeline, state
 from talkjax.training.sharding import path_name
 from tests.commands import call, run
@@ -72,6 +73,15 @@ def test_the_portrait_may_be_kept_near_the_clip_and_the_region_roomy(puppets, re
     small += example['region'].sum()
     large += systems.build(roomy).read(record, np.random.default_rng(seed))['region'].sum()
   assert max(distances) in (1, 2) and large > small
+
+
+def test_the_region_of_the_paper_is_that_of_the_whole_video(puppets, record):
+  """As at generation, where one region is given for the video."""
+  assert all(config_file.get_config(f'paper,stage={stage}').augment.region_frames == -1 for stage in (1, 2, 3))
+  whole = face_region(record, range(len(record.frames)), 32)
+  system = systems.build(micro(2, puppets, **{'augment.region_frames': -1}))
+  for seed in range(3):
+    np.testing.assert_array_equal(system.read(record, np.random.default_rng(seed))['region'][0], whole)
 
 
 def test_head_speed_is_degrees_per_second():
@@ -192,6 +202,31 @@ def test_each_video_of_a_batch_has_its_own_settings(emo):
   assert (np.abs(videos - generate(emo.system, emo.params, plain, [5])).max((1, 2, 3, 4)) > 1).all()
 
 
+def test_records_are_generated_as_a_users_portrait_is_unless_by_the_oracle(emo, files):
+  record = emo.records[0]
+  image = portrait_conditions.read_portrait(files[0][0], 32)
+  users = emo.system.from_records([record], num_frames=5)
+  asked = conditions.portrait_region(image.landmarks, None, 32)
+  region = users.conditions.region[0]
+  assert (region * asked).sum() > 0.85 * np.maximum(region, asked).sum()  # detected, and drawn landmarks
+  np.testing.assert_array_equal(users.truth[0].region, region)
+  assert (users.conditions.speed == emo.config.speed.default).all()
+  oracle = emo.system.from_records([record], num_frames=5, oracle=True)
+  np.testing.assert_array_equal(oracle.conditions.region[0], face_region(record, range(5), 32))
+  np.testing.assert_array_equal(oracle.truth[0].region, oracle.conditions.region[0])
+  np.testing.assert_array_equal(oracle.conditions.speed[0], measures.head_speed(record.pose, record.fps)[:5])
+  swept = emo.system.from_records([record], num_frames=5, oracle=True, settings={'speed': [7.0]})
+  assert (swept.conditions.speed == 7).all()
+
+
+def test_scores_of_the_oracle_have_names_of_their_own(emo):
+  clips = [cut(record, 5) for record in emo.records]
+  scores = evaluate.score_workdir(emo.system, emo.config, emo.params, clips, evaluate.Settings(oracle=True))
+  assert {'oracle_lip_score', 'oracle_in_region', 'oracle_psnr'} <= set(scores.names) & scores.means.keys()
+  assert all(name.startswith('oracle_') for name in scores.means.keys() - {'clips', 'frames'})
+  assert emo.system.oracle and not emo.system.true_conditions
+
+
 def test_a_sweep_measures_heads_and_mouths_at_every_value(emo):
   records = emo.records[:1]
   (truth,) = emo.system.from_records(records).truth
@@ -232,15 +267,14 @@ read = lambda path: np.stack(list(video.read_frames(path))).astype(int)
 
 def test_every_portrait_with_every_voice(emo, files, tmp_path):
   images, voices = files
-  speed = {'speed': 10.0, 'seed': 3}
-  counts = render(emo, tmp_path / 'all', image=images, audio=voices, batch_size=3, **speed)
+  counts = render(emo, tmp_path / 'all', image=images, audio=voices, batch_size=3, seed=3)
   assert {pathlib.Path(p).stem: n for p, n in counts.items()} == {
     f'portrait{i}_voice{j}': 5 + 4 * j for i in (0, 1) for j in (0, 1)
   }
   assert all(len(read(path)) == count for path, count in counts.items())
   # The same as when generated alone, except for the codec's loss.
   alone = tmp_path / 'alone.mp4'
-  assert render(emo, alone, image=images[1:], audio=voices[:1], **speed) == {str(alone): 5}
+  assert render(emo, alone, image=images[1:], audio=voices[:1], seed=3) == {str(alone): 5}
   assert np.abs(read(alone) - read(tmp_path / 'all' / 'portrait1_voice0.mp4')).max() <= 8
   with pytest.raises(UsageError, match='2 videos are asked for: name a folder'):
     render(emo, alone, image=images, audio=voices[:1])

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 from talkjax.errors import UserError
@@ -6,10 +7,13 @@ from talkjax.systems import System, portrait
 
 OPTIONS = (
   *portrait.OPTIONS,
-  Option('speed', float, 'How fast the head turns, degrees per second.', sweep=True),
+  Option(
+    'speed', float, 'How fast the head turns, degrees per second.', key='speed.default', sweep=True, evaluate=True,
+    minimum=0,
+  ),
   Option('face_box', str, 'Where the face may be: x0,y0,x1,y1 as fractions of the square image.'),
   Option('motion_frames', bool, 'Whether clips continue from one another.', key='use_motion_frames', evaluate=True),
-)
+)  # fmt: skip
 SOURCES = {}
 
 
@@ -23,7 +27,7 @@ def build(config) -> System:
       'the motion frames of the next one'
     )
   nets = model.make_networks(config)
-  return portrait.build(
+  system = portrait.build(
     config,
     modules=_modules,
     nets=nets,
@@ -31,6 +35,7 @@ def build(config) -> System:
     condition=model.condition,
     options=OPTIONS,
   )
+  return dataclasses.replace(system, oracle=('face region', 'head speed'))
 
 
 def _modules():

@@ -16,9 +16,12 @@ from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import conditions
 from talkjax.systems.portrait.conditions import Job, Portraits
-from talkjax.systems.portrait.reading import box_region, face_region
+from talkjax.systems.portrait.reading import box_region, face_region, to_square
 
 FPS = 25.0  # of videos generated from files, as of the corpora
+# What the face needs beyond its box in the portrait, on each side and as a share of the box's longer side: on puppets
+# the mean over the four sides is 0.06, and 0.1 suffices for nine tenths of the videos, except for the chin.
+ROOM = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,11 @@ def from_records(
   speech: Sequence[Record] | None = None,
   num_frames: int | None = None,
   settings: Mapping[str, Sequence[float]] | None = None,
+  oracle: bool = False,
 ) -> RecordBatch:
   """Records as conditions: the first frame is the portrait, the record's own sound or another's drives it.
+
+  Face region and head speed are those of `from_files` for that portrait, unless `oracle`.
 
   Args:
     clips: who is shown.
@@ -54,23 +60,30 @@ def from_records(
     speech: as many records whose sound is used instead, cut at the end of the clip; silent after its own.
     num_frames: length of the videos; by default that of the longest clip.
     settings: values [b] of sweepable options.
+    oracle: the face region and the head speed of every frame are those of the true video.
   """
   settings = dict(settings or {})
   count = num_frames or max(len(c.frames) for c in clips)
-  index = np.arange(count)
-  voices = zip(speech or clips, clips, strict=True)
-  if (speed := settings.pop('speed', None)) is None:
-    speeds = [measures.head_speed(c.pose, c.fps)[np.clip(index, 0, len(c.frames) - 1)] for c in clips]
+  speed = settings.pop('speed', None)
+  if oracle and speed is None:
+    index = np.arange(count)
+    speeds = np.stack([measures.head_speed(c.pose, c.fps)[np.clip(index, 0, len(c.frames) - 1)] for c in clips])
   else:
+    speed = np.full(len(clips), config.speed.default) if speed is None else speed
     speeds = np.broadcast_to(np.asarray(speed, np.float32)[:, None], (len(clips), count)).copy()
+  if oracle:
+    regions = [face_region(c, range(min(count, len(c.frames))), config.size) for c in clips]
+  else:
+    regions = [portrait_region(to_square(c.landmarks[0], c.size, config.size), None, config.size) for c in clips]
+  voices = zip(speech or clips, clips, strict=True)
   return RecordBatch(
     Conditions(
       portraits=conditions.from_records(clips, config, settings),
-      region=np.stack([face_region(c, range(min(count, len(c.frames))), config.size) for c in clips]),
+      region=np.stack(regions),
       sound=[Sound.of_record(v, num_frames or len(c.frames), c.fps) for v, c in voices],
-      speed=np.stack(speeds),
+      speed=speeds,
     ),
-    tuple(conditions.truth(c, count, config.size) for c in clips),
+    tuple(conditions.truth(c, count, config.size, region) for c, region in zip(clips, regions)),
   )
 
 
@@ -88,7 +101,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   inputs, paths = request.inputs, conditions.jobs(request)
   box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
   images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
-  regions = {path: portrait_region(portrait.box, box, config.size) for path, portrait in images.items()}
+  regions = {path: portrait_region(portrait.landmarks, box, config.size) for path, portrait in images.items()}
   sounds = {path: read_sound(path) for path in inputs['audio']}
   lengths = {path: sound.num_frames for path, sound in sounds.items()}
   jobs = sorted(paths, key=lambda job: lengths[job.voice])
@@ -101,7 +114,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     longest = max(lengths[job.voice] for job in batch)
     portraits = conditions.portraits_of(batch, images, request)
     settings = dict(portraits.settings)
-    speed = settings.pop('speed', np.full(size, inputs.get('speed', config.speed.default), np.float32))
+    speed = settings.pop('speed', np.full(size, config.speed.default, np.float32))
     return Conditions(
       portraits=dataclasses.replace(portraits, settings=settings),
       region=np.stack([regions[job.image] for job in batch]),
@@ -126,18 +139,20 @@ def read_sound(path: str) -> Sound:
 
 
 def portrait_region(face: np.ndarray, box: tuple[float, ...] | None, size: int) -> np.ndarray:
-  """Where the face of a portrait may be: [size, size, 1] float32.
+  """Where the face of a portrait may be in its video: [size, size, 1] float32.
+
+  In training that is the box around the face in all frames (`reading.face_region`); here it is given, or estimated.
 
   Args:
-    face: its box in pixels.
-    box: the region asked for, in fractions of the square; None: the face with room to move.
+    face: its landmarks [68, 2] in pixels.
+    box: the region asked for, in fractions of the square; None: the box around the face with ROOM.
     size: of the square.
   """
   if box is not None:
     return box_region([size * v for v in box], size)
-  x0, y0, x1, y1 = (float(v) for v in face)
-  room = 0.1 * max(x1 - x0, y1 - y0)
-  return box_region((x0 - room, y0 - room, x1 + room, y1 + room), size)
+  low, high = face.min(0), face.max(0)
+  room = ROOM * (high - low).max()
+  return box_region((*(low - room), *(high + room)), size)
 
 
 def parse_box(text: str) -> tuple[float, ...]:

@@ -14,7 +14,8 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   Returns:
     As `reading.read`, and: motion [k, n, h, w, 3] uint8, the frames before the clip (or
     `motion_moments`); has_motion [k] float32, 0 where the clip begins before frame n (and motion is zero); region
-    [k, h, w, 1] uint8, 1 where the face may be; speed [k, f + 2m] degrees/s, with `margin` frames on each side.
+    [k, h, w, 1] uint8, 1 where the face may be, see `region_frames`; speed [k, f + 2m] degrees/s, with `margin` frames
+    on each side.
 
   Raises:
     UserError: as `reading.read`.
@@ -38,6 +39,12 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
 
 
 def region_frames(start: int, end: int, count: int, generator: np.random.Generator, config) -> range:
-  """The clip's frames and up to `augment.region_frames` more on each side, so that regions are roomy."""
-  before, after = generator.integers(0, config.augment.region_frames + 1, size=2)
+  """The frames whose faces the region has room for: all of the record (section 3.2: "the entire video clip").
+
+  Where `augment.region_frames` is not -1, those of the clip and at most so many more on each side.
+  """
+  most = config.augment.region_frames
+  if most < 0:
+    return range(count)
+  before, after = generator.integers(0, most + 1, size=2)
   return range(max(0, start - int(before)), min(count, end + int(after)))

@@ -45,13 +45,20 @@ def from_records(clips: Sequence[Record], config, settings: Mapping[str, Sequenc
   return Portraits(reference, {k: np.asarray(v, np.float32) for k, v in settings.items()})
 
 
-def truth(clip: Record, count: int, size: int) -> Truth:
-  """The first `count` frames of a record, as generated ones will be."""
+def truth(clip: Record, count: int, size: int, region: np.ndarray | None = None) -> Truth:
+  """The first `count` frames of a record, as generated ones will be.
+
+  Args:
+    clip: the record.
+    count: the most frames.
+    size: of the square frames.
+    region: [size, size, 1], where the face was asked to be; None: where it is in these frames.
+  """
   count = min(count, len(clip.frames))
   return Truth(
     [square_frame(clip, i, size) for i in range(count)],
     to_square(clip.landmarks[:count], clip.size, size),
-    region=face_region(clip, range(count), size),
+    region=face_region(clip, range(count), size) if region is None else region,
   )
 
 
@@ -82,10 +89,9 @@ def jobs(request: Request) -> dict[Job, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Portrait:
-  """A portrait file: uint8 [size, size, 3], and its face's box x0, y0, x1, y1 [4] and landmarks [68, 2] in pixels."""
+  """A portrait file: uint8 [size, size, 3], and its face's landmarks [68, 2] in pixels."""
 
   image: np.ndarray
-  box: np.ndarray
   landmarks: np.ndarray
 
 
@@ -105,8 +111,7 @@ def read_portrait(path: str, size: int) -> Portrait:
   )
   left, top = corner
   square = picture.fit_square(np.ascontiguousarray(image[top : top + side, left : left + side]), size)
-  box = ((track.box[0].reshape(2, 2) - corner) * (size / side)).reshape(4)
-  return Portrait(square, box, (track.landmarks[0] - corner) * np.float32(size / side))
+  return Portrait(square, (track.landmarks[0] - corner) * np.float32(size / side))
 
 
 def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: Request) -> Portraits:

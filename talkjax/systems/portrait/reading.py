@@ -95,9 +95,9 @@ def to_square(points: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarr
 
 
 def face_region(record: Record, frames: Sequence[int], size: int) -> np.ndarray:
-  """[size, size, 1] float32, 1 in the union of the face's boxes in `frames` (M of EMO's section 3.2)."""
-  corners = to_square(record.box[list(frames)].reshape(-1, 2, 2), record.size, size)
-  return box_region((*corners[:, 0].min(0), *corners[:, 1].max(0)), size)
+  """[size, size, 1] float32, 1 in the box around the face's landmarks in all `frames` (M of EMO's section 3.2)."""
+  points = to_square(record.landmarks[list(frames)].reshape(-1, 2), record.size, size)
+  return box_region((*points.min(0), *points.max(0)), size)
 
 
 def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:

@@ -9,6 +9,7 @@ Where the paper leaves something open this follows the released code, whose erro
 `compat=published`.
 """
 
+import dataclasses
 import functools
 
 from talkjax.errors import UserError
@@ -48,7 +49,7 @@ def build(config) -> System:
 
   _check(config)
   nets = model.make_networks(config)
-  return portrait.build(
+  system = portrait.build(
     config,
     modules=_modules,
     nets=nets,
@@ -58,6 +59,7 @@ def build(config) -> System:
     samplers=('ddim', 'ddpm'),  # a multistep solver does not work with predictions averaged over windows
     previous='stride' if config.compat == 'published' else 'next',
   )
+  return dataclasses.replace(system, true_conditions=('keypoints',))
 
 
 def _check(config) -> None:
