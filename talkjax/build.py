@@ -11,6 +11,7 @@ precomputes the features of frozen encoders. Training then reads them instead of
 (talkjax/corpora/feature_cache.py).
 """
 
+import argparse
 import contextlib
 import dataclasses
 import functools
@@ -26,15 +27,22 @@ from absl import flags, logging
 from talkjax import cli
 from talkjax.corpora import building
 from talkjax.errors import UsageError, UserError
+from talkjax.options import Option
 
 DATA_DIR = 'datasets'
+# The help of flags whose default is not that of the tfds command.
+_OTHER_HELP = {
+  'data_dir': f'Where to place datasets (default: TFDS_DATA_DIR, or {DATA_DIR}).',
+  'config': 'The config to build, or the JSON of a new one (default: the first config).',
+  'file_format': 'The format of the dataset (default: array_record).',
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit code (see `talkjax.cli`)."""
   program, *args = sys.argv if argv is None else argv
   debug = [a for a in args if a in ('--debug', '--debug=true', '--debug=True')]
-  return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), debug=bool(debug))
+  return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), [program, *args], bool(debug))
 
 
 def build(argv: list[str]):
@@ -217,8 +225,11 @@ def _parse(argv: list[str]):
     def error(self, message):
       raise UsageError(f'{message}; see --help')
 
+    def format_help(self):
+      return _describe([action for action in self._actions if action.option_strings], set(Args.__annotations__))
+
   inherited = flags.FlagValues()  # excludes absl's own flags
-  flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=inherited)
+  flags.DEFINE_bool(cli.DEBUG.name, False, cli.DEBUG.help, flag_values=inherited)
   parser = Parser(
     prog='python -m talkjax.build', description=__doc__, allow_abbrev=False, inherited_absl_flags=inherited
   )
@@ -242,6 +253,22 @@ def _parse(argv: list[str]):
     conflict = '--beam' if args.beam else '--workers=0'
     raise UsageError(f'--clip_timeout kills worker processes, which {conflict} has none of: remove one of them')
   return args
+
+
+def _describe(actions, own: set[str]) -> str:
+  """The text of --help in the form of the other commands; `own` are the names of the flags that talkjax adds."""
+  sections = {'Options': [cli.DEBUG], 'Options of the tfds command': []}
+  for action in actions:
+    name = next(s[2:] for s in action.option_strings if s.startswith('--')).replace('-', '_')
+    if name in ('help', 'helpfull', 'dataset', 'debug') or action.help == argparse.SUPPRESS:
+      continue
+    text = _OTHER_HELP.get(name, ' '.join(action.help.replace('(default: %(default)s)', '').split()))
+    default = None if name in _OTHER_HELP or action.default in (None, [], False) else action.default
+    sections['Options' if name in own else 'Options of the tfds command'].append(Option(name, str, text, default))
+  lines = [__doc__.strip()]
+  for title, listed in sections.items():
+    lines += ['', f'{title}:', *map(cli.describe_option, listed)]
+  return '\n'.join(lines) + '\n'
 
 
 def _has_beam() -> bool:

@@ -1,15 +1,18 @@
 """How every command starts and ends: flags in, exit code out, one sentence per error.
 
 Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong, 130 interrupted. A traceback is printed
-only with `--debug`.
+only with `--debug`; that of an unforeseen error goes to a file too.
 """
 
+import contextlib
 import difflib
 import glob
 import os
 import pathlib
 import runpy
+import shlex
 import sys
+import tempfile
 import textwrap
 import traceback
 import types
@@ -26,7 +29,7 @@ from talkjax.training.workdir import flatten, read_config
 
 CONFIG = Option('config', str, 'The config file with its arguments: FILE.py[:size[,key=value...]].')
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
-_DEBUG = Option('debug', bool, 'Show the traceback of an error.', False)
+DEBUG = Option('debug', bool, 'Show the traceback of an error.', False)
 
 
 def run(
@@ -56,11 +59,17 @@ def run(
     logging.set_verbosity(logging.ERROR)  # users have no use for the libraries' warnings
     main(arguments)
 
-  return guard(parse_and_run, debug=any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv))
+  return guard(parse_and_run, argv, debug=any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv))
 
 
-def guard(function: Callable[[], None], debug: bool) -> int:
-  """Calls a function and returns the exit code; an error is printed as one sentence."""
+def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int:
+  """Calls a function and returns the exit code; an error is printed as one sentence.
+
+  Args:
+    function: the command.
+    argv: its command line. The traceback of an unforeseen error goes to its --workdir, or to a temporary file.
+    debug: print tracebacks.
+  """
   try:
     function()
   except UsageError as error:
@@ -71,8 +80,9 @@ def guard(function: Callable[[], None], debug: bool) -> int:
     return 1
   except KeyboardInterrupt:
     return 130
-  except Exception as error:  # an unforeseen error is one sentence too, which says how to see more
-    _report(error, debug, prefix=f'{type(error).__name__}: ', hint=' (run again with --debug for the traceback)')
+  except Exception as error:  # an unforeseen error is one sentence too, which says where to see more
+    hint = f' (its traceback is in {_write_traceback(argv)}; --debug prints it)'
+    _report(error, debug, prefix=f'{type(error).__name__}: ', hint=hint)
     return 1
   return 0
 
@@ -83,7 +93,7 @@ def parse(
   """The values of a command line, see `run`. Raises UsageError for a wrong one, UserError for a wrong --workdir."""
   values = flags.FlagValues()
   names = {option.name for option in own}
-  for option in (_DEBUG, *own):
+  for option in (DEBUG, *own):
     if option is CONFIG:
       _check_config(argv)
       config_flags.DEFINE_config_file('config', None, option.help, flag_values=values, sys_argv=list(argv))
@@ -119,16 +129,19 @@ def describe(own: Sequence[Option], usage: str, groups: dict[str, list[Option]])
   for name in declared:
     accepting = [system for system, group in groups.items() if any(o.name == name for o in group)]
     shared.setdefault(', '.join(accepting), []).append(name)
-  sections = {'Options': (*own, _DEBUG), **{f'Options of {k}': [declared[n] for n in v] for k, v in shared.items()}}
+  sections = {'Options': (*own, DEBUG), **{f'Options of {k}': [declared[n] for n in v] for k, v in shared.items()}}
   for title, listed in sections.items():
-    lines += ['', f'{title}:']
-    for option in listed:
-      default = '' if option.default is None or option is _DEBUG else f' (default: {option.default})'
-      wrapped = textwrap.wrap(option.help + default, 120, initial_indent=' ' * 26, subsequent_indent=' ' * 26)
-      lines.append(f'  --{option.name}'.ljust(25) + ' ' + '\n'.join(wrapped).lstrip())
+    lines += ['', f'{title}:', *map(describe_option, listed)]
   if CONFIG in own:
     lines.append('  --config.KEY=VALUE'.ljust(26) + 'Any value in the config.')
   return '\n'.join(lines)
+
+
+def describe_option(option: Option) -> str:
+  """The line of an option in --help, wrapped."""
+  default = '' if option.default is None or option is DEBUG else f' (default: {option.default})'
+  wrapped = textwrap.wrap(option.help + default, 120, initial_indent=' ' * 26, subsequent_indent=' ' * 26)
+  return f'  --{option.name}'.ljust(25) + ' ' + '\n'.join(wrapped).lstrip()
 
 
 def files(name: str, value: str) -> tuple[str, ...]:
@@ -205,6 +218,20 @@ def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
       f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
     )
     raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
+
+
+def _write_traceback(argv: Sequence[str]) -> str:
+  """Writes the traceback of the current error to the workdir of a command line, or else to a temporary file."""
+  text = f'{shlex.join(argv)}\n\n{traceback.format_exc()}'
+  workdir = _value(argv, 'workdir')
+  if workdir and os.path.isdir(workdir):
+    path = pathlib.Path(workdir) / 'traceback.txt'
+    with contextlib.suppress(OSError):
+      path.write_text(text)
+      return str(path)
+  with tempfile.NamedTemporaryFile('w', prefix='talkjax_', suffix='.txt', delete=False) as file:
+    file.write(text)
+  return file.name
 
 
 def _report(error, debug, prefix='', hint=''):

@@ -10,6 +10,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -23,7 +24,11 @@ from tests.commands import ROOT, call
 COMMANDS = ('train', 'generate', 'evaluate', 'convert', 'benchmark')  # talkjax.build has the flags of the tfds command
 OF_SYSTEMS = {'generate': lambda option: True, 'evaluate': lambda option: option.evaluate}
 
-OWN = (Option('fail', str, 'How to fail.', ''), Option('number', int, 'A number.', 1, minimum=1))
+OWN = (
+  Option('fail', str, 'How to fail.', ''),
+  Option('number', int, 'A number.', 1, minimum=1),
+  Option('workdir', str, 'Where.'),
+)
 
 SCRIPT = """
 import sys, time
@@ -121,13 +126,40 @@ def test_done_is_0_and_says_nothing_else(capsys):
   [
     ('user', 1, 'error: no face in clip.mp4: expected one\n'),
     ('usage', 2, 'error: --video or --image is needed\n'),
-    ('bug', 1, "error: KeyError: 'surprise' (run again with --debug for the traceback)\n"),
     ('interrupt', 130, ''),
   ],
 )
 def test_an_error_is_one_sentence(fail, code, sentence, capsys):
   assert command(f'--fail={fail}') == code
   assert capsys.readouterr() == ('', sentence)
+
+
+@pytest.mark.parametrize('kind', ['folder', 'not there', 'read-only', 'none'])
+def test_the_traceback_of_an_unforeseen_error_is_in_a_file(kind, tmp_path, monkeypatch, capsys):
+  elsewhere, workdir = tmp_path / 'tmp', tmp_path / 'run'
+  elsewhere.mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(elsewhere))
+  if kind in ('folder', 'read-only'):
+    workdir.mkdir()
+  if kind == 'read-only':
+    (workdir / 'traceback.txt').mkdir()  # root may write into folders without permission, but not over a folder
+  args = [] if kind == 'none' else [f'--workdir={workdir}']
+  assert command('--fail=bug', *args) == 1
+  out, err = capsys.readouterr()
+  found = re.fullmatch(r"error: KeyError: 'surprise' \(its traceback is in (.+); --debug prints it\)\n", err)
+  assert out == '' and found, err
+  path = pathlib.Path(found[1])
+  assert path.parent == (workdir if kind == 'folder' else elsewhere)
+  text = path.read_text()
+  assert text.startswith('command --fail=bug') and "KeyError: 'surprise'" in text and 'raise KeyError' in text
+  assert workdir.exists() == (kind in ('folder', 'read-only'))
+
+
+def test_foreseen_errors_leave_no_file(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  for fail in ('user', 'usage', 'interrupt'):
+    command(f'--fail={fail}', f'--workdir={tmp_path}')
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -204,11 +236,15 @@ def test_help_of_build_lists_its_own_flags_and_those_of_tfds(capsys):
     importlib.import_module('talkjax.build').main(['build', '--help'])
   assert not caught.value.code
   out = capsys.readouterr().out
-  for option in (
-    '--workers', '--clip_timeout', '--beam', '--latents', '--size', '--speech', '--speech_layers', '--feature_cache',
-    '--manual_dir', '--data_dir', '--config', '--overwrite', '--max_examples_per_split',
-  ):  # fmt: skip
-    assert re.search(rf'^ +(-\w( \S+)?, )?{option}\b', out, re.MULTILINE), option
+  sections = _sections(out)
+  assert list(sections) == ['Options', 'Options of the tfds command']
+  own, more = sections.values()
+  assert {
+    'workers', 'clip_timeout', 'beam', 'latents', 'size', 'speech', 'speech_layers', 'feature_cache', 'debug',
+  } == own.keys()  # fmt: skip
+  assert {'manual_dir', 'data_dir', 'config', 'overwrite', 'max_examples_per_split'} <= more.keys()
+  assert own['size'].endswith('(default: 512)') and 'tensorflow_datasets' not in more['data_dir']
+  assert all(text for text in (own | more).values()) and '_parse' not in out and 'SUPPRESS' not in out
 
 
 @pytest.mark.parametrize('name', COMMANDS)
