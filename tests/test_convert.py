@@ -1,6 +1,5 @@
 """Published checkpoints as workdirs."""
 
-import jax
 import numpy as np
 import pytest
 import torch_file
@@ -8,43 +7,10 @@ import torch_file
 from configs import speech_edit
 from talkjax import convert
 from talkjax.errors import UsageError, UserError
-from talkjax.nn.unet import UNet
 from talkjax.systems.speech_edit import published
 from talkjax.training import checkpoint
 from tests.commands import call
-
-FIELDS = {
-  'width': 32,
-  'multipliers': (1, 3),
-  'attention_downsamples': (2,),
-  'num_res_blocks': 1,
-  'head_channels': 16,
-  'dropout': 0.3,
-}
-SIZE = 16
-
-
-def state_dict(seed):
-  """A published state dict of such a U-Net, random: names by the map that the goldens prove, layouts as PyTorch's."""
-  x = np.zeros((1, SIZE, SIZE, 9), np.float32)
-  shapes = jax.eval_shape(UNet(**FIELDS).init, jax.random.key(0), x, np.ones(1), np.zeros((1, 1024)))['params']
-  r = np.random.default_rng(seed)
-  state = {'gammas': np.linspace(1, 0, 5, dtype=np.float32), 'posterior_mean_coef1': np.ones(5, np.float32)}
-  for name, path in published.layer_names(FIELDS).items():
-    node = shapes
-    for key in path:
-      node = node.get(key, {})
-    for leaf, array in node.items():
-      shape = array.shape[::-1] if leaf == 'kernel' else array.shape
-      if len(shape) == 4:  # o, i, w, h
-        shape = (*shape[:2], 3, 3)
-      elif leaf == 'kernel' and name.endswith(('qkv', 'proj_out')):
-        shape = (*shape, 1)
-      elif name.endswith('skip_connection') and leaf == 'kernel':
-        shape = (*shape, 1, 1)
-      suffix = 'bias' if leaf == 'bias' else 'weight'
-      state[f'denoise_fn.{name}.{suffix}'] = r.standard_normal(shape).astype(np.float32)
-  return state
+from tests.published_files import FIELDS, SIZE, state_dict
 
 
 @pytest.fixture

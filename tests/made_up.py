@@ -1,0 +1,188 @@
+"""Made-up files for the commands in the documents: footage, media and published weights, and networks narrow enough.
+
+Everybody in them is a puppet, and every weight is random.
+"""
+
+import contextlib
+import functools
+import pathlib
+import shutil
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import soundfile
+
+from talkjax.corpora import records
+from talkjax.media import picture, video
+from talkjax.nn import wav2vec2 as wav2vec2_module
+from talkjax.nn.autoencoder import Autoencoder
+from talkjax.nn.latent_unet import LatentUNet, Temporal
+from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.training import checkpoint
+from talkjax.weights import latents, pretrained
+from talkjax.weights.pretrained import FILES
+from tests import published_files, torch_file
+from tests.micro import ENCODER, random_params
+
+# The published networks with fewer channels and blocks.
+UNET = functools.partial(LatentUNet, widths=(32,), attention=(True,), layers=1)
+AUTOENCODER = functools.partial(Autoencoder, widths=(32, 32))
+WAV2VEC2 = functools.partial(Wav2Vec2, **ENCODER)
+PATCHES = (
+  (pretrained, 'LatentUNet', UNET),
+  (pretrained, 'Autoencoder', AUTOENCODER),
+  (pretrained, 'Wav2Vec2', WAV2VEC2),
+  (latents, 'Autoencoder', AUTOENCODER),
+  (wav2vec2_module, 'Wav2Vec2', WAV2VEC2),
+)
+# What makes a config small enough, by key; a config has some of them. Batch, mesh, corpus and weights stay.
+NARROW = {
+  'size': 32,
+  'log_every': 1,
+  'checkpoint_every': 1,
+  'sample_every': 0,
+  'optimizer.warmup': 0,
+  'data.workers': 0,
+  'windows.frames': 4,
+  'windows.overlap': 1,
+  'model.layers': 1,
+  'model.num_res_blocks': 1,
+  'model.width': 32,
+  'model.multipliers': (1,),
+  'model.attention': (True,),
+  'model.widths': (32,),
+  'model.locator': (8, 8, 8),
+  'model.guider': (8, 8, 8),
+  'model.audio_hidden': 32,
+  'model.audio_features': 32,
+  'model.audio_layers': 1,
+  'model.audio_heads': 2,
+  'model.audio_head_features': 8,
+  'latents.widths': (32, 32),
+}
+
+
+@contextlib.contextmanager
+def narrow_networks():
+  """Makes the published networks as narrow as the made-up weights."""
+  with contextlib.ExitStack() as stack:
+    for module, name, network in PATCHES:
+      stack.enter_context(mock.patch.object(module, name, network))
+    yield
+
+
+def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A config with smaller networks, pictures and clips; what a document's command sets otherwise stays as it is."""
+  config = ml_collections.ConfigDict(config)
+  flat = config.to_dict()
+  for key, value in NARROW.items():
+    node = flat
+    for part in key.split('.'):
+      node = node.get(part) if isinstance(node, dict) else None
+    if node is not None and not (config.system == 'speech_encoder' and key.startswith('model.')):
+      config.update_from_flattened_dict({key: value})
+  if config.get('frames', 1) > 1 and config.system != 'speech_encoder':
+    config.frames = 4
+  if config.system == 'speech_edit' and config.model.patch_size == 1:
+    config.model.attention_downsamples = ()
+  return config
+
+
+def narrow_published(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config that a conversion starts from, as small as the made-up weights of `published`."""
+  if config.system == 'speech_edit':
+    config.update_from_flattened_dict({'size': published_files.SIZE, 'model.head_channels': 16})
+  else:
+    config.audio.wav2vec2 = {**ENCODER, 'layers': 1}
+    config.update_from_flattened_dict(published_files.TINY)
+  return config
+
+
+def pretrained_params(source: str, path: str):
+  """Random parameters of a narrow pretrained network; AnimateDiff's second version has a middle block."""
+  rng = jax.random.key(0)
+  if source == 'sd_vae':
+    shapes = jax.eval_shape(AUTOENCODER().init, rng, jnp.zeros((1, 8, 8, 3)))['params']
+  elif source == 'wav2vec2':
+    shapes = jax.eval_shape(WAV2VEC2().init, rng, jnp.zeros((1, 800)))['params']
+  else:
+    temporal = Temporal('v2' in path) if source == 'animatediff' else None
+    shapes = pretrained.unet_shapes(UNET(temporal=temporal))
+    if temporal:
+      shapes = {k: v for k, v in shapes.items() if 'motion_modules' in k}
+  return jax.tree.map(np.asarray, random_params(shapes))
+
+
+def published(source: str, path: pathlib.Path) -> None:
+  """Writes made-up weights where a command expects the published ones: a file, or a folder."""
+  if source == 'vexpress':
+    published_files.write_vexpress(path, published_files.vexpress_params())
+    return
+  if source == 'diffusion_video_editing':
+    torch_file.save(path, published_files.state_dict(0))
+    return
+  file = path if path.suffix else path / next(name for name in FILES[source] if name.endswith(('.bin', '.ckpt')))
+  file.parent.mkdir(parents=True, exist_ok=True)
+  torch_file.save(file, published_files.as_published(pretrained_params(source, path.name)))
+
+
+def workdir(source: str, path: pathlib.Path) -> None:
+  """Makes the workdir of a converted pretrained network."""
+  about = ml_collections.ConfigDict({'pretrained_network': source})
+  checkpoint.save_params(path, about, pretrained_params(source, path.name), 0)
+
+
+def footage(corpus: str, folder: pathlib.Path, record: records.Record) -> None:
+  """Writes the clip of a puppet as two clips of a corpus, in the layout of its `--manual_dir`."""
+  names = {
+    'grid': ['s1/bbaf2n.mpg', 's1/lgwz4s.mpg'],
+    'crema_d': ['VideoFlash/1001_DFA_ANG_XX.mp4', 'VideoFlash/1015_IEO_HAP_HI.mp4'],
+    'hdtf': ['AdamSchiff.mp4', 'TimScott.mp4'],
+    'vfhq': ['Clip+G0DGRma_p48+P0+C0+F11208-11383.mp4', 'Clip+-91nXXjrVo_+P1+C0+F1-40.mp4'],
+    'clips': ['a.mp4', 'b.mp4'],
+  }[corpus]
+  made = folder / 'made.mp4'
+  clip(made, record)
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made, folder / name)
+  made.unlink()
+  if corpus == 'crema_d':
+    people = ['1001,51,Male,Caucasian,Not Hispanic', '1015,32,Female,African American,Not Hispanic']
+    (folder / 'VideoDemographics.csv').write_text('\n'.join(['ActorID,Age,Sex,Race,Ethnicity', *people, '']))
+  if corpus == 'hdtf':
+    (folder / 'HDTF_dataset').mkdir()
+    for what, line in (
+      ('annotion_time', '{0}.mp4 00:00-00:01'),
+      ('crop_wh', '{0}_0.mp4 0 256 0 256'),
+      ('resolution', '{0}.mp4 256'),
+    ):
+      lines = [line.format(pathlib.Path(name).stem) for name in names]
+      (folder / f'HDTF_dataset/WDA_{what}.txt').write_text('\n'.join([*lines, '']))
+
+
+def clip(path: pathlib.Path, record: records.Record, frames: int = 30) -> None:
+  """Writes the first frames of a record as a video with sound."""
+  sound = record.audio[: round(frames / record.fps * 16_000)].astype(np.float32) / 32768
+  with video.VideoWriter(path, record.fps, tuple(record.size), sound) as writer:
+    for i in range(frames):
+      writer.write(record.frame(i))
+
+
+def media(path: pathlib.Path, record: records.Record) -> None:
+  """Writes what the end of a file's name promises: a picture, half a second of sound, a video or keypoints."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix in ('.jpg', '.png'):
+    picture.write(path, record.frame(0))
+  elif path.suffix in ('.wav', '.mp3'):
+    soundfile.write(path, record.audio[:8000].astype(np.float32) / 32768, 16_000)
+  elif path.suffix == '.mp4':
+    clip(path, record)
+  elif path.suffix == '.pth':
+    eyes_and_nose = np.array([[180, 230], [330, 230], [256, 300]], np.float32)
+    torch_file.save(path, np.stack([eyes_and_nose + shift for shift in range(20)]))
+  else:
+    raise ValueError(f'{path}: a document names a file of a kind that nobody has made up yet')

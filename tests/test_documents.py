@@ -1,0 +1,84 @@
+"""Every command in the documents runs down to its first step, on eight devices; see `tests.documents`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import documents
+from tests.commands import ROOT
+
+
+def run(folder, *args):
+  """The rows of the table by (document, line)."""
+  output = folder / 'table.json'
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
+  done = subprocess.run(
+    [sys.executable, '-m', 'tests.documents', f'--output={output}', *args],
+    cwd=ROOT, env=env, check=False, capture_output=True, text=True,
+  )  # fmt: skip
+  assert output.exists(), done.stderr[-3000:]
+  rows = json.loads(output.read_text())
+  errors = [f'{row["document"]}:{row["line"]}: {row["command"]}: {row["error"]}' for row in rows if row['error']]
+  assert done.returncode == bool(errors)
+  return rows, errors
+
+
+def test_every_command_runs_to_its_first_step(tmp_path):
+  rows, errors = run(tmp_path)
+  assert not errors
+  assert [row['command'] for row in rows] == [str(c) for c in documents.find()]
+  assert {'README.md', 'data/README.md', 'docs/recipes.md', 'configs/emo.py'} <= {row['document'] for row in rows}
+
+
+@pytest.mark.slow
+def test_every_command_trains_generates_and_scores(tmp_path):
+  _, errors = run(tmp_path, '--whole')
+  assert not errors
+
+
+def test_commands_of_a_document():
+  text = """
+`python -m inline` is not one.
+```
+./a.sh   # why
+# only a comment
+X=1 python -m talkjax.train --config=a.py:tiny,stage=2 \\
+  --workdir='two words'
+```
+```text
+wget is a picture
+```
+```python
+import this
+```
+"""
+  assert [(c.line, c.environment, c.words) for c in documents.read(text, 'a.md')] == [
+    (4, (), ('./a.sh',)),
+    (6, ('X=1',), ('python', '-m', 'talkjax.train', '--config=a.py:tiny,stage=2', '--workdir=two words')),
+  ]
+  module = '"""A config.\n\n  python -m a \\\\\n    --b\n\nNot this.\n"""\n'
+  assert [c.words for c in documents.read(module, 'a.py')] == [('python', '-m', 'a', '--b')]
+
+
+@pytest.mark.parametrize(
+  ('command', 'error'),
+  [
+    ('wget https://example.org/weights.pth', 'no handler in tests/documents.py knows this command'),
+    ('python -m talkjax.tarin --config=a.py', 'no handler in tests/documents.py knows this command'),
+    ('launch/setup.sh rocm', 'setup.py has no extra rocm'),
+    ('launch/start.sh', 'launch/start.sh is not a script that can run'),
+    ('python -m pytest tests/test_nothing.py', 'there is no tests/test_nothing.py'),
+    ('python -m tests.benchmarks.structure --rot=.', 'tests.benchmarks.structure has no --rot'),
+    ('python -m talkjax.train --config=configs/emo.py:tiny,stage=4 --workdir=runs/a', 'stage=4 is not one of 1, 2, 3'),
+    ('python -m talkjax.train --config=configs/emo.py:tiny --config.frmes=1 --workdir=runs/a', "no key 'frmes'"),
+    ('python -m talkjax.generate --workdir=runs/nobody --steps=2', 'runs/nobody is not a workdir'),
+  ],
+)
+def test_a_command_that_does_not_work_is_reported(command, error, tmp_path):
+  (found,) = documents.read(f'```\n{command}\n```\n', 'a.md')
+  trial = documents.Trial(tmp_path, [found])
+  assert error in trial.run(found).error
