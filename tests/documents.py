@@ -243,10 +243,10 @@ class Trial:
 
   def benchmark(self, command: Command) -> str:
     def narrow(function):
-      def measure(config, *args):
+      def measure(config, *args, **how):
         config = made_up.narrow(config)
         self.corpus(config.data.corpus)
-        return function(config, *args)
+        return function(config, *args, **how)
 
       return measure
 
