@@ -80,7 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
       # Log and save.
       stopping = stop.requested(step)
       if config.sample_every and system.generate and (step % config.sample_every == 0 or step == config.steps):
-        log.picture(step, 'strip', _sample(system, train_state.ema, config))
+        log.picture(step, 'strip', _sample(system, train_state.averaged, config))
       if step % config.checkpoint_every == 0 or step == config.steps or stopping:
         log.flush()  # a state that is not finite is never saved
         checkpoints.save(train_state, iterator)
@@ -163,14 +163,14 @@ def _initialise(train_state: state.State, loaded: dict[str, np.ndarray], layout)
   if not loaded:
     return train_state
 
-  def place(tree):  # twice: parameters and EMA are separate buffers of a donated state
+  def place(tree, layouts):  # twice: parameters and EMA are separate buffers of a donated state
     def leaf(path, fresh, where):
       value = loaded.get(sharding.path_name(path))
       return fresh if value is None else jax.device_put(np.asarray(value), where)
 
-    return jax.tree_util.tree_map_with_path(leaf, tree, layout.params)
+    return jax.tree_util.tree_map_with_path(leaf, tree, layouts)
 
-  return train_state.replace(params=place(train_state.params), ema=place(train_state.ema))
+  return train_state.replace(params=place(train_state.params, layout.params), ema=place(train_state.ema, layout.ema))
 
 
 def _sample(system: systems.System, params, config) -> np.ndarray:

@@ -103,17 +103,19 @@ def test_two_processes_train_together(micro, tmp_path):
 
 
 def test_frozen_parameters_and_init_from(micro_workdir, micro, tmp_path):
-  call(
-    'talkjax.train',
-    *micro,
-    f'--config.init_from={micro_workdir}',
-    "--config.train=(('conv_in', False), ('.*', True))",
-    f'--workdir={tmp_path}',
-  )
-  _, before, _ = checkpoint.load_params(micro_workdir, 'ema')
-  _, after, _ = checkpoint.load_params(tmp_path, 'params')
-  np.testing.assert_array_equal(before['unet']['conv_in']['kernel'], after['unet']['conv_in']['kernel'])
-  assert not np.array_equal(before['unet']['conv_out']['kernel'], after['unet']['conv_out']['kernel'])
+  """A second stage freezes a layer, and the third trains it again."""
+  kernel = lambda workdir, item, name: checkpoint.load_params(workdir, item)[1]['unet'][name]['kernel']
+  second, third = tmp_path / 'second', tmp_path / 'third'
+  frozen = "--config.train=(('conv_in', False), ('.*', True))"
+  call('talkjax.train', *micro, f'--config.init_from={micro_workdir}', frozen, f'--workdir={second}')
+  for item in ('params', 'ema'):
+    np.testing.assert_array_equal(kernel(micro_workdir, 'ema', 'conv_in'), kernel(second, item, 'conv_in'))
+  assert not np.array_equal(kernel(micro_workdir, 'ema', 'conv_out'), kernel(second, 'params', 'conv_out'))
+  call('talkjax.train', *micro, '--config.steps=1', f'--config.init_from={second}', f'--workdir={third}')
+  # The average starts from the frozen layer: after a step it is a tenth of it, and nine tenths of the new one.
+  start, new = kernel(second, 'params', 'conv_in'), kernel(third, 'params', 'conv_in')
+  assert not np.array_equal(start, new)
+  np.testing.assert_allclose(kernel(third, 'ema', 'conv_in'), 0.1 * start + 0.9 * new, atol=1e-6)
 
 
 @pytest.mark.parametrize(

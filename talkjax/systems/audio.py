@@ -8,7 +8,6 @@ cache of the corpus, for generation before the first frame. Frames are assigned 
 import dataclasses
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
 from talkjax.corpora.records import Record
@@ -42,7 +41,6 @@ class AudioFeatures:
     per_frame: int = 1,
     layers: str = 'last',
     stretched: bool = False,
-    dtype=jnp.float32,
   ):
     """Features of a kind.
 
@@ -53,7 +51,6 @@ class AudioFeatures:
       per_frame: of an encoder's states, evenly spaced in the duration of a frame and concatenated.
       layers: of wav2vec 2.0, 'all' (concatenated) or 'last'.
       stretched: states are spread over the frames instead of being assigned by time, as V-Express's code does.
-      dtype: of wav2vec 2.0's computation.
 
     Raises:
       UserError: an unknown kind.
@@ -62,8 +59,8 @@ class AudioFeatures:
       raise UserError(f'config.audio.kind={settings.kind!r} is not one of none, mel, {", ".join(speech.KINDS)}')
     self.kind = settings.kind
     self.silence = silence if self.kind == 'mel' else 0.0
-    # Our own encoder is small and always computes in float32, so that its cached states are those of every run.
-    self.encoder = speech.make(settings, layers, dtype if self.kind == 'wav2vec2' else jnp.float32)
+    # Encoders compute in float32 whatever `config.dtype`, so that cached states are those of every run.
+    self.encoder = speech.make(settings, layers)
     self._spectrogram, self._per_frame, self._stretched = spectrogram, per_frame, stretched
 
   @property

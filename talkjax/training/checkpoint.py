@@ -1,8 +1,9 @@
 """The checkpoints of a run, written atomically: a kill at any moment leaves the previous checkpoint intact.
 
 A checkpoint has the items `params`, `ema`, `training` (optimiser state and step), `iterator` (position in the data) and
-`run` (settings that must match on resumption). A converted checkpoint has only the first two, which are all that
-generation and evaluation read.
+`run` (settings that must match on resumption). Generation and evaluation read only the first two. `ema` has trainable
+parameters only; checkpoints of earlier versions have it of all. A converted checkpoint has `params`, and `ema` where it
+was published.
 """
 
 import difflib
@@ -16,6 +17,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from talkjax.errors import UserError
 from talkjax.training.sharding import path_name
@@ -53,7 +55,7 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
-        ema=ocp.args.StandardSave(state.ema),
+        ema=ocp.args.StandardSave(_without_none(state.ema)),
         training=ocp.args.StandardSave(training),
         iterator=grain.checkpoint.CheckpointSave(iterator),
         run=ocp.args.JsonSave({'processes': jax.process_count()}),
@@ -79,17 +81,27 @@ class Checkpoints:
     check_fit(_saved_tree(self._manager, step, 'params'), state.params, f'checkpoint {self.path}/{step}')
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     training = {'step': abstract.step, 'opt_state': _leaves(abstract.opt_state)}
+    # Averages of frozen parameters, in a checkpoint of an earlier version, are not read.
+    averages = flatten_dict(_without_none(abstract.ema))
+    saved = flatten_dict(_saved_tree(self._manager, step, 'ema'))
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
         params=ocp.args.StandardRestore(abstract.params),
-        ema=ocp.args.StandardRestore(abstract.ema),
+        ema=ocp.args.StandardRestore(unflatten_dict({p: averages.get(p) for p in saved})),
         training=ocp.args.StandardRestore(training),
         iterator=grain.checkpoint.CheckpointRestore(iterator),
       ),
     )
-    opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), _from_leaves(restored.training['opt_state']))
-    return State(restored.training['step'], restored.params, restored.ema, opt_state)
+    read = flatten_dict(restored.ema)
+    ema = jax.tree.leaves(unflatten_dict({p: read[p] for p in averages}))
+    opt_state = _from_leaves(restored.training['opt_state'])
+    return State(
+      restored.training['step'],
+      restored.params,
+      jax.tree.unflatten(jax.tree.structure(state.ema), ema),
+      jax.tree.unflatten(jax.tree.structure(state.opt_state), opt_state),
+    )
 
   def wait(self) -> None:
     self._manager.wait_until_finished()
@@ -101,6 +113,10 @@ class Checkpoints:
 # Optimiser states are nested tuples, whose types Orbax does not preserve: they are stored as a flat dict.
 def _leaves(tree: PyTree) -> dict[str, Any]:
   return {f'{i:05}': x for i, x in enumerate(jax.tree.leaves(tree))}
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+  return unflatten_dict({path: x for path, x in flatten_dict(tree).items() if x is not None})
 
 
 def _from_leaves(leaves: dict[str, Any]) -> list:
@@ -115,8 +131,9 @@ def _manager(path: epath.Path, options: ocp.CheckpointManagerOptions | None = No
 
 
 def _saved_tree(manager: ocp.CheckpointManager, step: int, item: str) -> PyTree:
-  """Shapes and dtypes of an item of a checkpoint."""
-  return manager.item_metadata(step)[item].tree
+  """Shapes and dtypes of an item of a checkpoint; {} if it lacks the item."""
+  metadata = manager.item_metadata(step).get(item)
+  return {} if metadata is None else metadata.tree
 
 
 def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, PyTree, int]:
@@ -124,7 +141,7 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
 
   Args:
     workdir: of a training run or a conversion.
-    item: 'ema' (generates best) or 'params'.
+    item: 'ema' (generates best; parameters without an average are read from 'params') or 'params'.
 
   Raises:
     UserError: no workdir, no checkpoint yet, or an unknown `item`.
@@ -143,10 +160,18 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
     if step is None:
       raise UserError(no_checkpoint)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    saved = _saved_tree(manager, step, item)
-    abstract = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), saved)
-    params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)}))[item]
-  return config, params, step
+    wanted, params = {}, {}  # by path: the item that each parameter is read from, and what was read
+    for name in ('params', item):
+      wanted |= dict.fromkeys(flatten_dict(_saved_tree(manager, step, name)), name)
+    for name in set(wanted.values()):
+      abstract = {
+        path: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding) if wanted[path] == name else None
+        for path, m in flatten_dict(_saved_tree(manager, step, name)).items()
+      }
+      args = ocp.args.Composite(**{name: ocp.args.StandardRestore(unflatten_dict(abstract))})
+      read = flatten_dict(manager.restore(step, args=args)[name])
+      params |= {path: x for path, x in read.items() if wanted[path] == name}
+  return config, unflatten_dict(params), step
 
 
 def saved_paths(workdir) -> tuple[str, ...]:
@@ -191,6 +216,8 @@ def save_params(
 ) -> None:
   """Writes a workdir with given parameters; `generate` and `evaluate` accept it like a trained one.
 
+  Without `ema`, the parameters are stored once and read in its place.
+
   Raises:
     UserError: the workdir already has a checkpoint.
   """
@@ -199,13 +226,9 @@ def save_params(
     raise UserError(f'{workdir} already has checkpoints, which are not overwritten: choose another --output')
   write_config(workdir, config)
   with _manager(workdir.resolve() / 'checkpoints') as manager:
-    manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params),
-        ema=ocp.args.StandardSave(params if ema is None else ema),
-      ),
-    )
+    trees = {'params': params} if ema is None else {'params': params, 'ema': ema}
+    items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
+    manager.save(step, args=ocp.args.Composite(**items))
     manager.wait_until_finished()
 
 

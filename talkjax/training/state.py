@@ -17,12 +17,17 @@ PyTree = Any
 
 
 class State(flax.struct.PyTreeNode):
-  """All that a step changes. `ema` has the structure of `params`; `opt_state` covers only trainable leaves."""
+  """All that a step changes. `ema` and `opt_state` cover only trainable leaves: frozen ones are None in `ema`."""
 
   step: jax.Array  # int32, number of completed steps
   params: PyTree
   ema: PyTree
   opt_state: PyTree
+
+  @property
+  def averaged(self) -> PyTree:
+    """The parameters that generate best: the averages of trainable ones, and the frozen ones."""
+    return join(self.ema, self.params)
 
 
 def learning_rate_multipliers(params: PyTree, patterns) -> PyTree:
@@ -103,7 +108,7 @@ def create(init: Callable, optimizer: optax.GradientTransformation, patterns, rn
   params = init(rng, batch)
   trainable, _ = split(params, trainable_mask(params, patterns))
   # The EMA is a separate buffer from the start, because a donated state must not contain a buffer twice.
-  ema = jax.tree.map(lambda x: x + jnp.zeros_like(x), params)
+  ema = jax.tree.map(lambda x: x + jnp.zeros_like(x), trainable)
   return State(jnp.zeros((), jnp.int32), params, ema, optimizer.init(trainable))
 
 
@@ -149,10 +154,9 @@ def make_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
     updates = jax.tree.map(lambda u, m: u * m if m != 1 else u, updates, split(multipliers, mask)[0])
     trainable = optax.apply_updates(trainable, updates)
-    params = join(trainable, frozen)
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-    average = jax.tree.map(lambda m, e, p: e + (1 - decay) * (p - e) if m else e, mask, state.ema, params)
+    average = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, trainable)
     metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads), **metrics}
-    return State(state.step + 1, params, average, opt_state), metrics
+    return State(state.step + 1, join(trainable, frozen), average, opt_state), metrics
 
   return step

@@ -99,17 +99,17 @@ class Encoder:
     return apply
 
 
-def make(settings, layers: str = 'last', dtype=jnp.float32) -> Encoder | None:
+def make(settings, layers: str = 'last') -> Encoder | None:
   """The encoder of `config.audio`, or None for a kind that needs none."""
   if settings.kind not in KINDS:
     return None
   if settings.kind == 'wav2vec2':
     from talkjax.nn.wav2vec2 import Wav2Vec2
 
-    return Encoder('wav2vec2', Wav2Vec2(dtype=dtype, **settings.wav2vec2), layers)
+    return Encoder('wav2vec2', Wav2Vec2(**settings.wav2vec2), layers)
   from talkjax.nn.speech_encoder import SpeechEncoder
 
-  return Encoder('speech_encoder', SpeechEncoder(dtype=dtype, **settings.speech_encoder))
+  return Encoder('speech_encoder', SpeechEncoder(**settings.speech_encoder))
 
 
 def load(encoder: Encoder, workdir: str = '', earlier: str = '') -> dict[str, np.ndarray]:

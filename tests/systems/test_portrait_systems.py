@@ -166,3 +166,15 @@ def test_three_stages_train_each_from_the_average_of_the_earlier_one(file, puppe
   else:
     for part in ('backbone/conv_in', 'reference/', 'guider/', 'audio/', 'attn2', 'motion_modules'):
       assert any(part in name for name in moved), part
+
+
+@pytest.mark.parametrize('file', [emo, vexpress])
+def test_frozen_networks_compute_in_float32(file):
+  """In `paper`, whose own networks compute in bfloat16."""
+  config = file.get_config('paper,stage=2')
+  nets = importlib.import_module(f'talkjax.systems.{config.system}.model').make_networks(config)
+  assert nets.backbone.dtype == nets.reference.dtype == jnp.bfloat16
+  assert nets.latents.net.dtype == nets.audio_features.encoder.net.dtype == jnp.float32
+  params = jax.eval_shape(nets.latents.init, jax.random.key(0))
+  images = jax.eval_shape(nets.latents.decode, params, jnp.zeros((1, 8, 8, 4), jnp.float32))
+  assert images.dtype == jnp.float32

@@ -1,5 +1,7 @@
 import json
 
+import grain
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -8,6 +10,7 @@ from etils import epath
 
 from talkjax.errors import UserError
 from talkjax.training import checkpoint, metrics_log
+from talkjax.training.state import State
 from talkjax.training.workdir import read_config, write_config
 
 
@@ -48,6 +51,42 @@ def test_saved_parameters_come_back_bit_equal(tmp_path):
     np.testing.assert_array_equal(back['unet']['kernel'], sign * params['unet']['kernel'])
   with pytest.raises(UserError, match='already has checkpoints'):
     checkpoint.save_params(tmp_path / 'run', config(), params, 0)
+
+
+def test_parameters_without_an_average_are_stored_once(tmp_path):
+  params = {'unet': {'kernel': jnp.ones(3)}}
+  checkpoint.save_params(tmp_path / 'run', config(), params, 0)
+  assert not list(tmp_path.glob('run/checkpoints/0/ema'))
+  for item in ('params', 'ema'):
+    np.testing.assert_array_equal(checkpoint.load_params(tmp_path / 'run', item)[1]['unet']['kernel'], np.ones(3))
+
+
+@pytest.mark.parametrize('earlier', [False, True])
+def test_frozen_parameters_are_stored_once(earlier, tmp_path):
+  """Whereas checkpoints of earlier versions have an average of every parameter, and are resumed too."""
+  params = {'encoder': {'kernel': jnp.ones(3)}, 'unet': {'kernel': 2 * jnp.ones(3)}}
+  state = State(
+    jnp.int32(7),
+    params,
+    ema={'encoder': {'kernel': None}, 'unet': {'kernel': 3 * jnp.ones(3)}},
+    opt_state=(jnp.zeros(3),),
+  )
+  saved = state.replace(ema={**state.ema, 'encoder': params['encoder']}) if earlier else state
+  iterator = lambda: iter(grain.MapDataset.range(4).to_iter_dataset())
+  write_config(epath.Path(tmp_path), config())
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(saved, iterator())
+  checkpoints.wait()
+  restored = checkpoints.restore(jax.eval_shape(lambda: state), iterator())
+  checkpoints.close()
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  assert jax.tree.all(jax.tree.map(np.array_equal, restored, state))
+  for item, value in (('params', 2), ('ema', 3)):
+    _, loaded, step = checkpoint.load_params(tmp_path, item)
+    assert step == 7
+    np.testing.assert_array_equal(loaded['encoder']['kernel'], np.ones(3))
+    np.testing.assert_array_equal(loaded['unet']['kernel'], np.full(3, value))
+  assert checkpoint.saved_paths(tmp_path) == ('encoder/kernel', 'unet/kernel')
 
 
 def test_check_fit_names_what_differs():

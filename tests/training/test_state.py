@@ -70,10 +70,18 @@ def test_frozen_leaves_do_not_move_and_carry_no_optimiser_state(batch):
   before = state.create(init, optimizer, patterns, jax.random.key(0), batch)
   after, _ = run(batch, patterns)
   np.testing.assert_array_equal(before.params['a']['kernel'], after.params['a']['kernel'])
-  np.testing.assert_array_equal(before.params['a']['kernel'], after.ema['a']['kernel'])
   assert not np.array_equal(before.params['b']['kernel'], after.params['b']['kernel'])
   moments = [x for x in jax.tree.leaves(before.opt_state) if x.shape == (2,)]
   assert len(moments) == 2  # Adam's two, of b alone
+
+
+def test_frozen_leaves_have_no_average_of_their_own(batch):
+  after, _ = run(batch, (('^a/', False), ('.*', True)))
+  assert [x.shape for x in jax.tree.leaves(after.ema)] == [(2,)]
+  averaged = after.averaged
+  np.testing.assert_array_equal(averaged['a']['kernel'], after.params['a']['kernel'])
+  np.testing.assert_array_equal(averaged['b']['kernel'], after.ema['b']['kernel'])
+  assert not np.array_equal(averaged['b']['kernel'], after.params['b']['kernel'])
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(batch):

@@ -37,7 +37,10 @@ class FoldedLatents:
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderLatents:
-  """The latents of a KL autoencoder that is never trained here; its parameters are params['autoencoder']."""
+  """The latents of a KL autoencoder that is never trained here; its parameters are params['autoencoder'].
+
+  It computes in float32 whatever `config.dtype`: rounding would be in every target, and in every pixel of a video.
+  """
 
   net: nn.Module
 
@@ -70,8 +73,7 @@ def make(config) -> FoldedLatents | AutoencoderLatents:
     return FoldedLatents(config.latents.patch)
   from talkjax.nn.autoencoder import Autoencoder
 
-  net = Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling, dtype=jnp.dtype(config.dtype))
-  return AutoencoderLatents(net)
+  return AutoencoderLatents(Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling))
 
 
 def factor(settings) -> int:

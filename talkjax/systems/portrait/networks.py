@@ -111,7 +111,7 @@ def make_networks(
     'remat': config.remat,
   }
   spectrogram = functools.partial(portrait_audio.spectrogram, settings=config.audio)
-  features = AudioFeatures(config.audio, spectrogram, silence=portrait_audio.SILENCE, dtype=dtype, **states)
+  features = AudioFeatures(config.audio, spectrogram, silence=portrait_audio.SILENCE, **states)
   name, key, widths = guider
   sound = config.audio.kind != 'none'
   layers = Temporal(m.temporal_middle, layers=m.temporal_layers, max_frames=m.max_frames, **temporal)
