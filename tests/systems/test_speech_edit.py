@@ -11,8 +11,8 @@ from talkjax import systems
 from talkjax.diffusion import schedules
 from talkjax.errors import UserError
 from talkjax.media import mel, picture
-from talkjax.systems.audio import Sound
-from talkjax.systems.speech_edit import conditions, data, model
+from talkjax.systems.audio import AudioFeatures, Sound
+from talkjax.systems.speech_edit import conditions, data, generation, model
 from talkjax.training import input_pipeline
 from tests.micro import generate, random_params
 
@@ -121,6 +121,26 @@ def test_the_loss_depends_on_every_condition(system, params, batch):
 
 def video(system, params, clips, seeds, **how):
   return generate(system, params, system.from_records(clips, num_frames=4, **how).conditions, seeds)
+
+
+@pytest.mark.parametrize(
+  ('fps', 'expected'),
+  [(25.0, [0, 0, 1, 2, 3]), (50.0, [0, 0, 0, 1, 2]), (30.0, [0, 0, 1, 2, 3]), (10.0, [0, 0, 1, 2, 3])],
+)
+def test_the_previous_frame_is_as_far_away_as_in_training(fps, expected):
+  """40 ms, as near as the frame rate allows; the first frame has its own, as it was filmed."""
+  seen = []
+
+  def step(params, frame, previous, identity, seeds, number):
+    seen.append(int(previous[0, 0, 0, 0]))
+    return jnp.full((1, 2, 2, 3), number)
+
+  frames = [{'clean': np.zeros((1, 2, 2, 3)), 'mask': np.ones((1, 2, 2, 1))}] * 5
+  sound = Sound(np.zeros(16_000, np.float32), 5, fps)
+  audio = AudioFeatures(ml_collections.ConfigDict({'kind': 'none'}), None)
+  given = conditions.Conditions(np.zeros((1, 2, 2, 3)), frames, [sound])
+  chunks = list(generation.generate({}, given, np.zeros(1, np.uint32), step=step, audio=audio))
+  assert seen == expected and len(chunks) == 5 and chunks[0].fps == fps
 
 
 def test_pixels_outside_the_mask_are_those_of_the_video(system, params, clips):

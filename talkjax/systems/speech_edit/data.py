@@ -1,6 +1,7 @@
 """Corpus records as training examples of speech_edit (sections 3.2 and 3.3)."""
 
 import functools
+import math
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ from talkjax.media import mel
 from talkjax.media.picture import to_float
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.systems.audio import AudioFeatures, Sound
+
+FPS = 25.0  # frames per second of the corpora, as of the paper's: the previous frame was filmed 40 ms earlier
 
 
 def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
@@ -57,8 +60,8 @@ def spectrogram(sound: Sound, settings) -> np.ndarray:
 
   The dB values are shifted and scaled by `settings.offset` and `settings.scale` (published: neither).
   """
-  duration = max(1, -(-len(sound.waveform) * 25 // AUDIO_RATE))  # in frames of 25 fps, rounded up
-  windows = mel.frame_windows(mel.log_mel(sound.waveform, duration), np.arange(sound.num_frames) * (25 / sound.fps))
+  duration = max(1, math.ceil(len(sound.waveform) * FPS / AUDIO_RATE))  # in frames of training
+  windows = mel.frame_windows(mel.log_mel(sound.waveform, duration), np.arange(sound.num_frames) * (FPS / sound.fps))
   return ((windows + settings.offset) * settings.scale).astype(np.float32)
 
 

@@ -1,5 +1,6 @@
 """Generation with speech_edit: frame by frame, each conditioned on the one before (eq. 6)."""
 
+import collections
 from collections.abc import Callable, Iterator
 
 import jax
@@ -11,6 +12,7 @@ from talkjax.diffusion.noise import keyed_normal
 from talkjax.media.picture import to_uint8
 from talkjax.systems import Chunk
 from talkjax.systems.audio import AudioFeatures
+from talkjax.systems.speech_edit import data
 from talkjax.systems.speech_edit.conditions import Conditions
 from talkjax.systems.speech_edit.model import paste
 
@@ -59,10 +61,13 @@ def generate(
     audio: the audio features of each frame.
   """
   features = np.stack([audio.of_sound(params, sound) for sound in conditions.sound])
-  previous = None
+  fps = conditions.sound[0].fps
+  # The previous frame is the one that is nearest to a frame of training ago: at 50 frames/s, the last but one.
+  recent = collections.deque(maxlen=max(1, round(fps / data.FPS)))
   for number, frame in enumerate(conditions.frames):
     # As in training, the frame before the first one is the first one itself, as it was filmed.
-    previous = jnp.asarray(frame['clean']) if previous is None else previous
+    previous = recent[0] if recent else jnp.asarray(frame['clean'])
     condition = {**frame, 'audio': features[:, number]}
-    previous = step(params, condition, previous, conditions.identity, np.asarray(seeds, np.uint32), number)
-    yield Chunk(to_uint8(previous)[:, None], fps=conditions.sound[0].fps)
+    generated = step(params, condition, previous, conditions.identity, np.asarray(seeds, np.uint32), number)
+    recent.append(generated)
+    yield Chunk(to_uint8(generated)[:, None], fps=fps)
