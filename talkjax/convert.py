@@ -55,7 +55,10 @@ def convert(
   """
   if source in pretrained.FILES:
     params, file = pretrained.read(source, path)
-    checkpoint.save_params(output, ml_collections.ConfigDict({'pretrained_network': source}), params, 0)
+    about = ml_collections.ConfigDict({'pretrained_network': source})
+    if source == 'wav2vec2':
+      about.wav2vec2 = pretrained.wav2vec2_fields(file)
+    checkpoint.save_params(output, about, params, 0)
     return [f'params from {file}']
   if source not in SOURCES:
     raise UsageError(f'--source={source}: expected one of {", ".join(NAMES)}')

@@ -41,7 +41,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
       no longer finite.
   """
   # Data.
-  config = ml_collections.FrozenConfigDict(config)
+  config = ml_collections.FrozenConfigDict(_with_encoder_sizes(config))
   _check_batch_size(config)
   system = systems.build(config)
   workdir = epath.Path(workdir)
@@ -110,6 +110,20 @@ def _check_batch_size(config) -> None:
       f'{devices // mesh.shape["tensor"] * accumulate} trains on all',
       file=sys.stderr,
     )
+
+
+def _with_encoder_sizes(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with the sizes of the wav2vec 2.0 that `audio.weights`, or else the earlier stage, has."""
+  audio = config.get('audio', {'kind': 'none'})
+  if audio['kind'] != 'wav2vec2' or audio.wav2vec2:
+    return config
+  config = ml_collections.ConfigDict(config).copy_and_resolve_references()
+  if is_workdir(config.audio.weights):
+    about = read_config(config.audio.weights)
+    config.audio.wav2vec2 = about.get('wav2vec2', {}) or about.get('audio', {}).get('wav2vec2', {})
+  elif is_workdir(config.init_from) and not config.audio.weights:
+    config.audio.wav2vec2 = read_config(config.init_from).get('audio', {}).get('wav2vec2', {})
+  return config
 
 
 def check_sources(config, system: systems.System) -> None:

@@ -131,7 +131,7 @@ class LatentUNet(nn.Module):
     widths: channels of each level; each further level halves the resolution.
     attention: for each level, whether it has spatial transformers (the middle block always does).
     layers: residual blocks per level of the down path (the up path has one more).
-    heads: of every attention.
+    heads: of every attention, or of those at each level (the middle block has the last level's).
     contexts: what spatial transformers attend to besides their own pixels, see `transformer.CONTEXTS`.
     zero_contexts: the output projections of context attention are zero-initialised.
     groups: of the GroupNorms.
@@ -145,7 +145,7 @@ class LatentUNet(nn.Module):
   widths: tuple[int, ...] = (320, 640, 1280, 1280)
   attention: tuple[bool, ...] = (True, True, True, False)
   layers: int = 2
-  heads: int = 8
+  heads: int | tuple[int, ...] = 8
   contexts: tuple[str, ...] = ('text',)
   zero_contexts: bool = False
   groups: int = 32
@@ -183,11 +183,11 @@ class LatentUNet(nn.Module):
       module = self._wrap(ResnetBlock)(width, self.groups, dtype=self.dtype, name=name)
       return module(x, time, modulation)
 
-    def layer(x, width, path, i, attends):
+    def layer(x, level, path, i, attends):
       """Residual block, spatial transformer, temporal layer."""
-      x = resnet(x, width, f'{path}_resnets_{i}')
+      x = resnet(x, self.widths[level], f'{path}_resnets_{i}')
       if attends:
-        x, features[f'{path}_attentions_{i}'] = self._attend(x, f'{path}_attentions_{i}', conditioning)
+        x, features[f'{path}_attentions_{i}'] = self._attend(x, level, f'{path}_attentions_{i}', conditioning)
       features[f'{path}_layers_{i}'] = x
       return self._temporal_layer(x, path, i, conditioning, frames)
 
@@ -196,23 +196,23 @@ class LatentUNet(nn.Module):
     if (guide := conditioning.guide_features) is not None:
       x = x + jnp.repeat(guide, x.shape[0] // guide.shape[0], axis=0).astype(x.dtype)
     skips = [x]
-    for level, width in enumerate(self.widths):
+    for level in range(levels):
       for i in range(self.layers):
-        x = layer(x, width, f'down_blocks_{level}', i, self.attention[level])
+        x = layer(x, level, f'down_blocks_{level}', i, self.attention[level])
         skips.append(x)
       if level < levels - 1:
         x = Downsample(dtype=self.dtype, name=f'down_blocks_{level}_downsamplers_0')(x)
         skips.append(x)
 
     # Middle.
-    x = layer(x, self.widths[-1], 'mid_block', 0, True)
+    x = layer(x, levels - 1, 'mid_block', 0, True)
     x = resnet(x, self.widths[-1], 'mid_block_resnets_1')
 
     # Up. One layer more per level than down, for the skip connection of the downsampled features.
     for level in reversed(range(levels)):
       path = f'up_blocks_{levels - 1 - level}'
       for i in range(self.layers + 1):
-        x = layer(jnp.concatenate([x, skips.pop()], axis=-1), self.widths[level], path, i, self.attention[level])
+        x = layer(jnp.concatenate([x, skips.pop()], axis=-1), level, path, i, self.attention[level])
       if level:
         x = Upsample(dtype=self.dtype, name=f'{path}_upsamplers_0')(x)
     if not self.head:
@@ -240,12 +240,11 @@ class LatentUNet(nn.Module):
     silence = nn.silu(embedding(conditioning.silent_modulation))
     return silence + scale_batch(modulation - silence, conditioning.context_scales.get('modulation', 1.0))
 
-  def _attend(self, x: jax.Array, name: str, conditioning: Conditioning) -> tuple[jax.Array, jax.Array]:
+  def _attend(self, x: jax.Array, level: int, name: str, conditioning: Conditioning) -> tuple[jax.Array, jax.Array]:
+    heads = self.heads if isinstance(self.heads, int) else self.heads[level]
     contexts = {k: v[name] if isinstance(v, Mapping) else v for k, v in conditioning.contexts.items()}
-    module = self._wrap(SpatialTransformer)(
-      self.heads, self.contexts, self.zero_contexts, self.groups, self.dtype, name=name
-    )
-    return module(x, contexts, conditioning.context_scales)
+    fields = (heads, self.contexts, self.zero_contexts, self.groups, self.dtype)
+    return self._wrap(SpatialTransformer)(*fields, name=name)(x, contexts, conditioning.context_scales)
 
   def _temporal_layer(self, x: jax.Array, path: str, i: int, conditioning: Conditioning, frames: int) -> jax.Array:
     if self.temporal is None or (path == 'mid_block' and not self.temporal.middle):

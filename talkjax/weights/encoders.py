@@ -38,7 +38,7 @@ def speech(workdir: str, layers: str) -> Encoder:
   """
   config = read_config(workdir)
   if config.get('pretrained_network') == 'wav2vec2':
-    settings = ml_collections.ConfigDict({'kind': 'wav2vec2', 'wav2vec2': {}})
+    settings = ml_collections.ConfigDict({'kind': 'wav2vec2', 'wav2vec2': config.get('wav2vec2', {})})
   elif config.get('system') == 'speech_encoder':
     settings = ml_collections.ConfigDict({'kind': 'speech_encoder', 'speech_encoder': config.model})
   else:

@@ -3,6 +3,7 @@
 The modules of `talkjax.nn` have the published names. This module defines the exceptions and the names of the files.
 """
 
+import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -27,6 +28,22 @@ FILES = {
   'wav2vec2': ('model.safetensors', 'pytorch_model.bin'),
   'animatediff': ('mm_sd_v15_v2.ckpt', 'mm_sd_v15.ckpt', 'v3_sd15_mm.ckpt', 'mm_sd_v14.ckpt', *_DIFFUSERS),
 }
+# Fields of Wav2Vec2 and their names in the published config.json.
+_WAV2VEC2 = {
+  'width': 'hidden_size',
+  'layers': 'num_hidden_layers',
+  'heads': 'num_attention_heads',
+  'hidden': 'intermediate_size',
+  'conv_widths': 'conv_dim',
+  'conv_kernels': 'conv_kernel',
+  'conv_strides': 'conv_stride',
+  'conv_bias': 'conv_bias',
+  'conv_norm': 'feat_extract_norm',
+  'position_kernel': 'num_conv_pos_embeddings',
+  'position_groups': 'num_conv_pos_embedding_groups',
+  'stable': 'do_stable_layer_norm',
+  'epsilon': 'layer_norm_eps',
+}
 # Layers of a motion block: name in diffusers' MotionAdapter -> name in AnimateDiff.
 _MOTION = {
   'attn1': 'attention_blocks.0',
@@ -45,7 +62,8 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
   Args:
     source: one of FILES.
     path: the file, or the published folder.
-    *net: the network (sd_vae and wav2vec2 only) if its sizes differ from those of the published one.
+    *net: the network (sd_vae and wav2vec2 only) if its sizes differ from those of the published one; that of wav2vec2
+      is by default the one that `wav2vec2_fields` finds.
 
   Returns:
     (parameters of LatentUNet, Autoencoder, Wav2Vec2 or the temporal layers of LatentUNet, as `source` says; the file).
@@ -57,7 +75,26 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
   file = path if path.is_file() else next((path / name for name in FILES[source] if (path / name).is_file()), None)
   if file is None:
     raise UserError(f'--path={path} holds no weights of {source}: expected a file, or a folder with {FILES[source][0]}')
+  if source == 'wav2vec2' and not net:
+    net = (Wav2Vec2(**wav2vec2_fields(file)),)
   return _CONVERT[source](read_weights(file), str(file), *net), file
+
+
+def wav2vec2_fields(file: pathlib.Path) -> dict[str, Any]:
+  """The fields of Wav2Vec2 that the published config.json next to a file of weights sets; {} without one.
+
+  Raises:
+    UserError: it is no such config.
+  """
+  path = file.parent / 'config.json'
+  if not path.is_file():
+    return {}
+  try:
+    config = dict(json.loads(path.read_text()))
+    fields = {ours: config[theirs] for ours, theirs in _WAV2VEC2.items() if theirs in config}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+  except (ValueError, TypeError) as error:
+    raise UserError(f'{path} is not the config of a wav2vec 2.0 model: expected the one published with it') from error
 
 
 def sd15(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
@@ -78,7 +115,7 @@ def sd_vae(state: Mapping[str, np.ndarray], name: str, net: Autoencoder | None =
 
 
 def wav2vec2(state: Mapping[str, np.ndarray], name: str, net: Wav2Vec2 | None = None) -> dict[str, Any]:
-  """Parameters of Wav2Vec2() from the encoder of wav2vec2-base."""
+  """Parameters of Wav2Vec2() from the encoder of wav2vec2-base, or of `net`: wav2vec2-large, XLSR."""
   wanted = jax.eval_shape((net or Wav2Vec2()).init, jax.random.key(0), jnp.zeros((1, 800)))['params']
   return fit(wav2vec2_state(state), wanted, name)
 
@@ -116,7 +153,8 @@ def autoencoder_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def wav2vec2_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """State dict of the encoder in a Wav2Vec2ForCTC (or Wav2Vec2Model), with weight normalisation folded in."""
   encoder = {k.removeprefix('wav2vec2.'): v for k, v in state.items()}
-  encoder = {k: v for k, v in encoder.items() if not k.startswith(('lm_head.', 'masked_spec_embed', 'quantizer.'))}
+  heads = ('lm_head.', 'masked_spec_embed', 'quantizer.', 'project_q.', 'project_hid.')
+  encoder = {k: v for k, v in encoder.items() if not k.startswith(heads)}
   conv = 'encoder.pos_conv_embed.conv'
   for gain, direction in (
     (f'{conv}.weight_g', f'{conv}.weight_v'),

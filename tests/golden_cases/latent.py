@@ -26,12 +26,13 @@ def activations(state) -> dict[str, np.ndarray]:
 
 def unet_fields(config) -> dict:
   """Fields of LatentUNet from diffusers' configuration of UNet2DConditionModel."""
+  heads = config['attention_head_dim']  # the number of heads, in spite of its name; in Stable Diffusion 2 by level
   return {
     'out_channels': config['out_channels'],
     'widths': tuple(config['block_out_channels']),
     'attention': tuple('CrossAttn' in kind for kind in config['down_block_types']),
     'layers': config['layers_per_block'],
-    'heads': config['attention_head_dim'],  # the number of heads, in spite of its name
+    'heads': heads if isinstance(heads, int) else tuple(heads),
     'groups': config['norm_num_groups'],
   }
 
@@ -148,6 +149,10 @@ def wav2vec2(case):
   made = activations(intermediates)
   outputs = {f'hidden_states.{i}': s for i, s in enumerate(states)}
   outputs |= {'last_hidden_state': states[-1], 'input_values': np.asarray(x)}
+  last = f'hidden_states.{len(states) - 1}'
+  if last in case.outputs and not np.array_equal(case.outputs[last], case.outputs['last_hidden_state']):
+    # Some versions of transformers list the last layer's output before the final norm of the large layout.
+    outputs[last] = made[f'encoder_layers_{len(states) - 2}']
   for name in case.outputs:
     if name.startswith('act.'):
       outputs[name] = _wav2vec2_activation(made, name.removeprefix('act.'), len(c['conv_dim']), c)

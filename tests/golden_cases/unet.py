@@ -102,7 +102,7 @@ def dve_sampling(case) -> dict[str, np.ndarray]:
     outputs |= {
       f'single_t{t}': nchw(made.x[0]),
       f'mean_t{t}': nchw(made.mean[0]),
-      f'logvar_t{t}': np.asarray(row.log_variance).reshape(1, 1, 1, 1),
+      f'logvar_t{t}': np.full((len(y_0), 1, 1, 1), row.log_variance.item()),  # the same for every example
     }
   return outputs
 

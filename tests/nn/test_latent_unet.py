@@ -232,3 +232,19 @@ def test_wav2vec2_ignores_padding():
     short = apply(params, waveform[:, :samples])[-1]
     padded = apply(params, waveform, samples)[-1]
     np.testing.assert_allclose(padded[:, : short.shape[1]], short, atol=2e-5)
+
+
+def test_each_level_may_have_its_own_number_of_heads():
+  """As in Stable Diffusion 2; the middle block has that of the last level."""
+  x, text = noise(1, 1, 8, 8, 4), Conditioning({'text': noise(2, 1, 3, 16)})
+  nets = {heads: LatentUNet(**{**SMALL, 'attention': (True, True), 'heads': heads}) for heads in ((4, 2), 4, 2)}
+  params = random_params(jax.eval_shape(lambda: init(nets[4], x, jnp.zeros(1), text)))
+  for path in ('down_blocks_0_attentions_0', 'up_blocks_1_attentions_0', 'up_blocks_1_attentions_1'):
+    params[path]['proj_out'] = jax.tree.map(jnp.zeros_like, params[path]['proj_out'])  # without effect on the others
+  outputs = {heads: call(net, params, x, jnp.zeros(1), text) for heads, net in nets.items()}
+  for path, feature in outputs[4, 2][1].items():
+    if 'attentions' in path:
+      first = path.startswith(('down_blocks_0', 'up_blocks_1'))
+      same, other = (4, 2) if first else (2, 4)
+      assert np.array_equal(feature, outputs[other][1][path]) < np.array_equal(feature, outputs[same][1][path]), path
+  np.testing.assert_array_equal(outputs[4, 2][0], outputs[2][0])

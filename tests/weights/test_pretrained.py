@@ -1,5 +1,7 @@
 """Published state dicts as parameters: names, layouts, old spellings, and wrong files."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from talkjax import convert
 from talkjax.errors import UserError
+from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
 
@@ -106,3 +109,17 @@ def test_a_folder_without_weights(tmp_path):
   with pytest.raises(UserError, match='holds no weights of sd15: expected a file, or a folder with unet/diffusion'):
     convert.convert('sd15', tmp_path, str(tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
+
+
+def test_the_sizes_of_wav2vec2_are_those_of_its_published_config(tmp_path):
+  """As of wav2vec2-large-xlsr; without one they are those of the base model."""
+  published = {'hidden_size': 1024, 'num_hidden_layers': 24, 'num_attention_heads': 16, 'intermediate_size': 4096}
+  published |= {'conv_dim': [512] * 7, 'conv_bias': True, 'feat_extract_norm': 'layer', 'do_stable_layer_norm': True}
+  assert pretrained.wav2vec2_fields(tmp_path / 'model.safetensors') == {}
+  (tmp_path / 'config.json').write_text(json.dumps({**published, 'vocab_size': 32}))
+  net = Wav2Vec2(**pretrained.wav2vec2_fields(tmp_path / 'model.safetensors'))
+  assert (net.width, net.layers, net.heads, net.hidden) == (1024, 24, 16, 4096)
+  assert (net.conv_widths, net.conv_bias, net.conv_norm, net.stable) == ((512,) * 7, True, 'layer', True)
+  (tmp_path / 'config.json').write_text('no JSON')
+  with pytest.raises(UserError, match='is not the config of a wav2vec 2.0 model'):
+    pretrained.wav2vec2_fields(tmp_path / 'model.safetensors')
