@@ -41,7 +41,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
       no longer finite.
   """
   # Data.
-  config = ml_collections.FrozenConfigDict(_with_encoder_sizes(config))
+  config = ml_collections.FrozenConfigDict(with_encoder_sizes(config))
   _check_batch_size(config)
   system = systems.build(config)
   workdir = epath.Path(workdir)
@@ -112,7 +112,7 @@ def _check_batch_size(config) -> None:
     )
 
 
-def _with_encoder_sizes(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def with_encoder_sizes(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config with the sizes of the wav2vec 2.0 that `audio.weights`, or else the earlier stage, has."""
   audio = config.get('audio', {'kind': 'none'})
   if audio['kind'] != 'wav2vec2' or audio.wav2vec2:

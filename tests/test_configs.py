@@ -1,8 +1,10 @@
 """Every config and size has a training step that fits its data; behind the marker `slow`, every stage takes one."""
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import common, emo, portrait, speech_edit, speech_encoder, vexpress
 from talkjax import systems, train
@@ -11,6 +13,7 @@ from talkjax.systems.sampling import make_schedule, make_table
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.state import trainable_mask
+from talkjax.training.workdir import write_config
 from talkjax.weights import encoders
 from talkjax.weights.speech import KINDS
 from tests.micro import ENCODER
@@ -169,6 +172,19 @@ def test_an_earlier_stage_may_have_the_pretrained_networks(tmp_path):
   config.init_from = str(tmp_path / 'without')
   with pytest.raises(UserError, match='animatediff'):
     train.check_sources(config, system)
+
+
+def test_wav2vec2_has_the_sizes_of_its_workdir(tmp_path):
+  """Of the converted one, or of the earlier stage that had it."""
+  about = ml_collections.ConfigDict({'pretrained_network': 'wav2vec2', 'wav2vec2': ENCODER})
+  checkpoint.save_params(tmp_path / 'large', about, {'a': np.ones(1)}, 0)
+  second = train.with_encoder_sizes(emo.get_config(f'paper,stage=2,audio.weights={tmp_path}/large'))
+  write_config(epath.Path(tmp_path / 'second'), second)
+  third = train.with_encoder_sizes(emo.get_config(f'paper,stage=3,init_from={tmp_path}/second'))
+  for config in (second, third):
+    assert systems.build(config).encoder.shape == (ENCODER['layers'], ENCODER['width'])
+  base = train.with_encoder_sizes(emo.get_config('paper,stage=2,audio.weights=random'))
+  assert systems.build(base).encoder.shape == (12, 768)
 
 
 # The three stages in order are in tests/systems.
