@@ -77,7 +77,7 @@ def base() -> ml_collections.ConfigDict:
   c.data = ml_collections.ConfigDict(
     {
       'dir': 'datasets',
-      'corpus': 'puppets',
+      'corpus': 'puppets',  # NAME or NAME/CONFIG, or several with weights: hdtf:2,vfhq:1; evaluation reads the first
       'split': 'train',
       'eval_split': 'test',
       'examples_per_record': 1,

@@ -302,7 +302,7 @@ def _evaluate_workdir(args) -> dict:
     'workdir': args.workdir,
     'step': step,
     'weights': args.weights,
-    'corpus': config.data.corpus,
+    'corpus': input_pipeline.first_corpus(config.data),
     'split': args.split,
     'other_speech': args.other_speech,
     'snr': args.snr,

@@ -131,6 +131,11 @@ class FeatureCache:
   locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
   record_files: tuple[str, ...] = ()
 
+  @property
+  def corpus(self) -> str:
+    """The full name of its corpus."""
+    return next(iter(self.about.values()))['corpus']
+
   def __call__(self, record: Record) -> Record:
     return dataclasses.replace(
       record, features={**record.features, **{kind: self._rows(kind, record.id) for kind in self.about}}

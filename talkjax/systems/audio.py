@@ -80,7 +80,8 @@ class AudioFeatures:
     sound = Sound.of_record(record)
     if not record.audio.size and self.kind != 'none':
       raise UserError(
-        f'clip {record.id} has no sound, which this stage learns from: name a corpus with speech in config.data.corpus'
+        f'clip {record.id} has no sound, which this stage learns from: name only corpora with speech in '
+        'config.data.corpus'
       )
     if self.encoder is None:
       return self._without_encoder(sound)

@@ -1,11 +1,16 @@
 """The input pipeline: array_record shards -> records -> training examples -> sharded batches, resumable at any example.
 
+`config.data.corpus` names one corpus, or several with weights: 'hdtf:2,vfhq:1' takes two examples of the first for one
+of the second.
+
 Order and iterator state depend on the batch size, the number of workers and the number of processes, so all three are
 fixed for a run and checked when it is resumed (see `talkjax.training.checkpoint`).
 """
 
+import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import grain
@@ -20,13 +25,43 @@ from talkjax.errors import UserError
 EPOCHS = 2**32  # practically infinite; grain's own infinite repeat overflows with batches of one clip
 
 
-def open_corpus(data, split: str, caches: Sequence[FeatureCache] = ()):
-  """A random-access source of records.
+def corpus_weights(text: str) -> dict[str, float]:
+  """Reads `config.data.corpus`: 'hdtf:2,vfhq' is {'hdtf': 2.0, 'vfhq': 1.0}. A name may have a config: 'grid/s1'.
+
+  Raises:
+    UserError: a part is not a name, a corpus is named twice, or a weight is not a positive number.
+  """
+  weights, where = {}, f'config.data.corpus={text!r}'
+  for part in text.split(','):
+    name, colon, weight = part.strip().partition(':')
+    if not re.fullmatch(r'[\w.-]+(/[\w.-]+)*', name):
+      raise UserError(
+        f'{where}: {name!r} is not the name of a corpus: expected names with optional weights, as in hdtf:2,vfhq:1'
+      )
+    if name in weights:
+      raise UserError(f'{where}: {name!r} is named twice: give it one weight')
+    try:
+      weights[name] = float(weight) if colon else 1.0
+    except ValueError:
+      weights[name] = math.nan
+    if not 0 < weights[name] < math.inf:
+      raise UserError(f'{where}: the weight of {name!r} is {weight!r}: expected a number greater than 0')
+  return weights
+
+
+def first_corpus(data) -> str:
+  """The corpus that evaluation and previews read: the first that `data.corpus` names."""
+  return next(iter(corpus_weights(data.corpus)))
+
+
+def open_corpus(data, split: str, caches: Sequence[FeatureCache] = (), name: str | None = None):
+  """A random-access source of the records of one corpus.
 
   Args:
-    data: the config's `data`: `dir` (the folder of built corpora), `corpus` (a name, or name/config).
+    data: the config's `data`: `dir` (the folder of built corpora) and `corpus`.
     split: a split of the corpus; TFDS slices ('train[:10]') are supported.
-    caches: what adds cached features to the records.
+    caches: what adds cached features to the records; those of other corpora are ignored.
+    name: of a corpus in `data.corpus`; None: the first.
 
   Returns:
     A grain MapDataset of `records.Record`, without frames where a cache has latents instead.
@@ -34,7 +69,9 @@ def open_corpus(data, split: str, caches: Sequence[FeatureCache] = ()):
   Raises:
     UserError: the corpus is not built in `dir`, or has no such split.
   """
-  builder = open_builder(data, split)
+  name = name or first_corpus(data)
+  builder = open_builder(data, split, name)
+  caches = [cache for cache in caches if cache.corpus == builder.info.full_name]
   (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
   if files := next((cache.record_files for cache in caches if cache.record_files), None):
     source = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files))
@@ -42,7 +79,7 @@ def open_corpus(data, split: str, caches: Sequence[FeatureCache] = ()):
   else:
     source = grain.MapDataset.source(builder.as_data_source(split=split))
   if not len(source):
-    raise UserError(f'split {split!r} of corpus {data.corpus!r} is empty: choose another split')
+    raise UserError(f'split {split!r} of corpus {name!r} is empty: choose another split')
   dataset = source.map(records.from_example)
   for cache in caches:
     dataset = dataset.map(cache)
@@ -58,30 +95,30 @@ def all_splits(builder) -> dict[str, grain.MapDataset]:
   }
 
 
-def open_builder(data, split: str):
-  """The TFDS builder of the corpus; arguments and errors as `open_corpus`."""
-  root = pathlib.Path(data.dir).expanduser() / data.corpus
+def open_builder(data, split: str, corpus: str):
+  """The TFDS builder of a corpus; arguments and errors as `open_corpus`."""
+  root = pathlib.Path(data.dir).expanduser() / corpus
   found = {p.parent.parent: p.parent for p in sorted(root.glob('**/dataset_info.json'))}  # the newest version of each
   if not found:
-    folder = data.corpus.split('/')[0]
+    folder = corpus.partition('/')[0]
     raise UserError(
-      f'no corpus {data.corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
+      f'no corpus {corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
       f'--data_dir={data.dir}`, or set --config.data.dir to the folder it is in'
     )
   if len(found) > 1:
-    names = ', '.join(f'{data.corpus}/{p.relative_to(root)}' for p in sorted(found))
-    raise UserError(
-      f'corpus {data.corpus!r} was built in several configs: choose one with --config.data.corpus ({names})'
-    )
+    names = ', '.join(f'{corpus}/{p.relative_to(root)}' for p in sorted(found))
+    raise UserError(f'corpus {corpus!r} was built in several configs: choose one with --config.data.corpus ({names})')
   builder = tfds.builder_from_directory(found.popitem()[1])
   name = split.partition('[')[0]
   if name not in builder.info.splits or not builder.info.splits[name].num_examples:
-    raise UserError(f'corpus {data.corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
+    raise UserError(f'corpus {corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
   return builder
 
 
 def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: Sequence[FeatureCache] = ()):
   """An infinite grain iterator over shuffled batches of this process.
+
+  Each corpus is shuffled in epochs of its own; several are interleaved in a fixed pattern that follows their weights.
 
   Args:
     data: the config's `data`: the fields of `open_corpus`, `split`, `workers` (processes; 0 reads in threads) and
@@ -95,8 +132,9 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: 
     An iterator of dicts of numpy arrays [batch_size / processes, ...] that Orbax can save.
 
   Raises:
-    UserError: batch_size is not a multiple of processes times examples per record, or there are fewer clips than
-      processes.
+    UserError: batch_size is not a multiple of processes times examples per record, a corpus has fewer clips than there
+      are processes, or corpora do not go together: their frames have different sizes, or their examples different
+      fields.
   """
   processes, per_record = jax.process_count(), data.examples_per_record
   if batch_size % (processes * per_record):
@@ -104,13 +142,16 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: 
       f'batch_size={batch_size} must be a multiple of processes x data.examples_per_record = {processes} x {per_record}'
     )
   cv2.setNumThreads(1)  # frames are small and reading is already parallel
-  dataset = open_corpus(data, data.split, caches)
   records_per_batch = batch_size // per_record // processes
-  if len(dataset) < processes:
-    raise UserError(
-      f'split {data.split!r} of {data.corpus!r} has {len(dataset)} clips, fewer than {processes} processes'
-    )
-  dataset = dataset.seed(seed).shuffle()[jax.process_index() :: processes].repeat(EPOCHS)
+  weights = corpus_weights(data.corpus)
+  datasets = {name: open_corpus(data, data.split, caches, name) for name in weights}
+  for name, dataset in datasets.items():
+    if len(dataset) < processes:
+      raise UserError(f'split {data.split!r} of {name!r} has {len(dataset)} clips, fewer than {processes} processes')
+  if len(datasets) > 1:
+    _check_alike({name: dataset[0] for name, dataset in datasets.items()}, read)
+  shuffled = [d.seed(seed).shuffle()[jax.process_index() :: processes].repeat(EPOCHS) for d in datasets.values()]
+  dataset = shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, list(weights.values()))
   # Each process draws its own randomness, each example its own generator.
   dataset = dataset.seed(seed + 1 + jax.process_index()).random_map(read)
   dataset = dataset.batch(records_per_batch, batch_fn=_concatenate)
@@ -118,6 +159,25 @@ def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: 
   if data.workers:
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
   return iter(dataset)
+
+
+def _check_alike(clips: Mapping[str, records.Record], read: Callable) -> None:
+  """Raises UserError unless the examples of all corpora, one record of each given, can be in one batch."""
+  if len({record.size for record in clips.values()}) > 1:
+    sizes = ', '.join(f'{record.size[0]} x {record.size[1]} in {name}' for name, record in clips.items())
+    raise UserError(
+      f'config.data.corpus mixes frames of different sizes: {sizes}: build them at one size, or name others'
+    )
+  examples = {name: read(record, np.random.default_rng(0)) for name, record in clips.items()}
+  fields = {name: {f'{k} {list(v.shape[1:])}' for k, v in e.items() if k != 'id'} for name, e in examples.items()}
+  first, *others = fields
+  for other in others:
+    if differing := fields[first] ^ fields[other]:
+      a, b = (', '.join(sorted(fields[name] & differing)) or 'not' for name in (first, other))
+      raise UserError(
+        f'config.data.corpus mixes examples of different fields: those of {first} have {a}, those of {other} {b}: give '
+        'both feature caches of the same kinds and sizes'
+      )
 
 
 def _concatenate(examples) -> dict[str, np.ndarray]:
@@ -135,7 +195,7 @@ def split_names(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
 
 
 def eval_records(data, split: str, limit: int | None = None) -> Iterator[records.Record]:
-  """The records of a split in their stored order, at most `limit`."""
+  """The records of a split of the first corpus in their stored order, at most `limit`."""
   dataset = open_corpus(data, split)
   for i in range(len(dataset) if limit is None else min(limit, len(dataset))):
     yield dataset[i]

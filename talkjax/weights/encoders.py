@@ -70,8 +70,8 @@ def open_caches(
 ) -> tuple[list[feature_cache.FeatureCache], dict[str, np.ndarray]]:
   """The feature caches that training reads, and the parameters of the speech encoder that it starts with, by path.
 
-  The states of the speech encoder are computed here where no cache has them: in a folder of the corpus that is named
-  after encoder and weights.
+  Each corpus has its own. The states of the speech encoder are computed here where no cache has them: in a folder of
+  the corpus that is named after encoder and weights.
 
   Args:
     config: of a system.
@@ -80,18 +80,27 @@ def open_caches(
   Raises:
     UserError: the corpus is not built, a named cache does not exist or fit, or the encoder has no weights.
   """
-  data, caches = config.data, []
-  builder = input_pipeline.open_builder(data, data.split)
+  data, caches, branch, computed = config.data, [], {}, None
+  builders = [
+    input_pipeline.open_builder(data, data.split, name) for name in input_pipeline.corpus_weights(data.corpus)
+  ]
+  if encoder:
+    params = speech_encoders.load(encoder, config.audio.weights, config.init_from)
+    branch = {f'{encoder.kind}/{path}': value for path, value in params.items()}
+    computed = _of_speech(encoder, params, config.audio.weights or config.init_from)
   split = data.split.partition('[')[0]
-  if name := data.get('feature_cache', ''):
-    caches.append(feature_cache.open_cache(builder, name, split))
-  if encoder is None:
-    return caches, {}
-  params = speech_encoders.load(encoder, config.audio.weights, config.init_from)
-  branch = {f'{encoder.kind}/{path}': value for path, value in params.items()}
-  if any(cache.about.get('speech', {}).get('branch') == encoder.kind for cache in caches):
-    return caches, branch
-  computed = _of_speech(encoder, params, config.audio.weights or config.init_from)
+  for builder in builders:
+    named = None
+    if name := data.get('feature_cache', ''):
+      named = feature_cache.open_cache(builder, name, split)
+      caches.append(named)
+    if computed and not (named and named.about.get('speech', {}).get('branch') == encoder.kind):
+      caches.append(_states(builder, encoder, computed, split))
+  return caches, branch
+
+
+def _states(builder, encoder: speech_encoders.Encoder, computed: Encoder, split: str) -> feature_cache.FeatureCache:
+  """The cache of a corpus with the states that `computed` computes, written if there is none yet."""
   name = '_'.join([encoder.kind, computed.about['weights'], *map(str, encoder.shape)])
   if jax.process_index() == 0:
     feature_cache.write(
@@ -105,4 +114,4 @@ def open_caches(
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices('feature cache')
-  return [*caches, feature_cache.open_cache(builder, name, split)], branch
+  return feature_cache.open_cache(builder, name, split)
