@@ -11,6 +11,7 @@ CORE = [
   'etils[epath]',
   'flax>=0.12',
   'grain>=0.2.15',
+  'huggingface_hub>=1.0',  # talkjax.convert --path=hf:...
   'importlib_resources',  # an undeclared dependency of tensorflow-datasets
   'jax>=0.10',
   'matplotlib',  # imported by MediaPipe

@@ -3,10 +3,12 @@
 python -m talkjax.convert --source=diffusion_video_editing --path=735_Network.pth --output=runs/published
 python -m talkjax.convert --source=vexpress --path=V-Express/model_ckpts --output=runs/vexpress
 python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=runs/sd15
+python -m talkjax.convert --source=wav2vec2 --path=hf:facebook/wav2vec2-base-960h --output=runs/wav2vec2
 
 `generate` and `evaluate` accept the workdir of a system like a trained one; training accepts that of a pretrained
 network (sd15, sd_vae, wav2vec2, animatediff) as --config.pretrained.sd15=runs/sd15. PyTorch is not needed, and no code
-in a checkpoint is executed (see talkjax.weights). Settings that a checkpoint does not contain come from --config.
+in a checkpoint is executed (see talkjax.weights). `hf:ORG/NAME[/FILE][@REVISION]` is fetched from the Hugging Face Hub
+into its cache. Settings that a checkpoint does not contain come from --config.
 """
 
 import importlib
@@ -23,13 +25,17 @@ from talkjax import cli, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.options import Option
 from talkjax.training import checkpoint
-from talkjax.weights import pretrained
+from talkjax.weights import hub, pretrained
 
 SOURCES = systems.sources()
 NAMES = (*SOURCES, *pretrained.FILES)
 OPTIONS = (
   Option('source', str, 'Whose weights.', choices=NAMES),
-  Option('path', str, 'The checkpoint: a file, or a folder that has it under its published name.'),
+  Option(
+    'path',
+    str,
+    'The checkpoint: a file, a folder that has it under its published name, or hf:ORG/NAME[/FILE][@REVISION].',
+  ),
   Option('output', str, 'The workdir to make.'),
   cli.CONFIG,
 )
@@ -42,7 +48,7 @@ def convert(
 
   Args:
     source: one of NAMES.
-    path: a file or folder.
+    path: a file, a folder, or 'hf:ORG/NAME[/FILE][@REVISION]' (see `talkjax.weights.hub.fetch`).
     output: the workdir; it must not have checkpoints yet.
     config: of the source's system; by default the source's. Pretrained networks have none.
 
@@ -53,6 +59,8 @@ def convert(
     UsageError: no such source.
     UserError: nothing to read, not a checkpoint of this source, or a workdir that has checkpoints.
   """
+  if str(path).startswith(hub.PREFIX):
+    path = hub.fetch(str(path), pretrained.FILES.get(source, ()))
   if source in pretrained.FILES:
     params, file = pretrained.read(source, path)
     about = ml_collections.ConfigDict({'pretrained_network': source})
