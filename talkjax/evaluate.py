@@ -35,6 +35,8 @@ import scipy.stats
 import tqdm
 
 from talkjax import cli, options, systems
+from talkjax.corpora import perturb
+from talkjax.corpora.perturb import one_by_one
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import measures
@@ -43,7 +45,7 @@ from talkjax.media.segments import AUDIO_RATE
 from talkjax.metrics import folders, lips, portrait
 from talkjax.metrics.suites import Clip, Context, Generated, mouth_opening
 from talkjax.options import Option
-from talkjax.training import checkpoint, input_pipeline
+from talkjax.training import checkpoint, input_pipeline, sharding
 from talkjax.training.workdir import read_config
 
 OPTIONS = (
@@ -54,7 +56,7 @@ OPTIONS = (
   Option('output', str, 'A JSON file for the scores.'),
   Option('weights', str, 'The averaged weights, or the last raw ones.', 'ema', choices=('ema', 'params')),
   Option('limit', int, 'Score at most so many clips.', minimum=1),
-  Option('batch_size', int, 'Clips generated together.', 10, minimum=1),
+  Option('batch_size', int, 'Clips generated together, split over the devices.', 10, minimum=1),
   Option('seed', int, 'Of the noise and of the pairing with other speech.', 0),
   Option(
     'other_speech', str, 'Whether the speech of another clip starts at its beginning or at a random time.', 'plain',
@@ -77,7 +79,7 @@ class Scores:
   rows: list[dict]
   means: dict
   names: tuple[str, ...]
-  strip: np.ndarray | None
+  strip: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,26 +103,41 @@ class Settings:
 
 
 def score_workdir(system: systems.System, config, params, clips: Sequence[Record], settings: Settings) -> Scores:
-  """Generates records with what was trained, and scores them."""
+  """Generates records with what was trained, and scores them.
+
+  Clips are read when they are used, so memory does not grow with their number. Those of a batch are split over the
+  devices where the parameters are.
+
+  Args:
+    system, config, params: what was trained.
+    clips: records by index, each of which is read several times.
+    settings: see `Settings`.
+  """
   seed, batch_size = settings.seed, settings.batch_size
   prefix = 'oracle_' if settings.oracle else ''
   generator = np.random.default_rng(seed)
-  others = [clips[i] for i in lips.other_speech([c.transcript or c.id for c in clips], seed)]
-  if settings.rotate:
-    others = [_rotated(c, int(generator.integers(len(c.frames)))) for c in others]
-  scorers = [suite.start(_context(system, config, clips)) for suite in system.scores]
-  rows, strip = [], None
+  texts, speakers, lengths = zip(*((c.transcript or c.id, c.speaker, len(c.frames)) for c in one_by_one(clips)))
+  others = lips.other_speech(texts, seed)
+  starts = [int(generator.integers(lengths[i])) for i in others] if settings.rotate else None
+  context = _context(system, config, clips, frozenset(speakers))
+  scorers = [suite.start(context) for suite in system.scores]
+  rows, strips = [], []
   bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
-  for start in range(0, len(clips), batch_size):
-    batch, speech = clips[start : start + batch_size], others[start : start + batch_size]
-    seeds = np.arange(seed + start, seed + start + len(batch), dtype=np.uint32)
+
+  def read_other(i: int) -> Record:
+    other = clips[others[i]]
+    return perturb.rotated(other, starts[i]) if starts else other
+
+  def score_batch(numbers: range) -> None:
+    batch, speech = [clips[i] for i in numbers], [read_other(i) for i in numbers]
+    seeds = np.arange(seed + numbers.start, seed + numbers.stop, dtype=np.uint32)
     truth, own = generate_clips(system, params, batch, seeds, oracle=settings.oracle)
     bar.update(len(batch))
     _, other = generate_clips(system, params, batch, seeds, speech, oracle=settings.oracle)
     bar.update(len(batch))
     for scored in map(Clip, batch, speech, truth, own, other):
-      if strip is None and system.generate:
-        strip = picture.strip([scored.truth.frames, scored.generated.frames])
+      if system.generate and not strips:
+        strips.append(picture.strip([scored.truth.frames, scored.generated.frames]))
       row = {'name': scored.record.id, 'frames': len(scored.truth.frames or scored.record.frames)}
       for scorer in scorers:
         row |= {prefix + name: value for name, value in scorer(scored).items()}
@@ -128,8 +145,13 @@ def score_workdir(system: systems.System, config, params, clips: Sequence[Record
       rows.append({k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()})
       if settings.videos:
         _write_videos(pathlib.Path(settings.videos), scored)
+
+  for start in range(0, len(clips), batch_size):
+    score_batch(range(start, min(start + batch_size, len(clips))))
   bar.close()
-  return Scores(rows, _means(rows), tuple(prefix + name for suite in system.scores for name in suite.scores), strip)
+  return Scores(
+    rows, _means(rows), tuple(prefix + name for suite in system.scores for name in suite.scores), *strips[:1]
+  )
 
 
 def generate_clips(
@@ -154,47 +176,39 @@ def generate_clips(
   """
   if system.predict:
     return system.predict(params, clips, speech)
-  batch = system.from_records(clips, speech=speech, settings=settings, **({'oracle': True} if oracle else {}))
-  chunk = systems.join(system.generate(params, batch.conditions, seeds))
-  seams = chunk.seams or ((),) * len(clips)
+  # Filled up to a multiple of the devices, over which only such a batch is split.
+  devices = sharding.num_devices(params)
+  numbers = np.arange(-(-len(clips) // devices) * devices) % len(clips)
+  fill = lambda values: [values[i] for i in numbers]
+  batch = system.from_records(
+    fill(clips),
+    speech=speech and fill(speech),
+    settings={name: np.asarray(values)[numbers] for name, values in settings.items()},
+    **({'oracle': True} if oracle else {}),
+  )
+  chunk = systems.join(system.generate(params, batch.conditions, np.asarray(seeds)[numbers]))
+  truths = batch.truth[: len(clips)]
+  seams = chunk.seams or ((),) * len(numbers)
   generated = []
-  for i, truth in enumerate(batch.truth):
+  for i, truth in enumerate(truths):
     count = len(truth.frames)
     sound = None if chunk.sound is None else chunk.sound[i, : round(count / chunk.fps * chunk.sound_rate)]
     within = tuple(s for s in seams[i] if s < count)
     generated.append(Generated(list(chunk.frames[i, :count]), chunk.fps, within, sound, chunk.sound_rate))
-  return batch.truth, generated
+  return truths, generated
 
 
-def _context(system, config, clips) -> Context:
+def _context(system, config, clips, speakers: frozenset[str]) -> Context:
   def people():
-    yield from clips
+    yield from one_by_one(clips)
     yield from input_pipeline.eval_records(config.data, config.data.split)
 
   return Context(
     mouth=config.data.get('mouth', ''),
-    speakers=frozenset(c.speaker for c in clips),
+    speakers=speakers,
     people=people,
     first_frame=lambda record: system.from_records([record], num_frames=1).truth[0].frames[0],
   )
-
-
-def _rotated(clip: Record, start: int) -> Record:
-  """A clip that begins at frame `start`, circularly."""
-  samples = round(start / clip.fps * AUDIO_RATE)
-  return dataclasses.replace(
-    clip,
-    audio=np.roll(clip.audio, -samples),
-    landmarks=np.roll(clip.landmarks, -start, 0),
-    frames=clip.frames[start:] + clip.frames[:start],
-  )
-
-
-def _with_noise(clip: Record, snr: float, generator: np.random.Generator) -> Record:
-  """A clip with white noise in its sound, `snr` dB below the sound's mean power."""
-  sound = clip.audio.astype(np.float64)
-  noise = generator.standard_normal(len(sound)) * np.sqrt(np.mean(sound**2) * 10 ** (-snr / 10))
-  return dataclasses.replace(clip, audio=np.clip(np.round(sound + noise), -32768, 32767).astype(np.int16))
 
 
 def _write_videos(folder: pathlib.Path, clip: Clip) -> None:
@@ -273,10 +287,9 @@ def _evaluate_workdir(args) -> dict:
   accepted = [dataclasses.replace(o, required=False) for o in declared if o.evaluate]
   options.check(config.system, accepted, args.given)
   config, _ = options.apply(config, accepted, args.given)
-  clips = list(input_pipeline.eval_records(config.data, args.split, args.limit))
+  clips = input_pipeline.open_corpus(config.data, args.split)[: args.limit]
   if args.snr is not None:
-    generator = np.random.default_rng(args.seed)
-    clips = [_with_noise(clip, args.snr, generator) for clip in clips]
+    clips = perturb.NoisyClips(clips, args.snr, args.seed)
   system = systems.build(config)
   if not system.generate and (args.strip or args.videos or args.sweep):
     raise UsageError(
@@ -288,6 +301,8 @@ def _evaluate_workdir(args) -> dict:
     )
   true_conditions = (*system.true_conditions, *(system.oracle if args.oracle else ()))
   _, params, step = checkpoint.load_params(args.workdir, args.weights)
+  if system.generate:
+    params = sharding.replicate(params)
   scores = score_workdir(
     system,
     config,
@@ -310,7 +325,8 @@ def _evaluate_workdir(args) -> dict:
     'settings': {option.name: _at(config, option.key) for option in accepted if option.key},
   }
   if swept:
-    measured = sweep(system, config, params, clips[: args.batch_size], *swept, args.seed)
+    first = [clips[i] for i in range(min(args.batch_size, len(clips)))]
+    measured = sweep(system, config, params, first, *swept, args.seed)
     about |= {'sweep': {swept[0]: swept[1], **measured}}
     for name, (values, rank) in measured.items():
       shown = 'not defined' if rank is None else f'{rank:.2f}'

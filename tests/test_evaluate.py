@@ -1,18 +1,27 @@
 """Scores of a workdir and of folders, and the benchmark's figures, as the commands give them."""
 
+import dataclasses
+import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
+import weakref
 
-import ml_collections
+import jax
 import numpy as np
 import pytest
 
 from configs import speech_edit
 from talkjax import benchmark, evaluate
 from talkjax.media import picture, video
+from talkjax.metrics import suites
 from talkjax.training import input_pipeline
-from tests.commands import call
+from tests import micro
+from tests.commands import ROOT, call
 from tests.micro import ENCODER
+from tests.systems import toy
 
 
 @pytest.fixture(scope='module')
@@ -57,13 +66,90 @@ def test_a_workdirs_scores(scores):
   assert picture.read(out / 'strip.png').shape[0] > 32
 
 
-def test_noise_has_the_level_asked_for(puppets):
-  data = ml_collections.ConfigDict({'dir': str(puppets), 'corpus': 'puppets/tiny'})
-  (clip,) = input_pipeline.eval_records(data, 'test', 1)
-  noisy = evaluate._with_noise(clip, 10.0, np.random.default_rng(0))
-  sound, difference = clip.audio.astype(float), noisy.audio.astype(float) - clip.audio
-  assert abs(10 * np.log10(np.mean(sound**2) / np.mean(difference**2)) - 10) < 0.3
-  assert noisy.audio.dtype == np.int16 and noisy.id == clip.id
+class Reader:
+  """Records that are read when they are asked for; `most` is how many clips and truths were alive at once."""
+
+  def __init__(self, records, count):
+    self.records, self.count, self.alive, self.most = records, count, 0, 0
+
+  def __len__(self):
+    return self.count
+
+  def __getitem__(self, i):
+    if not 0 <= i < self.count:
+      raise IndexError(i)
+    return self.watch(dataclasses.replace(self.records[i % len(self.records)], id=str(i), transcript=str(i)))
+
+  def watch(self, value):
+    self.alive += 1
+    self.most = max(self.most, self.alive)
+    weakref.finalize(value, self._gone)
+    return value
+
+  def _gone(self):
+    self.alive -= 1
+
+
+def test_no_more_clips_are_held_than_those_of_a_batch(puppets):
+  config = toy.get_config()
+  config.data.update(dir=str(puppets), mouth='pixels')
+  records = [micro.cut(r, 4) for r in input_pipeline.eval_records(config.data, 'test', 2)]
+  system = dataclasses.replace(toy.build(config), scores=(suites.IMAGES, suites.LIPS, suites.PORTRAIT))
+  params = {'image': np.zeros((16, 16, 3), np.float32)}
+  most, rows = [], {}
+  for count in (4, 12):
+    clips = Reader(records, count)
+
+    def from_records(records, clips=clips, **how):
+      batch = system.from_records(records, **how)
+      return dataclasses.replace(batch, truth=tuple(map(clips.watch, batch.truth)))
+
+    watched = dataclasses.replace(system, from_records=from_records)
+    settings = evaluate.Settings(batch_size=2, rotate=True)
+    rows[count] = evaluate.score_workdir(watched, config, params, clips, settings).rows
+    gc.collect()
+    assert clips.alive == 0
+    most.append(clips.most)
+  assert [len(r) for r in rows.values()] == [4, 12]
+  assert most[0] == most[1] <= 8  # two clips, the speech of two others, and their truths, with each speech
+
+
+def watch_devices() -> None:
+  """Runs `evaluate` with the arguments of this process, and prints over how many devices images are split."""
+  split, build = set(), evaluate.systems.build
+
+  def watched(config):
+    system = build(config)
+
+    def generate(*args):
+      for chunk in system.generate(*args):
+        images = [a for a in jax.live_arrays() if a.shape[1:] == (32, 32, 3)]
+        split.add(max(len(a) // len(a.addressable_shards[0].data) for a in images))
+        yield chunk
+
+    return dataclasses.replace(system, generate=generate)
+
+  evaluate.systems.build = watched
+  assert evaluate.main(['evaluate', *sys.argv[1:]]) == 0
+  print('split over', split)
+
+
+def test_the_same_scores_on_one_device_and_on_eight(workdir, tmp_path):
+  arguments = (f'--workdir={workdir}', '--limit=3', '--batch_size=2')
+  call('talkjax.evaluate', *arguments, f'--output={tmp_path}/1.json')
+  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
+  script = 'from tests import test_evaluate; test_evaluate.watch_devices()'
+  done = subprocess.run(
+    [sys.executable, '-c', script, *arguments, f'--output={tmp_path}/8.json'],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+    cwd=ROOT, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert 'split over {8}' in done.stdout
+  one, eight = (json.loads((tmp_path / f'{n}.json').read_text()) for n in (1, 8))
+  assert [r['name'] for r in one['rows']] == [r['name'] for r in eight['rows']] and len(one['rows']) == 3
+  for a, b in zip(one['rows'], eight['rows']):
+    assert {k: v for k, v in a.items() if k != 'name'} == pytest.approx({k: b[k] for k in a if k != 'name'}, abs=1e-3)
 
 
 def test_videos_for_every_clip_can_be_compared(scores):

@@ -163,6 +163,11 @@ def _face_mesh(static: bool, confidence: float):
         f'MediaPipe, which detects faces, is not installed or cannot be loaded ({error}): run launch/setup.sh'
       ) from error
     mesh.process(np.zeros((64, 80, 3), np.uint8))  # starts its threads, whose start-up messages are silenced here
+  # MediaPipe keeps the error of an optional import, whose traceback would keep all variables of the functions that were
+  # running: the clips of a batch.
+  recorder = sys.modules.get('mediapipe.tasks.python.audio.core.audio_record')
+  if error := getattr(recorder, 'sd_error', None):
+    error.__traceback__ = None
   return mesh
 
 

@@ -4,7 +4,6 @@ import collections
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from talkjax.diffusion import samplers
@@ -15,6 +14,7 @@ from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.speech_edit import data
 from talkjax.systems.speech_edit.conditions import Conditions
 from talkjax.systems.speech_edit.model import paste
+from talkjax.training import sharding
 
 
 def make_frame_step(predict: Callable, config, table: samplers.Table):
@@ -62,12 +62,14 @@ def generate(
   """
   features = np.stack([audio.of_sound(params, sound) for sound in conditions.sound])
   fps = conditions.sound[0].fps
+  place = sharding.batch_placement(params)
+  identity, seeds = place(conditions.identity), place(np.asarray(seeds, np.uint32))
   # The previous frame is the one that is nearest to a frame of training ago: at 50 frames/s, the last but one.
   recent = collections.deque(maxlen=max(1, round(fps / data.FPS)))
   for number, frame in enumerate(conditions.frames):
+    condition = {name: place(value) for name, value in {**frame, 'audio': features[:, number]}.items()}
     # As in training, the frame before the first one is the first one itself, as it was filmed.
-    previous = recent[0] if recent else jnp.asarray(frame['clean'])
-    condition = {**frame, 'audio': features[:, number]}
-    generated = step(params, condition, previous, conditions.identity, np.asarray(seeds, np.uint32), number)
+    previous = recent[0] if recent else condition['clean']
+    generated = step(params, condition, previous, identity, seeds, number)
     recent.append(generated)
     yield Chunk(to_uint8(generated)[:, None], fps=fps)
