@@ -12,7 +12,7 @@ SUFFIXES = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt')
 
 
 def fetch(address: str, names: Sequence[str] = ()) -> pathlib.Path:
-  """Downloads weights that are not in the cache yet.
+  """Downloads weights that are not in the cache yet, with the config.json next to them.
 
   A connection that breaks is resumed where it broke. When a failed command is repeated, whole files are kept.
 
@@ -39,22 +39,27 @@ def fetch(address: str, names: Sequence[str] = ()) -> pathlib.Path:
     missing = f'--path={address} needs huggingface_hub, which is not installed: pip install huggingface_hub'
     raise UserError(missing) from None
   api = huggingface_hub.HfApi(endpoint=os.environ.get('HF_ENDPOINT'))
+  name = None
+  if inside and inside.endswith(SUFFIXES):
+    inside, _, name = inside.rpartition('/')
   try:
-    if inside and inside.endswith(SUFFIXES):
-      return pathlib.Path(api.hf_hub_download(repository, inside, revision=revision))
     info = api.model_info(repository, revision=revision)
     folder = f'{inside}/' if inside else ''
     there = [s.rfilename.removeprefix(folder) for s in info.siblings if s.rfilename.startswith(folder)]
-    wanted = [name for name in names if name in there][:1] if names else [n for n in there if n.endswith(SUFFIXES)]
+    if name:
+      wanted = [name]
+    else:
+      wanted = [n for n in names if n in there][:1] if names else [n for n in there if n.endswith(SUFFIXES)]
     if not wanted:
       raise UserError(f'--path={address} has no {" or ".join(names[:2]) or "weights"}: name a file of that repository')
-    for name in wanted:  # of one commit, whatever is pushed meanwhile
-      file = pathlib.Path(api.hf_hub_download(repository, folder + name, revision=info.sha))
+    configs = {str(pathlib.PurePosixPath(n).with_name('config.json')) for n in wanted}  # the sizes of the network
+    for part in (*sorted(configs & set(there)), *wanted):  # of one commit, whatever is pushed meanwhile
+      file = pathlib.Path(api.hf_hub_download(repository, folder + part, revision=info.sha))
   except UserError:
     raise
   except Exception as error:  # network errors are those of whichever HTTP client huggingface_hub uses
-    raise UserError(f'--path={address}: {_reason(error, repository, inside, revision)}') from error
-  return file.parents[len(pathlib.PurePath(name).parts) - 1]
+    raise UserError(f'--path={address}: {_reason(error, repository, name or inside, revision)}') from error
+  return file if name else file.parents[len(pathlib.PurePath(part).parts) - 1]
 
 
 def _reason(error: Exception, repository: str, file: str | None, revision: str | None) -> str:

@@ -137,6 +137,15 @@ def test_a_file_a_folder_and_a_revision_can_be_named(server, weights):
   assert hub.fetch(f'hf:org/net/pytorch_model.bin@{COMMIT["v1"]}').read_bytes() == b'old'
 
 
+def test_the_config_of_a_network_comes_with_its_weights(server, weights):
+  server.files[COMMIT['main']]['config.json'] = b'{"hidden_size": 16}'
+  for address in ('hf:org/net', 'hf:org/net/pytorch_model.bin'):
+    fetched = hub.fetch(address, convert.pretrained.FILES['wav2vec2'])
+    folder = fetched if fetched.is_dir() else fetched.parent
+    assert (folder / 'config.json').read_bytes() == b'{"hidden_size": 16}'
+    assert (folder / 'pytorch_model.bin').read_bytes() == weights['pytorch_model.bin']
+
+
 def test_a_transfer_that_breaks_off_is_resumed(server, weights, monkeypatch):
   monkeypatch.setattr('huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE', 1024)  # whole chunks are kept
   server.breaks = 1
