@@ -3,18 +3,25 @@
 import hashlib
 import http.server
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 
+import cv2
+import ml_collections
 import numpy as np
 import pytest
+import soundfile
 
 from talkjax import convert
 from talkjax.errors import UsageError, UserError
-from talkjax.training import checkpoint
+from talkjax.media import video
+from talkjax.training import checkpoint, input_pipeline
 from talkjax.weights import hub
-from tests import made_up
-from tests.commands import call
+from tests import made_up, published_files
+from tests.commands import ROOT, call
 
 pytest.importorskip('huggingface_hub', reason='needs huggingface_hub')
 
@@ -41,12 +48,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
       return self.refuse(401, message='Invalid credentials in Authorization header')
     if token == 'forbidden':
       return self.refuse(403)
-    api = re.fullmatch(r'/api/models/(org/\w+)(?:/revision/(\w+))?', self.path)
-    file = re.fullmatch(r'/(org/\w+)/resolve/(\w+)/(.+)', self.path)
+    api = re.fullmatch(r'/api/models/([\w-]+/[\w-]+)(?:/revision/(\w+))?', self.path)
+    file = re.fullmatch(r'/([\w-]+/[\w-]+)/resolve/(\w+)/(.+)', self.path)
     repository, revision = (api or file).groups()[:2]
     if repository == 'org/gated':
       return self.refuse(403, 'GatedRepo')
-    if repository != 'org/net':
+    if repository not in ('org/net', 'tk93/V-Express'):
       return self.refuse(401 if not token else 404, 'RepoNotFound')
     commit = COMMIT.get(revision or 'main', revision)
     if commit not in COMMIT.values():
@@ -211,3 +218,38 @@ def test_no_network_is_one_sentence(server, monkeypatch, path):
 def test_other_addresses_are_refused(path):
   with pytest.raises(UsageError, match='expected hf:ORG/NAME'):
     hub.fetch(path)
+
+
+CONFIG = """from tests.published_files import make_config
+
+
+def get_config(_=None):
+  return make_config('paper,stage=3')
+"""
+
+
+@pytest.mark.slow
+def test_portrait_sh_makes_a_video_from_published_weights(server, puppets, tmp_path):
+  published = published_files.write_vexpress(tmp_path / 'published', published_files.vexpress_params())
+  files = [p for p in published.rglob('*') if p.is_file()]
+  server.files[COMMIT['main']] = {f'model_ckpts/{p.relative_to(published)}': p.read_bytes() for p in files}
+  (tmp_path / 'config.py').write_text(CONFIG)
+  data = ml_collections.ConfigDict({'dir': str(puppets), 'corpus': 'puppets/tiny'})
+  clip = next(input_pipeline.eval_records(data, 'test', 1))
+  portrait = tmp_path / 'portrait.png'
+  cv2.imwrite(str(portrait), cv2.cvtColor(clip.frame(0), cv2.COLOR_RGB2BGR))
+  soundfile.write(tmp_path / 'speech.wav', np.zeros(16_000, np.int16), 16_000)
+  env = {**os.environ, 'PYTHON': sys.executable, 'CONFIG': str(tmp_path / 'config.py'), 'RUN': str(tmp_path / 'run')}
+  env |= {'HF_HOME': str(tmp_path / 'hub'), 'JAX_PLATFORMS': 'cpu'}
+  command = [
+    str(ROOT / 'launch' / 'portrait.sh'),
+    str(portrait),
+    str(tmp_path / 'speech.wav'),
+    str(tmp_path / 'out.mp4'),
+  ]
+  for _ in range(2):  # the second time nothing is fetched or converted
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    gets = sum('/resolve/' in path for method, path, *_ in server.requests if method == 'GET')
+    assert gets == len(files)
+  assert video.probe(tmp_path / 'out.mp4').num_frames == 30  # a second at the rate of the published weights
