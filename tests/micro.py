@@ -10,8 +10,7 @@ import ml_collections
 import numpy as np
 
 from configs import emo, vexpress
-from talkjax import generate as command
-from talkjax import options, systems
+from talkjax import options, pipeline, systems
 from talkjax.corpora.records import Record
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import input_pipeline
@@ -97,4 +96,4 @@ def render(made: types.SimpleNamespace, output, sweep=None, batch_size=None, see
   declared = systems.module(made.config.system).OPTIONS
   options.check(made.config.system, declared, inputs)
   request = systems.Request(str(output), inputs, sweep, batch_size)
-  return command.generate(made.system, made.params, request, seed)
+  return pipeline.generate(made.system, made.params, request, seed)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from talkjax import generate, systems
+from talkjax import pipeline, systems
 from talkjax.errors import UserError
 from talkjax.media import audio, video
 from talkjax.training import checkpoint, input_pipeline
@@ -23,7 +23,7 @@ def make(micro_workdir):
   system = systems.build(config)
 
   def make_one(output, seed=0, **inputs):
-    (made,) = generate.generate(system, params, systems.Request(str(output), inputs), seed).items()
+    (made,) = pipeline.generate(system, params, systems.Request(str(output), inputs), seed).items()
     assert made[0] == str(output)
     return made[1]
 

@@ -23,6 +23,8 @@ PACKAGES = {
   'metrics': {'errors', 'media', 'faces'},
   'training': {'errors', 'media', 'corpora'},
   'systems': {'errors', 'options', 'nn', 'diffusion', 'media', 'weights', 'faces', 'corpora', 'metrics', 'training'},
+  'pipeline': {'errors', 'options', 'systems', 'media', 'training'},
+  '': {'pipeline'},  # talkjax itself, in `load`
 }
 # Modules that may import more than the rest of their package.
 MODULES = {
@@ -96,7 +98,7 @@ def test_imports_point_one_way(path):
 def test_every_package_is_listed():
   packages = {p.parent.name for p in PACKAGE.glob('*/__init__.py')}
   modules = {p.stem for p in PACKAGE.glob('*.py')} - {'__init__'}
-  assert packages | modules == set(PACKAGES) | COMMANDS, 'a new package or module needs a line in PACKAGES'
+  assert packages | modules == set(PACKAGES) - {''} | COMMANDS, 'a new package or module needs a line in PACKAGES'
 
 
 def test_every_exception_is_needed():
