@@ -210,7 +210,7 @@ class Trial:
       config.steps = 1
       self.corpus(config.data.corpus.split('/')[0])
       for name, path in {**config.pretrained, 'wav2vec2': config.get('audio', {}).get('weights')}.items():
-        if path:
+        if path not in (None, '', 'random'):
           self.workdir(name, path)
       try:
         real(config, workdir)
