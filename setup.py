@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 CORE = [
   'absl-py',
   'av>=18',
+  'clu>=0.0.12',  # the overview of the parameters
   'espeakng-loader==0.2.4',
   'etils[epath]',
   'flax>=0.12',

@@ -25,7 +25,7 @@ from talkjax.errors import UserError
 from talkjax.media.picture import strip
 from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, memory, metrics_log, sharding, state
-from talkjax.training.compile import training_program
+from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
 from talkjax.weights import encoders
 
@@ -70,6 +70,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
   # Step.
   log = _Log(config, workdir, first)
+  log.parameters(program.state.params, state.trainable_mask(program.state.params, train_patterns(config, system)))
   stop = _StopRequest()
   try:
     for step in range(first + 1, config.steps + 1):
@@ -236,6 +237,9 @@ class _Log:
       self._clock, self._clock_step = now, step
       self._log.scalars(step, values)
       self._bar.set_postfix(loss=f'{values["loss"]:.4f}')
+
+  def parameters(self, params, trains) -> None:
+    self.print(self._log.parameters(params, trains))
 
   def picture(self, step: int, name: str, rgb: np.ndarray) -> None:
     self._log.picture(step, name, rgb)

@@ -30,6 +30,9 @@ def test_a_run_leaves_a_whole_workdir_and_learns(micro_workdir):
   assert step == 6 and config.system == 'speech_edit' and 'unet' in params
   _, fresh, _ = checkpoint.load_params(micro_workdir, 'params')
   assert not np.array_equal(fresh['unet']['conv_out']['kernel'], params['unet']['conv_out']['kernel'])
+  overview = (micro_workdir / 'parameters.txt').read_text()
+  assert '| unet/conv_out/kernel ' in overview
+  assert f'Total: {sum(x.size for x in jax.tree.leaves(params)):,} ' in overview
 
 
 def test_the_same_seed_gives_the_same_bits(micro_workdir, micro, tmp_path):

@@ -30,6 +30,22 @@ class MetricsLog:
     self._file = self._path.open('a')
     self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
 
+  def parameters(self, params, trains) -> str:
+    """Writes the shapes of all parameters to parameters.txt; returns a line on how many there are and train.
+
+    Args:
+      params: the parameters, or their shapes.
+      trains: whether each one trains, in the same tree.
+    """
+    from clu import parameter_overview
+
+    if self.active:
+      table = parameter_overview.get_parameter_overview(params, include_stats=False)
+      (self.workdir / 'parameters.txt').write_text(table + '\n')
+    sizes = [x.size for x in jax.tree.leaves(params)]
+    training = sum(size for size, train in zip(sizes, jax.tree.leaves(trains), strict=True) if train)
+    return f'{sum(sizes):,} parameters, of which {training:,} train (parameters.txt)'
+
   def scalars(self, step: int, values: dict[str, float]) -> None:
     if self.active:
       self._file.write(json.dumps({'step': step, **values}) + '\n')
