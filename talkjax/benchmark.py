@@ -60,28 +60,25 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dic
 
 
 class RandomFeatures:
-  """In place of a `talkjax.corpora.feature_cache.FeatureCache`: random numbers for the features that a config reads."""
-
-  record_files = ()
+  """Reads records as a system does, with random numbers for the features that frozen networks would have cached."""
 
   def __init__(self, config: ml_collections.ConfigDict, system: systems.System):
-    self._states = system.encoder.shape if system.encoder else None
+    self._read, self._states = system.read, system.encoder.shape if system.encoder else None
     self._side = config.size // factor(config.latents) if config.data.get('feature_cache', '') else 0
 
-  def __call__(self, record: Record) -> Record:
-    generator, frames, shapes = np.random.default_rng(0), len(record.frames), {}
+  def __call__(self, record: Record, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    fixed, frames, shapes = np.random.default_rng(0), len(record.frames), {}
     if self._states:
       shapes['speech'] = (math.ceil(frames / record.fps * speech.RATE), *self._states)
     if self._side:
       shapes['latents'] = (frames, self._side, self._side, 8)  # mean and log variance of 4 channels
-    features = {k: generator.standard_normal(shape, np.float32).astype(np.float16) for k, shape in shapes.items()}
-    return dataclasses.replace(record, features=features)
+    features = {k: fixed.standard_normal(shape, np.float32).astype(np.float16) for k, shape in shapes.items()}
+    return self._read(dataclasses.replace(record, features=features), generator)
 
 
 def training_input(config: ml_collections.ConfigDict, system: systems.System, batch_size: int) -> Iterator:
   """Training batches whose cached features are random."""
-  caches = [RandomFeatures(config, system)]
-  return input_pipeline.training_iterator(config.data, system.read, batch_size, config.seed, caches)
+  return input_pipeline.training_iterator(config.data, RandomFeatures(config, system), batch_size, config.seed)
 
 
 def compile_step(program: Program) -> tuple[jax.stages.Compiled, float]:

@@ -322,7 +322,7 @@ def pipeline(case):
 
   table = make_table(config, 'stride')
   sampler = generation.Sampler(nets, config, table)
-  prepared = sampler.prepare(params, portrait)
+  prepared = sampler.prepare(params, portrait * 127.5 + 127.5)  # it scales bytes to [-1, 1]
   start = np.asarray(frames_first(inputs['latents']))
   draw = lambda video, index: inputs['kps_images'][index]
   given = generation.Inputs(prepared, draw, [np.asarray(frames)], np.zeros(1, np.uint32), start=start)

@@ -33,6 +33,7 @@ def test_every_parameter_comes_back(made, folder, tmp_path):
     part = saved.to_dict()['model'][key.removeprefix('model.')]
     assert (tuple(part) if isinstance(value, tuple) else part) == value, key
   assert saved.model.max_frames == 20 and saved.margin == 2
+  assert make_config(published.ARGUMENTS).fps == 25 and saved.fps == 30  # the rate that they were trained at
   backbone, reference = (next(n for n in notes if n.startswith(part)) for part in ('backbone', 'reference'))
   assert 'denoising_unet.bin and motion_module.bin' in backbone and 'ignored: positional encodings' in backbone
   assert 'ignored: conv_out.bias, conv_out.weight' in reference
@@ -67,7 +68,7 @@ def test_other_files_are_refused(folder, tmp_path):
 
 def test_released_settings_are_the_default():
   config = convert._default_config(published)
-  assert (config.windows.frames, config.windows.overlap, config.fps) == (24, 4, 30.0)
+  assert (config.windows.frames, config.windows.overlap) == (24, 4)
   assert (config.context_scales.reference, config.context_scales.audio, config.guidance) == (0.95, 3.0, 3.5)
   assert (config.diffusion.target, config.diffusion.zero_snr, config.sampler.spacing) == ('velocity', True, 'trailing')
   assert config.audio.kind == 'wav2vec2'
@@ -84,7 +85,8 @@ def test_moore_animate_anyone_is_a_start(made, folder, tmp_path):
   small = {k: v for k, v in SIZES.items() if k.startswith('model.audio')}
   notes = convert.convert('moore', folder, str(tmp_path / 'out'), make_config(moore.ARGUMENTS, **small))
   assert any('has no effect before training' in n for n in notes)
-  _, params, _ = checkpoint.load_params(tmp_path / 'out')
+  saved, params, _ = checkpoint.load_params(tmp_path / 'out')
+  assert saved.fps == 25  # of the training that starts from them
   block, given = (p['backbone']['mid_block_attentions_0']['transformer_blocks_0'] for p in (params, made))
   for ours, theirs in (('attn1', 'attn1'), ('attn1_5', 'attn1'), ('norm1_5', 'norm1'), ('norm2', 'norm2')):
     jax.tree.map(np.testing.assert_array_equal, block[ours], given[theirs])

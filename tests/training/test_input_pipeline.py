@@ -14,7 +14,7 @@ from talkjax.corpora import feature_cache, records
 from talkjax.errors import UserError
 from talkjax.training import input_pipeline
 from talkjax.weights import encoders
-from tests.corpora.test_records import full_record
+from tests.example_record import full_record
 
 # By config of the toy corpus: its clips, and the height and width of their frames.
 CLIPS = {'a': (6, (24, 16)), 'b': (4, (24, 16)), 'wide': (3, (24, 32)), 'silent': (3, (24, 16))}

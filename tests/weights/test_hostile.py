@@ -176,10 +176,10 @@ def nested(open_: bytes, close: bytes, depth: int) -> bytes:
 )
 def test_programs_without_bounds_are_refused(path, program, sentence):
   zipped(path, program)
-  begun = time.monotonic()
+  begun = time.process_time()
   with pytest.raises(UserError, match=sentence):
     read_pickle(path)
-  assert time.monotonic() - begun < 20
+  assert time.process_time() - begun < 20
 
 
 def test_copies_of_a_storage_are_bounded(path):
