@@ -21,6 +21,7 @@ import importlib
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -42,6 +43,7 @@ from tests import made_up
 from tests.commands import ROOT
 
 DOCUMENTS = ('README.md', 'data/README.md', 'docs/*.md', 'WORKSPACE_NOTES.md', 'configs/*.py')
+DEVICES = 8  # those of the recipes' meshes
 LINKED = ('configs', 'data', 'launch', 'tests')
 
 
@@ -343,6 +345,10 @@ def main() -> int:
   parser.add_argument('--only', default='', help='only commands or documents that contain this')
   parser.add_argument('--output', help='a JSON file for the table')
   args = parser.parse_args()
+  if jax.device_count() < DEVICES:
+    flag = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={DEVICES}'
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag}
+    return subprocess.call([sys.executable, '-m', 'tests.documents', *sys.argv[1:]], env=env)
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(['documents'])  # grain reads absl flags
   commands = find()

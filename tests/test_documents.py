@@ -14,11 +14,11 @@ from tests.commands import ROOT
 def run(folder, *args):
   """The rows of the table by (document, line)."""
   output = folder / 'table.json'
-  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-  env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
+  flag = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={documents.DEVICES}'
   done = subprocess.run(
     [sys.executable, '-m', 'tests.documents', f'--output={output}', *args],
-    cwd=ROOT, env=env, check=False, capture_output=True, text=True,
+    cwd=ROOT, env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flag},
+    check=False, capture_output=True, text=True,
   )  # fmt: skip
   assert output.exists(), done.stderr[-3000:]
   rows = json.loads(output.read_text())
