@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh machine to a talking head: installs talkjax, builds the puppets corpus, trains `tiny`, evaluates
 # and generates a re-voiced video. Training takes about MINUTES (6): the number of steps follows from the measured time of
-# one, and is at most 1,200. Reuses existing results. RUN=DIR sets the workdir.
+# one, and is at most 600. Reuses existing results. RUN=DIR sets the workdir.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 launch/setup.sh
@@ -17,7 +17,7 @@ run, minutes = pathlib.Path(sys.argv[1]), float(sys.argv[2])
 measured = json.loads((run / 'benchmark.json').read_text())
 # On a CPU, reading takes its time from the same cores as the step.
 seconds = measured['step_seconds'] + measured['batch_size'] / measured['input_frames_per_second']
-steps = int(min(1200, max(100, (60 * minutes - measured['compile_seconds']) / seconds)))
+steps = int(min(600, max(100, (60 * minutes - measured['compile_seconds']) / seconds)))
 (run / 'steps').write_text(str(steps))
 print(f'training takes {steps} steps of about {seconds:.2f} s: {steps * seconds / 60:.0f} minutes '
       f'(matrix products run at {measured["matmul_gflops"]:.0f} GFLOP/s, the step at {measured["gflops"]:.0f})')
