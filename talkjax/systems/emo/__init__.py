@@ -1,6 +1,3 @@
-import dataclasses
-import functools
-
 from talkjax.errors import UserError
 from talkjax.options import Option
 from talkjax.systems import System, portrait
@@ -27,15 +24,15 @@ def build(config) -> System:
       'the motion frames of the next one'
     )
   nets = model.make_networks(config)
-  system = portrait.build(
+  return portrait.build(
     config,
     modules=_modules,
     nets=nets,
-    read=functools.partial(data.read, config=config, audio=nets.audio_features),
+    read=data.read,
     condition=model.condition,
     options=OPTIONS,
+    oracle=('face region', 'head speed'),
   )
-  return dataclasses.replace(system, oracle=('face region', 'head speed'))
 
 
 def _modules():

@@ -49,6 +49,7 @@ def build(
   options: tuple[Option, ...],
   samplers: tuple[str, ...] = ('ddim', 'ddpm', 'dpm++'),
   previous: str = 'next',
+  **described,
 ) -> System:
   """The system of a config.
 
@@ -57,11 +58,12 @@ def build(
     modules: imports the system's (`conditions`, with `from_records` and `from_files`; `generation`, with `generate` and
       `Sampler(nets, config, table)`), when they are first used.
     nets: its networks.
-    read: records to examples.
+    read: records to examples, given also `config` and the `audio` features.
     condition: the conditioning of a training batch, see `loss.Condition`.
     options: what a user can give.
     samplers: the samplers that it supports.
     previous: see `make_table`.
+    **described: other fields of the System.
 
   Raises:
     UserError: the config contradicts itself, or names a sampler that is not supported.
@@ -92,7 +94,7 @@ def build(
     return conditions.from_files(params, request, config=config)
 
   return System(
-    read=read,
+    read=functools.partial(read, config=config, audio=nets.audio_features),
     init=functools.partial(networks.init, nets=nets),
     loss=functools.partial(
       loss.loss,
@@ -108,4 +110,5 @@ def build(
     scores=(suites.IMAGES, suites.LIPS, suites.PORTRAIT),
     frozen=(*('autoencoder',) * (config.latents.kind == 'vae'), *((encoder.kind,) if encoder else ())),
     encoder=encoder,
+    **described,
   )

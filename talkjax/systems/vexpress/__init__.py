@@ -9,9 +9,6 @@ Where the paper leaves something open this follows the released code, whose erro
 `compat=published`.
 """
 
-import dataclasses
-import functools
-
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.options import Option
@@ -49,17 +46,17 @@ def build(config) -> System:
 
   _check(config)
   nets = model.make_networks(config)
-  system = portrait.build(
+  return portrait.build(
     config,
     modules=_modules,
     nets=nets,
-    read=functools.partial(data.read, config=config, audio=nets.audio_features),
+    read=data.read,
     condition=model.condition,
     options=OPTIONS,
     samplers=('ddim', 'ddpm'),  # a multistep solver does not work with predictions averaged over windows
     previous='stride' if config.compat == 'published' else 'next',
+    true_conditions=('keypoints',),
   )
-  return dataclasses.replace(system, true_conditions=('keypoints',))
 
 
 def _check(config) -> None:
