@@ -1,3 +1,9 @@
+"""EMO: Emote Portrait Alive (Tian et al., 2024): a portrait and a voice become a video of any length.
+
+Stable Diffusion's U-Net with reference, audio and temporal attention generates clips, each continued from the last
+frames of the one before. A region of the face and a speed of the head control its motion. No code was published.
+"""
+
 from talkjax.errors import UserError
 from talkjax.options import Option
 from talkjax.systems import System, portrait
