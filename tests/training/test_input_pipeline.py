@@ -16,11 +16,11 @@ from talkjax.training import input_pipeline
 from talkjax.weights import encoders
 from tests.example_record import full_record
 
-# By config of the toy corpus: its clips, and the height and width of their frames.
+# By config of the corpus: its clips, and the height and width of their frames.
 CLIPS = {'a': (6, (24, 16)), 'b': (4, (24, 16)), 'wide': (3, (24, 32)), 'silent': (3, (24, 16))}
 
 
-class Toy(tfds.core.GeneratorBasedBuilder):
+class Mixed(tfds.core.GeneratorBasedBuilder):
   """Corpora of a few clips, one a config."""
 
   VERSION = tfds.core.Version('1.0.0')
@@ -47,7 +47,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('mixed')
   for name in CLIPS:
-    Toy(config=name, data_dir=folder, file_format='array_record').download_and_prepare()
+    Mixed(config=name, data_dir=folder, file_format='array_record').download_and_prepare()
   return folder
 
 
@@ -71,18 +71,18 @@ def names_of(iterator, batches):
 
 
 def test_a_mixture_has_the_clips_of_each_corpus_in_proportion_to_its_weight(folder):
-  names = names_of(batches_of(data_of(folder, 'toy/a:2,toy/b')), 36)
+  names = names_of(batches_of(data_of(folder, 'mixed/a:2,mixed/b')), 36)
   counts = collections.Counter(name[0] for name in names)
   assert counts == {'a': 48, 'b': 24}
   of_a = [name for name in names if name[0] == 'a']
   for epoch in range(8):  # each clip once, in an order of its own
     assert sorted(of_a[6 * epoch : 6 * epoch + 6]) == [f'a{i}' for i in range(6)]
   assert of_a[:6] != of_a[6:12]
-  equal = collections.Counter(name[0] for name in names_of(batches_of(data_of(folder, 'toy/a, toy/b')), 20))
+  equal = collections.Counter(name[0] for name in names_of(batches_of(data_of(folder, 'mixed/a, mixed/b')), 20))
   assert equal == {'a': 20, 'b': 20}
 
 
-@pytest.mark.parametrize('corpus', ['toy/a', 'toy/a:3,toy/b:1.5'])
+@pytest.mark.parametrize('corpus', ['mixed/a', 'mixed/a:3,mixed/b:1.5'])
 @pytest.mark.parametrize('stop', [1, 7])
 def test_a_mixture_resumes_with_the_same_examples(folder, corpus, stop):
   iterator = batches_of(data_of(folder, corpus))
@@ -98,19 +98,19 @@ def test_a_mixture_resumes_with_the_same_examples(folder, corpus, stop):
 
 
 def test_one_corpus_is_read_alike_with_and_without_a_weight(folder):
-  plain, weighted = (list(itertools.islice(batches_of(data_of(folder, c)), 6)) for c in ('toy/a', 'toy/a:3'))
+  plain, weighted = (list(itertools.islice(batches_of(data_of(folder, c)), 6)) for c in ('mixed/a', 'mixed/a:3'))
   for batch, other in zip(plain, weighted, strict=True):
     np.testing.assert_array_equal(batch['draw'], other['draw'])
 
 
 def test_evaluation_reads_the_first_corpus(folder):
-  names = [record.id for record in input_pipeline.eval_records(data_of(folder, 'toy/b:5,toy/a'), 'train')]
+  names = [record.id for record in input_pipeline.eval_records(data_of(folder, 'mixed/b:5,mixed/a'), 'train')]
   assert sorted(names) == ['b0', 'b1', 'b2', 'b3']
 
 
 def test_each_corpus_has_a_feature_cache_of_its_own(folder):
-  data = data_of(folder, 'toy/a,toy/b', feature_cache='cache')
-  for name, value in (('toy/a', 1), ('toy/b', 2)):
+  data = data_of(folder, 'mixed/a,mixed/b', feature_cache='cache')
+  for name, value in (('mixed/a', 1), ('mixed/b', 2)):
     builder = input_pipeline.open_builder(data, 'train', name)
     about = {'corpus': builder.info.full_name, 'branch': 'wav2vec2', 'weights': '', 'workdir': '', 'shape': [1]}
     rows = lambda record, value=value: iter([np.full((len(record.frames), 1), value, np.float16)])
@@ -120,7 +120,7 @@ def test_each_corpus_has_a_feature_cache_of_its_own(folder):
   cached = lambda record, _: {'value': record.features['speech'][:1, 0], 'id': np.array([record.id])}
   for batch in itertools.islice(batches_of(data, caches=caches, read=cached), 8):
     assert [{'a': 1, 'b': 2}[str(name)[0]] for name in batch['id']] == batch['value'].tolist()
-  other = data_of(folder, 'toy/a,toy/wide', feature_cache='cache')
+  other = data_of(folder, 'mixed/a,mixed/wide', feature_cache='cache')
   with pytest.raises(UserError, match='no latents.json or speech.json in .*wide'):
     encoders.open_caches(ml_collections.ConfigDict({'data': other}), None)
 
@@ -128,17 +128,20 @@ def test_each_corpus_has_a_feature_cache_of_its_own(folder):
 @pytest.mark.parametrize(
   ('corpus', 'sentence'),
   [
-    ('toy/a,toys', "no corpus 'toys' under .*: build it with"),
-    ('toy/a:0,toy/b', "the weight of 'toy/a' is '0': expected a number greater than 0"),
-    ('toy/a:-1,toy/b', "the weight of 'toy/a' is '-1'"),
-    ('toy/a,toy/b:much', "the weight of 'toy/b' is 'much'"),
-    ('toy/a:inf,toy/b', "the weight of 'toy/a' is 'inf'"),
-    ('toy/a:nan,toy/b', "the weight of 'toy/a' is 'nan'"),
-    ('toy/a,', "'' is not the name of a corpus: expected names with optional weights, as in hdtf:2,vfhq:1"),
-    ("('toy/a','toy/b')", 'is not the name of a corpus'),
-    ('toy/a:2,toy/a', "'toy/a' is named twice: give it one weight"),
-    ('toy/a,toy/wide', 'frames of different sizes: 24 x 16 in toy/a, 24 x 32 in toy/wide: build them at one size'),
-    ('toy/a:1000,toy/silent', 'clip silent. has no sound'),  # before the first step
+    ('mixed/a,other', "no corpus 'other' under .*: build it with"),
+    ('mixed/a:0,mixed/b', "the weight of 'mixed/a' is '0': expected a number greater than 0"),
+    ('mixed/a:-1,mixed/b', "the weight of 'mixed/a' is '-1'"),
+    ('mixed/a,mixed/b:much', "the weight of 'mixed/b' is 'much'"),
+    ('mixed/a:inf,mixed/b', "the weight of 'mixed/a' is 'inf'"),
+    ('mixed/a:nan,mixed/b', "the weight of 'mixed/a' is 'nan'"),
+    ('mixed/a,', "'' is not the name of a corpus: expected names with optional weights, as in hdtf:2,vfhq:1"),
+    ("('mixed/a','mixed/b')", 'is not the name of a corpus'),
+    ('mixed/a:2,mixed/a', "'mixed/a' is named twice: give it one weight"),
+    (
+      'mixed/a,mixed/wide',
+      'frames of different sizes: 24 x 16 in mixed/a, 24 x 32 in mixed/wide: build them at one size',
+    ),
+    ('mixed/a:1000,mixed/silent', 'clip silent. has no sound'),  # before the first step
   ],
 )
 def test_a_mixture_that_makes_no_sense_is_refused_in_one_sentence(folder, corpus, sentence):
@@ -153,6 +156,6 @@ def test_corpora_whose_examples_differ_are_refused(folder):
     kind = 'target' if record.id.startswith('a') else 'target_moments'
     return {kind: np.zeros((1, 4)), 'id': np.array([record.id])}
 
-  sentence = r'those of toy/a have target \[4\], those of toy/b target_moments \[4\]: give both feature caches'
+  sentence = r'those of mixed/a have target \[4\], those of mixed/b target_moments \[4\]: give both feature caches'
   with pytest.raises(UserError, match=sentence):
-    batches_of(data_of(folder, 'toy/a,toy/b'), read=differs)
+    batches_of(data_of(folder, 'mixed/a,mixed/b'), read=differs)
