@@ -10,7 +10,7 @@ import numpy as np
 from configs import vexpress as config_file
 from golden_cases.latent import activations, unet_fields
 from golden_cases.unet import nchw, nhwc
-from talkjax.diffusion import samplers, schedules
+from talkjax.diffusion import samplers, schedules, windows
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.nn.audio_projection import Resampler, frame_windows
@@ -22,7 +22,7 @@ from talkjax.systems.audio import AudioFeatures, Sound
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.latents import FoldedLatents
 from talkjax.systems.sampling import make_table
-from talkjax.systems.vexpress import generation, model, published, windows
+from talkjax.systems.vexpress import conditions, generation, model, published
 from talkjax.weights.fit import fit
 
 
@@ -285,7 +285,7 @@ def window_plan(case):
 
 def published_length(samples, size=24, overlap=4):
   try:
-    return windows.published_length(int(samples), size, overlap, published.FPS)
+    return conditions.published_length(int(samples), size, overlap, published.FPS)
   except UserError:
     return (int(samples / 16_000 * published.FPS), -1, -1)
 

@@ -143,3 +143,9 @@ def test_a_sweep_of_the_command_is_compared_in_one_image(vexpress, files, tmp_pa
   assert compared.shape[0] == 2 * 32 + picture.GAP and compared.shape[1] > 9 * (32 + picture.GAP)
   wrong = call('talkjax.generate', *arguments, '--sweep=reference_weight=a', f'--output={tmp_path}/no', check=False)
   assert wrong.returncode == 2 and 'expected an option and two numbers or more' in wrong.stderr
+
+
+def test_sound_shorter_than_a_published_window_is_refused():
+  assert conditions.published_length(16_000 * 2, 24, 4, 30.0) == (60, 2, 44)
+  with pytest.raises(UserError, match='the sound has 15 frames .* fewer than a window of 24'):
+    conditions.published_length(8000, 24, 4, 30.0)

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from talkjax.corpora.records import Record
-from talkjax.errors import UsageError
+from talkjax.errors import UsageError, UserError
 from talkjax.faces import keypoints, landmarks
 from talkjax.media import audio, video
+from talkjax.media.segments import AUDIO_RATE
 from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import conditions
 from talkjax.systems.portrait.conditions import Job, Portraits
 from talkjax.systems.portrait.reading import to_square
-from talkjax.systems.vexpress import windows
 from talkjax.systems.vexpress.data import face_points
 from talkjax.weights import speech
 
@@ -120,9 +120,25 @@ def read_voice(path: str, config) -> Sound:
   waveform = audio.read_audio(path)
   if config.compat == 'published':
     settings = config.windows
-    _, _, count = windows.published_length(len(waveform), settings.frames, settings.overlap, config.fps)
+    _, _, count = published_length(len(waveform), settings.frames, settings.overlap, config.fps)
     return Sound(waveform, count, count / seconds)
   return fit_duration(Sound(waveform, max(1, round(seconds * config.fps)), config.fps))
+
+
+def published_length(samples: int, size: int, overlap: int, fps: float) -> tuple[int, int, int]:
+  """How the released code cuts 16 kHz sound: (its frames at `fps`, whole windows, frames of those).
+
+  Raises:
+    UserError: too short for a window.
+  """
+  count = int(samples / AUDIO_RATE * fps)
+  if count < size:
+    raise UserError(
+      f'the sound has {count} frames at {fps:g} a second, fewer than a window of {size}, which is the least with '
+      '--compat=published: leave that out'
+    )
+  whole = (count - size) // (size - overlap) + 1
+  return count, whole, size + (whole - 1) * (size - overlap)
 
 
 def read_driving(path: str, count: int, config) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from talkjax.diffusion import guidance, samplers
+from talkjax.diffusion import guidance, samplers, windows
 from talkjax.diffusion.noise import keyed_normal
 from talkjax.faces import keypoints
 from talkjax.media.picture import to_uint8
@@ -18,7 +18,7 @@ from talkjax.systems import Chunk
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait import networks
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
-from talkjax.systems.vexpress import model, windows
+from talkjax.systems.vexpress import model
 from talkjax.systems.vexpress.conditions import Conditions
 from talkjax.training import sharding
 

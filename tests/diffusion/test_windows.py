@@ -1,10 +1,9 @@
-"""The windows of V-Express: which frames they have, and the mean of their predictions."""
+"""Overlapping windows: which frames they have, and the mean of their predictions."""
 
 import numpy as np
 import pytest
 
-from talkjax.errors import UserError
-from talkjax.systems.vexpress import windows
+from talkjax.diffusion import windows
 
 
 @pytest.mark.parametrize(('count', 'size', 'overlap'), [(2, 12, 4), (12, 12, 4), (13, 12, 4), (137, 24, 4), (31, 8, 0)])
@@ -31,9 +30,3 @@ def test_predictions_are_averaged():
   predictions = np.arange(8.0).reshape(2, 4, 1)
   np.testing.assert_array_equal(windows.coverage(frames, 6), [1, 1, 2, 2, 1, 1])
   np.testing.assert_allclose(windows.merge(predictions, frames, 6)[:, 0], [0, 1, (2 + 4) / 2, (3 + 5) / 2, 6, 7])
-
-
-def test_sound_shorter_than_a_published_window_is_refused():
-  assert windows.published_length(16_000 * 2, 24, 4, 30.0) == (60, 2, 44)
-  with pytest.raises(UserError, match='the sound has 15 frames .* fewer than a window of 24'):
-    windows.published_length(8000, 24, 4, 30.0)

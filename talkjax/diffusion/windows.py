@@ -1,12 +1,13 @@
-"""Overlapping windows over videos of any length: which frames each has, and the mean of their predictions."""
+"""Overlapping windows over videos of any length: which frames each has, and the mean of their predictions.
+
+A network that was trained on clips of a few frames generates a longer video in windows, whose predictions are averaged
+after every denoising step (V-Express section 2.5; the released code's windows with `compat='published'`).
+"""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-
-from talkjax.errors import UserError
-from talkjax.media.segments import AUDIO_RATE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +81,3 @@ def merge(predictions: np.ndarray, frames: np.ndarray, count: int) -> np.ndarray
 def coverage(frames: np.ndarray, count: int) -> np.ndarray:
   """How many windows have each frame: int [count]."""
   return sum(np.bincount(np.unique(index), minlength=count)[:count] for index in frames)
-
-
-def published_length(samples: int, size: int, overlap: int, fps: float) -> tuple[int, int, int]:
-  """How the released code cuts 16 kHz sound: (its frames at `fps`, whole windows, frames of those).
-
-  Raises:
-    UserError: too short for a window.
-  """
-  count = int(samples / AUDIO_RATE * fps)
-  if count < size:
-    raise UserError(
-      f'the sound has {count} frames at {fps:g} a second, fewer than a window of {size}, which is the least with '
-      '--compat=published: leave that out'
-    )
-  whole = (count - size) // (size - overlap) + 1
-  return count, whole, size + (whole - 1) * (size - overlap)
