@@ -36,6 +36,19 @@ def parse(arg: str | None, sizes) -> tuple[str, dict]:
   return size, changes
 
 
+def parse_stage(arg: str | None, sizes, stages=(1, 2, 3)) -> tuple[str, int, dict]:
+  """(size, stage, other arguments) of 'size,stage=N,key=value,...'; the first stage is the default.
+
+  Raises:
+    ValueError: an unknown size or stage, or a part that is not key=value.
+  """
+  size, changes = parse(arg, sizes)
+  stage = changes.pop('stage', stages[0])
+  if stage not in stages:
+    raise ValueError(f'stage={stage} is not one of {", ".join(map(str, stages))}')
+  return size, stage, changes
+
+
 def base() -> ml_collections.ConfigDict:
   """The settings that `talkjax.train` itself reads."""
   c = ml_collections.ConfigDict()

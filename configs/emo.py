@@ -14,7 +14,7 @@ from configs import common, portrait
 
 
 def get_config(arg: str | None = None):
-  size, stage, changes = portrait.parse(arg)
+  size, stage, changes = common.parse_stage(arg, portrait.SIZES)
   c = portrait.base(stage)
   c.system = 'emo'
   c.motion_frames = 4

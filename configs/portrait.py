@@ -13,19 +13,6 @@ from configs import common
 SIZES = ('paper', 'tiny', 'small')
 
 
-def parse(arg: str | None) -> tuple[str, int, dict]:
-  """(size, stage, other arguments) of 'size,stage=N,key=value,...'.
-
-  Raises:
-    ValueError: an unknown size or stage, or a part that is not key=value.
-  """
-  size, changes = common.parse(arg, SIZES)
-  stage = changes.pop('stage', 1)
-  if stage not in (1, 2, 3):
-    raise ValueError(f'stage={stage} is not one of 1, 2, 3')
-  return size, stage, changes
-
-
 def base(stage: int) -> ml_collections.ConfigDict:
   """The settings of both systems at size `paper`."""
   c = common.base()

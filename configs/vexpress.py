@@ -16,7 +16,7 @@ from configs import common, portrait
 
 
 def get_config(arg: str | None = None):
-  size, stage, changes = portrait.parse(arg)
+  size, stage, changes = common.parse_stage(arg, portrait.SIZES)
   c = portrait.base(stage)
   c.system = 'vexpress'  # the released configs have clips of 1, 20 and 8 frames, and context_scales of 0.95 and 3
   # Of generated videos: the rate that the weights were trained at, that of every corpus (`convert` sets the released
