@@ -22,12 +22,15 @@ _LANES = 128
 _SPLASH_LENGTH = 1024
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, method: str | None = None) -> jax.Array:
+def attention(
+  q: jax.Array, k: jax.Array, v: jax.Array, *, mask: jax.Array | None = None, method: str | None = None
+) -> jax.Array:
   """softmax(q k^T / sqrt(d)) v, with the softmax in float32.
 
   Args:
     q: [b, n, heads, d].
     k, v: [b, m, heads, d].
+    mask: [n, m] bool, True where a query attends to a key, which each query does to one or more; with 'xla' only.
     method: 'xla', 'blocks', 'cudnn' or 'splash' (for TPUs; interpreted and slow elsewhere); None selects by shape and
       device.
 
@@ -35,8 +38,12 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, method: str | None = 
     [b, n, heads, d] of q's dtype.
 
   Raises:
-    ValueError: unknown method.
+    ValueError: unknown method, or one that has no mask.
   """
+  if mask is not None:
+    if method not in (None, 'xla'):
+      raise ValueError(f'attention method {method!r} has no mask: expected xla')
+    return _attend(q, k, v, mask)
   method = method or _choose(q, k, jax.default_backend(), jax.device_count())
   if method == 'cudnn':
     return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
@@ -63,8 +70,10 @@ def _choose(q, k, platform, devices=1):
   return 'xla'
 
 
-def _attend(q, k, v):
+def _attend(q, k, v, mask=None):
   logits = jnp.einsum('bnhd,bmhd->bhnm', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+  if mask is not None:
+    logits = jnp.where(mask, logits, -jnp.inf)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bhnm,bmhd->bnhd', weights, v)
 

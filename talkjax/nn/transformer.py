@@ -41,6 +41,7 @@ class Attention(nn.Module):
     x: jax.Array,
     context: jax.Array | None = None,
     kv: tuple[jax.Array, jax.Array] | None = None,
+    mask: jax.Array | np.ndarray | None = None,
   ) -> jax.Array:
     """Attends.
 
@@ -48,6 +49,7 @@ class Attention(nn.Module):
       x: [b, n, c] queries.
       context: [b', m, d] for cross-attention; with b' < b each entry is shared by b / b' consecutive entries of x.
       kv: the precomputed keys and values of a context, [b', m, c] each (see `keys_and_values`).
+      mask: [n, m] bool, True where a query attends to a key; only with one context for each entry of x.
 
     Returns:
       [b, n, c].
@@ -61,7 +63,7 @@ class Attention(nn.Module):
     shared = b // kv[0].shape[0]
     q = q.reshape(b // shared, shared * n, self.heads, -1)
     k, v = (a.astype(self.dtype).reshape(*a.shape[:2], self.heads, -1) for a in kv)
-    y = attention(q, k, v).reshape(b, n, c)
+    y = attention(q, k, v, mask=mask).reshape(b, n, c)
     init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
     return nn.Dense(c, dtype=self.dtype, kernel_init=init, name='to_out_0')(y)
 
