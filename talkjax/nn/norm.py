@@ -1,4 +1,4 @@
-"""Group normalisation, FiLM and SiLU fused into one pass over the pixels."""
+"""Group normalisation, FiLM and SiLU fused into one pass over the pixels; batch normalisation by stored statistics."""
 
 import functools
 
@@ -91,3 +91,19 @@ def _pool(x, groups):
 
 
 _normalise.defvjp(_forward, _backward)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation by stored statistics, as published networks have it in inference; it folds into a gain."""
+
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., c] -> [..., c]."""
+    c = x.shape[-1:]
+    gain, bias = self.param('scale', nn.initializers.ones, c), self.param('bias', nn.initializers.zeros, c)
+    mean = self.param('running_mean', nn.initializers.zeros, c)
+    variance = self.param('running_var', nn.initializers.ones, c)
+    gain = gain / jnp.sqrt(variance + self.epsilon)
+    return x * gain + (bias - mean * gain)

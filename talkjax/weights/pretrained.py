@@ -15,6 +15,7 @@ import numpy as np
 
 from talkjax.errors import UserError
 from talkjax.nn.autoencoder import Autoencoder
+from talkjax.nn.hopenet import Hopenet
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.weights.fit import fit
@@ -27,7 +28,10 @@ FILES = {
   'sd_vae': (*(f'vae/{name}' for name in _DIFFUSERS), *_DIFFUSERS),
   'wav2vec2': ('model.safetensors', 'pytorch_model.bin'),
   'animatediff': ('mm_sd_v15_v2.ckpt', 'mm_sd_v15.ckpt', 'v3_sd15_mm.ckpt', 'mm_sd_v14.ckpt', *_DIFFUSERS),
+  'hopenet': ('hopenet_robust_alpha1.pkl', 'hopenet_alpha2.pkl', 'hopenet_alpha1.pkl'),
 }
+# Entries that inference with the networks of the scores does not use: counters, and heads of their training.
+UNUSED = r'num_batches_tracked$|^fc_finetune\.|^fc\.'
 # Fields of Wav2Vec2 and their names in the published config.json.
 _WAV2VEC2 = {
   'width': 'hidden_size',
@@ -129,7 +133,19 @@ def animatediff(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   return fit(state, wanted, name)
 
 
-_CONVERT: dict[str, Callable] = {'sd15': sd15, 'sd_vae': sd_vae, 'wav2vec2': wav2vec2, 'animatediff': animatediff}
+def hopenet(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+  """Parameters of Hopenet() from its published weights."""
+  wanted = jax.eval_shape(Hopenet().init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
+  return fit(state, wanted, name, UNUSED)
+
+
+_CONVERT: dict[str, Callable] = {
+  'sd15': sd15,
+  'sd_vae': sd_vae,
+  'wav2vec2': wav2vec2,
+  'animatediff': animatediff,
+  'hopenet': hopenet,
+}
 
 
 def motion_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
