@@ -99,9 +99,9 @@ class Conditioning:
   b' stands for a batch of which each entry is shared by b * frames / b' consecutive images.
 
   Attributes:
-    contexts: by name (see `transformer.CONTEXTS`), what spatial transformers attend to: 'text' and 'audio' tokens
-      [b', m, d]; 'reference' features [b', n, c] by block path, as another LatentUNet returns them. In place of an
-      array its keys and values, see `precompute_kv`.
+    contexts: by name (see `transformer.CONTEXTS`), what spatial transformers attend to: tokens [b', m, d], or tokens
+      of each of them by block path, as another LatentUNet returns its features for 'reference'. In place of an array
+      its keys and values, see `precompute_kv`.
     context_scales: by context, the factor of that attention's output: a number, or one for each image [b * frames].
       'modulation' is the factor of the difference from `silent_modulation`.
     motion_features: by layer path, features [b, k, h, w, c] of the k frames before the clip, for the temporal layers.
@@ -272,7 +272,9 @@ def precompute_kv(params: Mapping, contexts: Mapping[str, Any], dtype=jnp.float3
   for context, value in contexts.items():
     name = CONTEXTS[context][1]
     computed[context] = {
-      path: keys_and_values(tree['transformer_blocks_0'][name], value[path] if context == 'reference' else value, dtype)
+      path: keys_and_values(
+        tree['transformer_blocks_0'][name], value[path] if isinstance(value, Mapping) else value, dtype
+      )
       for path, tree in params.items()
       if '_attentions_' in path and name in tree['transformer_blocks_0']
     }

@@ -16,8 +16,15 @@ import numpy as np
 from talkjax.nn.attention import attention
 from talkjax.nn.norm import GroupNorm
 
-# What a spatial block may attend to besides its own pixels, in that order, and the names of the norm and the attention.
-CONTEXTS = {'reference': ('norm1_5', 'attn1_5'), 'text': ('norm2', 'attn2'), 'audio': ('norm2', 'attn2')}
+# What a spatial block may attend to besides its own pixels, and the names of the norm and the attention. Contexts with
+# the same names take the same place in a block: a network has one of them.
+CONTEXTS = {
+  'reference': ('norm1_5', 'attn1_5'),  # features of another network, by layer
+  'text': ('norm2', 'attn2'),
+  'audio': ('norm2', 'attn2'),
+  'motion': ('norm2', 'attn2'),
+  'appearance': ('norm2_5', 'attn2_5'),  # an image as a sequence, see `ImageTokens`
+}
 
 
 class Attention(nn.Module):
@@ -112,7 +119,7 @@ class SpatialBlock(nn.Module):
 
   Attributes:
     heads: of every attention.
-    contexts: names in CONTEXTS, in that order.
+    contexts: names in CONTEXTS, in the order in which they are attended to.
     zero_contexts: the output projections of context attention are zero-initialised.
     dtype: of the computation.
   """
@@ -173,6 +180,29 @@ def positions(length: int, channels: int) -> np.ndarray:
   """Sinusoidal table [length, channels]: sines in even, cosines in odd channels."""
   angles = np.arange(length)[:, None] * np.exp(np.arange(0, channels, 2) * (-math.log(10_000.0) / channels))
   return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(length, -1)[:, :channels].astype(np.float32)
+
+
+class ImageTokens(nn.Module):
+  """An image as a sequence: a token for each pixel, linear in its channels, plus a positional encoding.
+
+  The first half of the encoding's channels is that of the row, the second that of the column.
+
+  Attributes:
+    features: channels of a token, even.
+    dtype: of the computation.
+  """
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, h, w, c] -> [b, h * w, features]."""
+    b, h, w, _ = x.shape
+    rows, columns = positions(h, self.features // 2), positions(w, self.features // 2)
+    table = np.concatenate([np.repeat(rows, w, axis=0), np.tile(columns, (h, 1))], axis=-1)
+    x = nn.Dense(self.features, dtype=self.dtype, name='proj')(x.reshape(b, h * w, -1))
+    return x + jnp.asarray(table, x.dtype)
 
 
 class TemporalBlock(nn.Module):

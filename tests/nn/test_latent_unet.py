@@ -10,6 +10,7 @@ import pytest
 
 from talkjax.nn.autoencoder import Autoencoder, Folding
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, ResnetBlock, Temporal, precompute_kv
+from talkjax.nn.transformer import ImageTokens, SpatialBlock, positions
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.training.sharding import path_name
 from talkjax.weights import pretrained
@@ -124,6 +125,52 @@ def test_the_prediction_depends_on_every_condition(backbone):
                lambda c: c.speed, lambda c: c.modulation):  # fmt: skip
     slope = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(part(gradient)), jax.tree.leaves(part(change))))
     assert abs(float(slope)) > 1e-3
+
+
+def test_two_contexts_are_attended_to_one_after_the_other():
+  """m1 = phi1(motion, J), m2 = phi2(appearance, m1): each is what a block with that context alone computes."""
+  x, motion, appearance = noise(1, 2, 9, 16), noise(2, 2, 1, 12), noise(3, 2, 9, 8)
+  both = SpatialBlock(2, ('motion', 'appearance'))
+  given = {'motion': motion, 'appearance': appearance}
+  params = random_params(jax.eval_shape(lambda: both.init(KEY, x, given, {})['params']))
+  # Where attention and feed-forward of everything else are zero, a block is the attention to its one context.
+  silent = lambda *names: {
+    k: jax.tree.map(jnp.zeros_like, v) if k in names else v for k, v in params.items() if k.startswith(('attn', 'ff'))
+  }
+  run = lambda contexts, params, x: SpatialBlock(2, contexts).apply({'params': params}, x, given, {})[0]
+  first = run(('motion',), {**params, **silent('attn1', 'ff')}, x)
+  second = run(('appearance',), {**params, **silent('attn1', 'ff')}, first)
+  np.testing.assert_allclose(run(('motion', 'appearance'), {**params, **silent('attn1', 'ff')}, x), second, atol=1e-5)
+  assert float(jnp.abs(first - x).max()) > 1e-3 and float(jnp.abs(second - first).max()) > 1e-3
+  # One motion token: every pixel gets the same.
+  np.testing.assert_allclose(first - x, jnp.broadcast_to((first - x)[:, :1], x.shape), atol=1e-6)
+
+
+def test_precomputed_motion_and_appearance_give_the_same_prediction():
+  net = LatentUNet(**SMALL, contexts=('motion', 'appearance'))
+  x = noise(1, 4, 8, 8, 4)
+  conditioning = Conditioning({'motion': noise(2, 4, 1, 16), 'appearance': noise(3, 2, 64, 16)})
+  params = random_params(jax.eval_shape(lambda: init(net, x, jnp.zeros(4), conditioning)))
+  assert {'attn1', 'attn2', 'attn2_5'} <= params['mid_block_attentions_0']['transformer_blocks_0'].keys()
+  expected, _ = call(net, params, x, jnp.ones(4), conditioning)
+  precomputed = Conditioning(precompute_kv(params, conditioning.contexts))
+  np.testing.assert_allclose(call(net, params, x, jnp.ones(4), precomputed)[0], expected, atol=1e-4)
+  repeated = Conditioning(
+    {**conditioning.contexts, 'appearance': jnp.repeat(conditioning.contexts['appearance'], 2, 0)}
+  )
+  np.testing.assert_allclose(call(net, params, x, jnp.ones(4), repeated)[0], expected, atol=1e-4)
+
+
+def test_tokens_of_an_image_say_where_its_pixels_are():
+  x = jnp.ones((1, 3, 5, 4)) * noise(1, 4)  # every pixel is the same
+  tokens = ImageTokens(8)
+  params = tokens.init(KEY, x)
+  y = tokens.apply(params, x).reshape(3, 5, 8)
+  pixel = x[0, 0, 0] @ params['params']['proj']['kernel'] + params['params']['proj']['bias']
+  np.testing.assert_allclose(y[2, 3, :4], pixel[:4] + positions(3, 4)[2], atol=1e-6)
+  np.testing.assert_allclose(y[2, 3, 4:], pixel[4:] + positions(5, 4)[3], atol=1e-6)
+  rows = np.asarray(y).reshape(15, 8)
+  assert len(np.unique(rows.round(4), axis=0)) == 15
 
 
 def test_recomputation_changes_nothing():
