@@ -6,7 +6,8 @@ python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=ru
 python -m talkjax.convert --source=wav2vec2 --path=hf:facebook/wav2vec2-base-960h --output=runs/wav2vec2
 
 `generate` and `evaluate` accept the workdir of a system like a trained one; training accepts that of a pretrained
-network (sd15, sd_vae, wav2vec2, animatediff) as --config.pretrained.sd15=runs/sd15. PyTorch is not needed, and no code
+network (sd15, sd_vae, wav2vec2, animatediff) as --config.pretrained.sd15=runs/sd15. Networks of scores (inception, i3d,
+syncnet, wav2lip_syncnet, hopenet) are read from state dicts, not from TorchScript. PyTorch is not needed, and no code
 in a checkpoint is executed (see talkjax.weights). `hf:ORG/NAME[/FILE][@REVISION]` is fetched from the Hugging Face Hub
 into its cache. Settings that a checkpoint does not contain come from --config.
 """

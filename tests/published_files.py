@@ -99,7 +99,7 @@ def as_published(tree) -> dict[str, np.ndarray]:
       array = array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
       if name.endswith(('attentions.0.proj_in', 'attentions.0.proj_out', 'conv_shortcut', 'quant_conv')):
         array = array[..., None, None]
-    kind = leaf if leaf in ('bias', 'latents') else 'weight'
+    kind = 'weight' if leaf in ('kernel', 'scale', 'embedding') else leaf
     state[f'{name}.{kind}'.lstrip('.')] = array
   return state
 

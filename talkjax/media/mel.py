@@ -119,3 +119,36 @@ def normalised(waveform: np.ndarray) -> np.ndarray:
   """Normalises a waveform [s] to mean 0 and variance 1, the input of wav2vec 2.0: float32 [s]."""
   waveform = np.asarray(waveform, np.float64)
   return ((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)).astype(np.float32)
+
+
+def wav2lip_mel(waveform: np.ndarray, padding: str = 'reflect') -> np.ndarray:
+  """Log-mel spectrogram of Wav2Lip and of its lip-sync expert: [s] at 16 kHz in [-1, 1] -> float32 [80, 1 + s // 200].
+
+  Amplitudes of 80 bands from 55 to 7600 Hz after pre-emphasis, 80 columns per second; -100 to 0 dB (of a reference of
+  20 dB) become -4 to 4. `padding` of the ends is that of the published librosa; newer ones have 'constant'. Golden case
+  wav2lip_mel.
+  """
+  emphasised = np.append(waveform[:1], waveform[1:] - 0.97 * np.asarray(waveform[:-1], np.float64))
+  window, hop = 800, 200
+  frames = np.lib.stride_tricks.sliding_window_view(np.pad(emphasised, window // 2, mode=padding), window)[::hop]
+  hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+  amplitude = mel_filters(RATE, window, 80, 55.0, 7600.0) @ np.abs(scipy.fft.rfft(frames * hann, axis=1)).T
+  decibel = 20 * np.log10(np.maximum(1e-5, amplitude)) - 20
+  return np.clip(8 * (decibel + 100) / 100 - 4, -4, 4).astype(np.float32)
+
+
+def wav2lip_windows(mel: np.ndarray, fps: float = 25.0) -> tuple[np.ndarray, np.ndarray]:
+  """The 16 columns from each frame on: [80, n] -> (float32 [k, 80, 16], first columns [k]).
+
+  The last window is that of the last 16 columns, and there is none after it.
+
+  Raises:
+    ValueError: there are fewer than 16 columns.
+  """
+  columns = mel.shape[1]
+  if columns < 16:
+    raise ValueError(f'{columns} columns are fewer than the 16 of a window')
+  starts = (np.arange(columns) * 80 / fps).astype(int)
+  starts = starts[starts + 16 <= columns]
+  starts = np.append(starts, columns - 16)
+  return np.stack([mel[:, s : s + 16] for s in starts]), starts

@@ -1,4 +1,4 @@
-"""Converts pretrained networks (Stable Diffusion 1.5, its autoencoder, wav2vec 2.0, AnimateDiff) to `talkjax.nn`.
+"""Converts pretrained networks to `talkjax.nn`: Stable Diffusion 1.5, wav2vec 2.0, AnimateDiff, those of the scores.
 
 The modules of `talkjax.nn` have the published names. This module defines the exceptions and the names of the files.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,10 @@ import numpy as np
 from talkjax.errors import UserError
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.hopenet import Hopenet
+from talkjax.nn.i3d import I3D
+from talkjax.nn.inception import InceptionV3
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
+from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.weights.fit import fit
 from talkjax.weights.read import read_weights
@@ -28,7 +32,19 @@ FILES = {
   'sd_vae': (*(f'vae/{name}' for name in _DIFFUSERS), *_DIFFUSERS),
   'wav2vec2': ('model.safetensors', 'pytorch_model.bin'),
   'animatediff': ('mm_sd_v15_v2.ckpt', 'mm_sd_v15.ckpt', 'v3_sd15_mm.ckpt', 'mm_sd_v14.ckpt', *_DIFFUSERS),
+  'inception': ('pt_inception-2015-12-05-6726825d.pth',),
+  'i3d': ('i3d_pretrained_400.pt',),
+  'syncnet': ('syncnet_v2.model',),
+  'wav2lip_syncnet': ('lipsync_expert.pth',),
   'hopenet': ('hopenet_robust_alpha1.pkl', 'hopenet_alpha2.pkl', 'hopenet_alpha1.pkl'),
+}
+# The networks that scores are computed with, and the shapes of their inputs.
+SCORING = {
+  'inception': (InceptionV3(), (1, 299, 299, 3)),
+  'i3d': (I3D(), (1, 16, 224, 224, 3)),
+  'syncnet': (SyncNet(), (1, 5, 224, 224, 3), (1, 13, 20, 1)),
+  'wav2lip_syncnet': (Wav2LipExpert(), (1, 48, 96, 15), (1, 80, 16, 1)),
+  'hopenet': (Hopenet(), (1, 224, 224, 3)),
 }
 # Entries that inference with the networks of the scores does not use: counters, and heads of their training.
 UNUSED = r'num_batches_tracked$|^fc_finetune\.|^fc\.'
@@ -133,10 +149,14 @@ def animatediff(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   return fit(state, wanted, name)
 
 
-def hopenet(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
-  """Parameters of Hopenet() from its published weights."""
-  wanted = jax.eval_shape(Hopenet().init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
-  return fit(state, wanted, name, UNUSED)
+def _by_name(net: nn.Module, *shapes: tuple[int, ...]) -> Callable:
+  """A conversion to the parameters of a network by its published names; `shapes` are those of an example input."""
+
+  def convert(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+    wanted = jax.eval_shape(net.init, jax.random.key(0), *map(jnp.zeros, shapes))['params']
+    return fit({k.removeprefix('module.'): v for k, v in state.items()}, wanted, name, UNUSED)
+
+  return convert
 
 
 _CONVERT: dict[str, Callable] = {
@@ -144,7 +164,7 @@ _CONVERT: dict[str, Callable] = {
   'sd_vae': sd_vae,
   'wav2vec2': wav2vec2,
   'animatediff': animatediff,
-  'hopenet': hopenet,
+  **{name: _by_name(net, *shapes) for name, (net, *shapes) in SCORING.items()},
 }
 
 

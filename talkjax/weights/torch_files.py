@@ -57,6 +57,8 @@ def read_zip(path: pathlib.Path, select: Callable[[Any], Any]) -> Any:
     if len(pickles) != 1:
       raise Refused('is a zip archive, but not one of torch.save (it should hold one data.pkl)')
     root = pickles[0].removesuffix('data.pkl')
+    if root + 'constants.pkl' in members:
+      raise Refused('is a TorchScript program, and no code is executed: give the state dict of the same network')
     if members[pickles[0]].file_size > torch_pickle.MAX_PROGRAM:
       raise Refused(f'has a pickle of more than {torch_pickle.MAX_PROGRAM} bytes, far more than checkpoints do')
     order = _read_member(archive, root + 'byteorder').strip() if root + 'byteorder' in members else b'little'

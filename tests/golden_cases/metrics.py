@@ -1,10 +1,11 @@
-"""Golden cases of the scores: SSIM and PSNR, CPBD."""
+"""Golden cases of the scores: SSIM and PSNR, CPBD, Fréchet distances, lip synchronisation, beats."""
 
 import re
 
 import numpy as np
+import scipy.signal
 
-from talkjax.metrics import cpbd, image
+from talkjax.metrics import beats, cpbd, frechet, image, sync
 
 
 def ssim_psnr(case) -> dict[str, np.ndarray]:
@@ -50,4 +51,45 @@ def cpbd_cases(case) -> dict[str, np.ndarray]:
   return outputs
 
 
-CHECKS = {'ssim_psnr': ssim_psnr, 'cpbd_cases': cpbd_cases}
+def frechet_distances(case) -> dict[str, np.ndarray]:
+  """Every pair act1_NAME, act2_NAME."""
+  outputs = {}
+  for key, a in case.inputs.items():
+    if key.startswith('act1_'):
+      name = key.removeprefix('act1_')
+      b = case.inputs[f'act2_{name}']
+      mean, covariance = frechet.statistics(a)
+      outputs |= {f'mu1_{name}': mean, f'cov1_{name}': covariance}
+      outputs |= {f'distance_{name}': frechet.distance(a, b), f'sqrt_trace_{name}': frechet.sqrt_trace(a, b)}
+  return outputs
+
+
+def syncnet_lse(case) -> dict[str, np.ndarray]:
+  made = sync.score(case.inputs['lip'], case.inputs['audio'], case.config['vshift'])
+  means = made.distances.mean(0)
+  confidence = np.median(means) - made.distances[:, case.config['vshift'] - made.offset]
+  return {
+    'dists': made.distances,
+    'mean_dists': means,
+    'lse_d': made.distance,
+    'lse_c': made.confidence,
+    'offset': np.int32(made.offset),
+    'frame_conf': confidence,
+    'frame_conf_filtered': scipy.signal.medfilt(confidence, 9),
+  }
+
+
+def beat_align(case) -> dict[str, np.ndarray]:
+  points, sound = case.inputs['keypoints'], case.inputs['music_beats']
+  velocity, motion = beats.speed(points), beats.motion_beats(points)
+  length = np.int32(len(velocity))
+  return {'motion_beats': motion, 'velocity': velocity, 'score': beats.align(sound, motion), 'length': length}
+
+
+CHECKS = {
+  'ssim_psnr': ssim_psnr,
+  'cpbd_cases': cpbd_cases,
+  'frechet': frechet_distances,
+  'syncnet_lse': syncnet_lse,
+  'beat_align': beat_align,
+}

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from talkjax.metrics import sync
 from talkjax.nn.hopenet import Hopenet
+from talkjax.nn.i3d import I3D
+from talkjax.nn.inception import InceptionV3
+from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
 from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
 
@@ -43,4 +47,85 @@ def hopenet(case):
   return outputs
 
 
-CHECKS = {'hopenet': hopenet}
+def syncnet_v2(case):
+  net = SyncNet(case.config['num_layers_in_fc_layers'])
+  frames = jnp.asarray(case.inputs['frames'], jnp.float32).transpose(0, 2, 3, 4, 1)
+  mfcc = jnp.asarray(case.inputs['mfcc']).transpose(0, 2, 3, 1)
+  params = {'params': imported(net, case, frames, mfcc)}
+  run = jax.jit(lambda p, x, method: net.apply(p, x, method=method), static_argnames='method')
+  layers = {'lip': run(params, frames, 'lip_layers'), 'aud': run(params, mfcc, 'speech_layers')}
+  outputs = {'lip': run(params, frames, 'lip'), 'audio': run(params, mfcc, 'speech')}
+  outputs['lipfeat'] = layers['lip'][-1].reshape(len(frames), -1)
+  lip, speech = (np.asarray(outputs[k]) for k in ('lip', 'audio'))
+  outputs['pair_dist'] = sync.pairwise_distance(*np.broadcast_arrays(lip, speech))
+  for name, described in case.json['outputs'].items():
+    if match := re.fullmatch(r'act_(lip|aud)_(\d+)', name):
+      outputs[name] = thinned(channels_first(layers[match[1]][int(match[2])]), described)
+  return outputs
+
+
+def wav2lip_syncnet(case):
+  net = Wav2LipExpert()
+  face, mel = (jnp.asarray(case.inputs[k]).transpose(0, 2, 3, 1) for k in ('face', 'mel'))
+  params = {'params': imported(net, case, face, mel)}
+  run = jax.jit(lambda p, *x, method=None: net.apply(p, *x, method=method), static_argnames='method')
+  layers = {'face': run(params, face, method='face_layers'), 'audio': run(params, mel, method='speech_layers')}
+  outputs = {
+    'face_emb': run(params, face, method='face'),
+    'audio_emb': run(params, mel, method='speech'),
+    'cosine': run(params, face, mel),
+    **{f'{k}_raw': v[-1].reshape(len(face), -1) for k, v in layers.items()},
+  }
+  for name, described in case.json['outputs'].items():
+    if match := re.fullmatch(r'act_(face|audio)_(\d+)', name):
+      outputs[name] = thinned(channels_first(layers[match[1]][int(match[2])]), described)
+  return outputs
+
+
+def inception_fid(case):
+  net = InceptionV3(case.config['resize_input'], case.config['normalize_input'])
+  run = jax.jit(net.apply)
+  params, outputs = None, {}
+  for key, picture in case.inputs.items():
+    x = jnp.asarray(picture, jnp.float32).transpose(0, 2, 3, 1)
+    x = x / 255 if picture.dtype == np.uint8 else x
+    params = params or {'params': imported(net, case, x)}
+    pooled, made = run(params, x)
+    made = {k: channels_first(v) for k, v in made.items()}
+    made |= {'pool3': pooled, 'pre_pool': made['Mixed_7c'], 'block3': pooled[:, :, None, None]}
+    prefix = '' if key == 'image' else f'{key}_'
+    outputs |= named(case, made, prefix)
+  return outputs
+
+
+def i3d_logits(case):
+  net = I3D(case.config['num_classes'])
+  run = jax.jit(net.apply)
+  params, outputs = None, {}
+  for key, video in case.inputs.items():
+    x = jnp.asarray(video, jnp.float32)
+    params = params or {'params': imported(net, case, x)}
+    logits, made = run(params, x)
+    made = {k: channels_first(v) for k, v in made.items()} | {'logits': logits}
+    outputs |= named(case, made, '' if key == 'video' else f'{key}_')
+  return outputs
+
+
+def named(case, made, prefix):
+  """The outputs of a case whose names begin with a prefix; slices are described at the output without it."""
+  outputs, described = {}, case.json['outputs']
+  for name in described:
+    plain = name.removeprefix(prefix)
+    value = made.get(plain.removeprefix('act_'))
+    if name.startswith(prefix) and value is not None:
+      outputs[name] = thinned(value, described.get(plain, described[name]))
+  return outputs
+
+
+CHECKS = {
+  'hopenet': hopenet,
+  'syncnet_v2': syncnet_v2,
+  'wav2lip_syncnet': wav2lip_syncnet,
+  'inception_fid': inception_fid,
+  'i3d_logits': i3d_logits,
+}

@@ -1,6 +1,8 @@
 """Published state dicts as parameters: names, layouts, old spellings, and wrong files."""
 
 import json
+import pickle
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,11 @@ import pytest
 
 from talkjax import convert
 from talkjax.errors import UserError
+from talkjax.nn.resnet import ResNet
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
+from tests import published_files
 
 SHAPES = {
   'blocks_0_resnets_1': {'conv1': {'kernel': (3, 3, 2, 4), 'bias': (4,)}, 'conv_shortcut': {'kernel': (2, 4)}},
@@ -123,3 +127,26 @@ def test_the_sizes_of_wav2vec2_are_those_of_its_published_config(tmp_path):
   (tmp_path / 'config.json').write_text('no JSON')
   with pytest.raises(UserError, match='is not the config of a wav2vec 2.0 model'):
     pretrained.wav2vec2_fields(tmp_path / 'model.safetensors')
+
+
+def test_networks_of_scores_are_imported_by_name():
+  """With the prefix of a data-parallel module; counters and unused heads are left out, what is missing is named."""
+  net = ResNet((1,), width=2)
+  params = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+  params = jax.tree.map(lambda x: np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32), params)
+  state = published_files.as_published(params)
+  more = {f'module.{k}': v for k, v in state.items()} | {'module.bn1.num_batches_tracked': np.array(3)}
+  convert_net = pretrained._by_name(net, (1, 32, 32, 3))
+  for made in (state, more, more | {'fc.weight': np.zeros((3, 8))}):
+    jax.tree.map(np.testing.assert_array_equal, convert_net(made, 'x'), params)
+  with pytest.raises(UserError, match='x lacks bn1/running_var'):
+    convert_net({k: v for k, v in state.items() if k != 'bn1.running_var'}, 'x')
+
+
+def test_a_torchscript_program_is_not_run(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'i3d_torchscript.pt', 'w') as archive:
+    for name in ('data.pkl', 'constants.pkl', 'code/__torch__/i3d.py'):
+      archive.writestr(f'i3d/{name}', pickle.dumps({}))
+  with pytest.raises(UserError, match='is a TorchScript program, and no code is executed: give the state dict'):
+    convert.convert('i3d', tmp_path / 'i3d_torchscript.pt', str(tmp_path / 'out'))
+  assert not (tmp_path / 'out').exists()
