@@ -1,14 +1,16 @@
 """The checkpoints of a run, written atomically: a kill at any moment leaves the previous checkpoint intact.
 
 A checkpoint has the items `params`, `ema`, `training` (optimiser state and step), `iterator` (position in the data) and
-`run` (settings that must match on resumption). Generation and evaluation read only the first two. `ema` has trainable
-parameters only; checkpoints of earlier versions have it of all. A converted checkpoint has `params`, and `ema` where it
-was published.
+`run` (settings that must match on resumption). Its files have digests (`talkjax.training.digests`). Generation and
+evaluation read only the first two items. `ema` has trainable parameters only; checkpoints of earlier versions have it
+of all. A converted checkpoint has `params`, and `ema` where it was published.
 """
 
+import contextlib
 import difflib
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -20,6 +22,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from talkjax.errors import UserError
+from talkjax.training import digests
 from talkjax.training.sharding import path_name
 from talkjax.training.state import State
 from talkjax.training.workdir import read_config, write_config
@@ -33,13 +36,42 @@ def has_checkpoint(workdir) -> bool:
   return path.exists() and bool(ocp.utils.checkpoint_steps(path))
 
 
+def set_aside(workdir, step: int) -> None:
+  """Moves the checkpoints after `step` to the folder `discarded` of the workdir, so that a run resumes from `step`.
+
+  Raises:
+    UserError: there is no checkpoint of that step.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / 'checkpoints'
+  steps = sorted(ocp.utils.checkpoint_steps(path)) if path.exists() else []
+  if step not in steps:
+    there = f'its checkpoints are of steps {", ".join(map(str, steps))}' if steps else 'it has no checkpoint'
+    raise UserError(f'--resume_from={step}: workdir {workdir} has no checkpoint of that step: {there}')
+  for later in steps[steps.index(step) + 1 :]:
+    target = workdir / 'discarded' / str(later)
+    number = next(n for n in itertools.count() if not target.with_name(f'{later}.{n}').exists())
+    target.parent.mkdir(exist_ok=True)
+    (path / str(later)).rename(target.with_name(f'{later}.{number}'))
+
+
 class Checkpoints:
   """The checkpoints of one workdir, saved asynchronously and atomically."""
 
   def __init__(self, workdir, keep: int = 3):
-    self.path = epath.Path(workdir).resolve() / 'checkpoints'
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._workdir = epath.Path(workdir).resolve()
+    self.path = self._workdir / 'checkpoints'
+    self._saving = 0  # the step that is being saved
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      cleanup_tmp_directories=True,
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+    )
     self._manager = _manager(self.path, options)
+
+  def _write_digests(self) -> None:
+    if jax.process_index() == 0:
+      digests.write(self._workdir, self._saving)
 
   @property
   def latest(self) -> int | None:
@@ -50,6 +82,8 @@ class Checkpoints:
     step = int(state.step)
     if step == self.latest:
       return
+    self.wait()
+    self._saving = step
     training = {'step': state.step, 'opt_state': _leaves(state.opt_state)}
     self._manager.save(
       step,
@@ -68,9 +102,14 @@ class Checkpoints:
     Shapes and shardings are those of `state` (arrays or ShapeDtypeStructs).
 
     Raises:
-      UserError: the checkpoint was written by a different number of processes, or its parameters do not fit.
+      UserError: the checkpoint is damaged, was written by a different number of processes, or its parameters do not
+        fit.
     """
     step = self.latest
+    with _refuse_damage(self._manager, self._workdir, step):
+      return self._restore(step, state, iterator)
+
+  def _restore(self, step: int, state: State, iterator) -> State:
     run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if run['processes'] != jax.process_count():
       raise UserError(
@@ -110,6 +149,29 @@ class Checkpoints:
     self._manager.close()
 
 
+@contextlib.contextmanager
+def _refuse_damage(
+  manager: ocp.CheckpointManager, workdir: epath.Path, step: int, items: Sequence[str] = ()
+) -> Iterator[None]:
+  """Raises UserError, with the remedy, for a checkpoint whose files have changed or cannot be read in the block."""
+  earlier = [s for s in sorted(manager.all_steps()) if s < step]
+  remedy = 'restore it from a copy, or train or convert into another workdir'
+  if earlier:
+    remedy = (
+      f'continue a training from the one before with --resume_from={earlier[-1]}; to generate with that one, move '
+      f'{workdir}/checkpoints/{step} elsewhere'
+    )
+  what = f'checkpoint {workdir}/checkpoints/{step} is damaged'
+  if problem := digests.damage(workdir, step, items):
+    raise UserError(f'{what} ({problem}): {remedy}')
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # without digests, Orbax and its storage fail in many ways
+    raise UserError(f'{what} ({type(error).__name__}: {str(error).splitlines()[0][:200]}): {remedy}') from error
+
+
 # Optimiser states are nested tuples, whose types Orbax does not preserve: they are stored as a flat dict.
 def _leaves(tree: PyTree) -> dict[str, Any]:
   return {f'{i:05}': x for i, x in enumerate(jax.tree.leaves(tree))}
@@ -144,7 +206,7 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
     item: 'ema' (generates best; parameters without an average are read from 'params') or 'params'.
 
   Raises:
-    UserError: no workdir, no checkpoint yet, or an unknown `item`.
+    UserError: no workdir, no checkpoint yet, a damaged one, values that are not finite, or an unknown `item`.
   """
   if item not in ('ema', 'params'):
     raise UserError(f'unknown checkpoint weights {item!r}: expected ema or params')
@@ -159,19 +221,40 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
     step = manager.latest_step()
     if step is None:
       raise UserError(no_checkpoint)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted, params = {}, {}  # by path: the item that each parameter is read from, and what was read
-    for name in ('params', item):
-      wanted |= dict.fromkeys(flatten_dict(_saved_tree(manager, step, name)), name)
-    for name in set(wanted.values()):
-      abstract = {
-        path: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding) if wanted[path] == name else None
-        for path, m in flatten_dict(_saved_tree(manager, step, name)).items()
-      }
-      args = ocp.args.Composite(**{name: ocp.args.StandardRestore(unflatten_dict(abstract))})
-      read = flatten_dict(manager.restore(step, args=args)[name])
-      params |= {path: x for path, x in read.items() if wanted[path] == name}
+    with _refuse_damage(manager, path.parent, step, ('params', item)):
+      params = _read_params(manager, step, item)
+  check_finite(params, f'checkpoint {path}/{step}')
   return config, unflatten_dict(params), step
+
+
+def _read_params(manager: ocp.CheckpointManager, step: int, item: str) -> dict[tuple[str, ...], jax.Array]:
+  """The parameters of `item` by path; those that it lacks are read from 'params'."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  wanted, params = {}, {}  # by path: the item that each parameter is read from, and what was read
+  for name in ('params', item):
+    wanted |= dict.fromkeys(flatten_dict(_saved_tree(manager, step, name)), name)
+  for name in set(wanted.values()):
+    abstract = {
+      path: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding) if wanted[path] == name else None
+      for path, m in flatten_dict(_saved_tree(manager, step, name)).items()
+    }
+    args = ocp.args.Composite(**{name: ocp.args.StandardRestore(unflatten_dict(abstract))})
+    read = flatten_dict(manager.restore(step, args=args)[name])
+    params |= {path: x for path, x in read.items() if wanted[path] == name}
+  return params
+
+
+def check_finite(params: Mapping[tuple[str, ...], Any], source: str) -> None:
+  """Raises UserError if a parameter, by path, has a value that is not a finite number; the message names it."""
+  for path, x in params.items():
+    values = np.asarray(x)
+    with np.errstate(invalid='ignore'):  # the extremes are NaN if any value is, and need no temporary array
+      extremes = [values.min(), values.max()] if values.size and values.dtype.kind not in 'biu' else [0]
+    if not np.isfinite(extremes).all():
+      raise UserError(
+        f'{source} has {"/".join(path)} with values that are not finite: it is damaged, or was saved by a training '
+        'that diverged; use another copy'
+      )
 
 
 def saved_paths(workdir) -> tuple[str, ...]:
@@ -219,9 +302,11 @@ def save_params(
   Without `ema`, the parameters are stored once and read in its place.
 
   Raises:
-    UserError: the workdir already has a checkpoint.
+    UserError: the workdir already has a checkpoint, or a parameter is not finite.
   """
   workdir = epath.Path(workdir)
+  for tree in (params, ema or {}):
+    check_finite(flatten_dict(tree), 'the source of these weights')
   if (workdir / 'checkpoints').exists():
     raise UserError(f'{workdir} already has checkpoints, which are not overwritten: choose another --output')
   write_config(workdir, config)
@@ -230,6 +315,7 @@ def save_params(
     items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
     manager.save(step, args=ocp.args.Composite(**items))
     manager.wait_until_finished()
+  digests.write(workdir, step)
 
 
 def check_fit(saved: PyTree, wanted: PyTree, source: str, new: Sequence[str] = ()) -> None:

@@ -1,6 +1,7 @@
 """The metrics of a run: metrics.jsonl, TensorBoard and sample images."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -18,15 +19,11 @@ class MetricsLog:
 
     self.workdir = epath.Path(workdir)
     self._path = self.workdir / 'metrics.jsonl'
-    lines = []
     if self._path.exists():
-      for line in self._path.read_text().splitlines():
-        try:  # the last line of a killed run may be incomplete
-          if json.loads(line)['step'] <= resumed_step:
-            lines.append(line)
-        except ValueError:
-          continue
-    self._path.write_text(''.join(line + '\n' for line in lines))
+      lines = self._path.read_bytes().splitlines()
+      temporary = self._path.with_name('metrics.jsonl.tmp')
+      temporary.write_bytes(b''.join(line + b'\n' for line in lines if _step(line) <= resumed_step))
+      temporary.replace(self._path)
     self._file = self._path.open('a')
     self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
 
@@ -69,3 +66,13 @@ class MetricsLog:
     if self.active:
       self._file.close()
       self._board.close()
+
+
+def _step(line: bytes) -> float:
+  """The step of a line of metrics; inf if it is none: the last line of a killed run may be incomplete."""
+  try:
+    values = json.loads(line)
+  except ValueError:
+    return math.inf
+  step = values.get('step') if isinstance(values, dict) else None
+  return step if isinstance(step, int) else math.inf

@@ -53,7 +53,7 @@ def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
   if path.exists():
-    old, now = flatten(upgrade(json.loads(path.read_text()))), flatten(new)
+    old, now = flatten(upgrade(_read(path))), flatten(new)
     keys = sorted(k for k in old.keys() | now.keys() if old.get(k) != now.get(k) and k not in FREE_KEYS)
     if keys:
       shown = ', '.join(f'{k} ({old.get(k, "absent")} there, {now.get(k, "absent")} here)' for k in keys[:6])
@@ -72,14 +72,24 @@ def read_config(workdir) -> ml_collections.ConfigDict:
   """The resolved config of a workdir.
 
   Raises:
-    UserError: the workdir does not exist or has no config.
+    UserError: the workdir does not exist, or its config is missing or damaged.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
     raise UserError(
       f'{workdir} is not a workdir (it has no config.json): expected the --workdir of a training run or a conversion'
     )
-  return ml_collections.ConfigDict(upgrade(json.loads(path.read_text())))
+  return ml_collections.ConfigDict(upgrade(_read(path)))
+
+
+def _read(path: epath.Path) -> dict:
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:  # not JSON, or not even text
+    raise UserError(f'{path} is damaged ({error}): restore it from a copy, or choose another workdir') from error
+  if not isinstance(config, dict):
+    raise UserError(f'{path} is damaged (it is no JSON object): restore it from a copy, or choose another workdir')
+  return config
 
 
 def upgrade(config: dict) -> dict:
