@@ -1,0 +1,75 @@
+"""The values that the keys of a config may have, in one table."""
+
+import math
+from collections.abc import Callable
+
+import ml_collections
+
+from talkjax.errors import UsageError
+from talkjax.training.workdir import flatten
+
+_Range = tuple[str, Callable[[float], bool]]
+
+
+def _at_least(least: int) -> _Range:
+  return f'{least} or more', lambda x: x >= least
+
+
+_POSITIVE: _Range = 'more than 0', lambda x: x > 0
+_SHARE: _Range = '0 to 1', lambda x: 0 <= x <= 1
+_DECAY: _Range = '0 or more, and less than 1', lambda x: 0 <= x < 1
+# By key, or last part of a key: what is expected, and whether a value is allowed.
+RANGES: dict[str, _Range] = {
+  'seed': ('0 to 4294967295', lambda x: 0 <= x < 2**32),
+  'batch_size': _at_least(1),
+  'steps': _at_least(1),
+  'log_every': _at_least(1),
+  'checkpoint_every': _at_least(1),
+  'keep_checkpoints': _at_least(1),
+  'sample_every': _at_least(0),
+  'sample_frames': _at_least(1),
+  'frames': _at_least(1),
+  'margin': _at_least(0),
+  'size': _at_least(8),
+  'fps': _POSITIVE,
+  'ema': _DECAY,
+  'mesh.data': ('-1 for all devices, or 1 or more', lambda x: x == -1 or x >= 1),
+  'mesh.fsdp': _at_least(1),
+  'mesh.tensor': _at_least(1),
+  'optimizer.learning_rate': _POSITIVE,
+  'optimizer.warmup': _at_least(0),
+  'optimizer.b1': _DECAY,
+  'optimizer.b2': _DECAY,
+  'optimizer.eps': _POSITIVE,
+  'optimizer.weight_decay': _at_least(0),
+  'optimizer.clip': _at_least(0),
+  'optimizer.accumulate': _at_least(1),
+  'data.examples_per_record': _at_least(1),
+  'data.workers': _at_least(0),
+  'data.threads': _at_least(1),
+  'data.prefetch': _at_least(0),
+  'sampler.eta': _at_least(0),
+  'mouth_weight': _at_least(0),
+  'dropout': _DECAY,
+  'drop.all': _SHARE,
+  'augment.flip': _SHARE,
+  'augment.noise': _at_least(0),
+}
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks the numbers of a config, before anything is read or written.
+
+  Raises:
+    UsageError: a value is outside its range, or not finite.
+  """
+  for key, value in flatten(config.to_dict()).items():
+    numbers = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+      raise UsageError(f'config.{key}={value}: expected finite numbers')
+    expected, allowed = RANGES.get(key) or RANGES.get(key.rpartition('.')[2]) or ('', None)
+    if allowed and isinstance(value, (int, float)) and not allowed(value):
+      raise UsageError(f'config.{key}={value}: expected {expected}')
+  if config.dtype not in DTYPES:
+    raise UsageError(f'config.dtype={config.dtype!r} is not one of {", ".join(DTYPES)}')
