@@ -6,6 +6,7 @@ A stopped or killed run resumes from its last checkpoint when the same command i
 uninterrupted run. On several hosts, start the same command on each (see launch/).
 """
 
+import contextlib
 import math
 import os
 import re
@@ -19,27 +20,55 @@ import ml_collections
 import numpy as np
 import tqdm
 from etils import epath
+from jax.experimental import multihost_utils
 
 from talkjax import cli, systems
 from talkjax.errors import UserError
 from talkjax.media.picture import strip
 from talkjax.options import Option
-from talkjax.training import checkpoint, input_pipeline, memory, metrics_log, sharding, state
+from talkjax.training import checkpoint, input_pipeline, lock, memory, metrics_log, ranges, sharding, state
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
 from talkjax.weights import encoders
 
-OPTIONS = (cli.CONFIG, Option('workdir', str, 'Folder of the run: a new one, or one to resume.'))
+OPTIONS = (
+  cli.CONFIG,
+  Option('workdir', str, 'Folder of the run: a new one, or one to resume.'),
+  Option(
+    'resume_from',
+    int,
+    'Resume from the checkpoint of this step instead of the newest; later ones are moved to WORKDIR/discarded.',
+    minimum=0,
+  ),
+)
 EXAMPLE = 'python -m talkjax.train --config=configs/speech_edit.py:tiny --workdir=runs/tiny'
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
+def train(config: ml_collections.ConfigDict, workdir: str, resume_from: int | None = None) -> state.State:
   """Trains until `config.steps` and returns the last state.
 
+  Args:
+    config: of a system.
+    workdir: a new folder, or that of a run with this config, which resumes.
+    resume_from: the step of the checkpoint to resume from, if not the newest.
+
   Raises:
-    UserError: the workdir belongs to another config, the corpus is missing, a checkpoint does not fit, or the loss is
-      no longer finite.
+    UsageError: a number of the config is outside its range.
+    UserError: the workdir belongs to another config or another process trains in it, the corpus is missing, a
+      checkpoint is damaged or does not fit, or the loss is no longer finite.
   """
+  ranges.check(config)
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(lock.exclusive(workdir))
+      if resume_from is not None:
+        checkpoint.set_aside(workdir, resume_from)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('checkpoints to resume from')
+    return _train(config, workdir)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   # Data.
   config = ml_collections.FrozenConfigDict(with_encoder_sizes(config))
   _check_batch_size(config)
@@ -265,8 +294,6 @@ class _StopRequest:
   def requested(self, step: int) -> bool:
     if jax.process_count() == 1:
       return self._asked
-    from jax.experimental import multihost_utils
-
     return multihost_utils.reached_preemption_sync_point(step)
 
   def restore(self) -> None:
@@ -283,7 +310,7 @@ def _main(args) -> None:
     )
   elif os.environ.get('TALKJAX_DISTRIBUTED'):
     jax.distributed.initialize()
-  train(args.config, args.workdir)
+  train(args.config, args.workdir, args.resume_from)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
