@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from talkjax.errors import UserError
-from talkjax.media import files
+from talkjax.media import files, outputs
 
 GAP = 2  # white pixels between the frames of a strip
 
@@ -37,9 +37,10 @@ def write(path, rgb: np.ndarray) -> None:
   kind = path.suffix.lower() if path.suffix.lower() in ('.png', '.jpg', '.jpeg') else '.png'
   ok, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
   assert ok
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+  temporary = outputs.partial(path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
+    outputs.remove_partial(path)
     temporary.write_bytes(data.tobytes())
     os.replace(temporary, path)
   except OSError as error:

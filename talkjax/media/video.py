@@ -18,7 +18,7 @@ import soxr
 from absl import logging
 
 from talkjax.errors import UserError
-from talkjax.media import files
+from talkjax.media import files, outputs
 
 # Rates in Hz that the AAC encoder supports; audio of other rates is resampled to 48 kHz.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -268,7 +268,7 @@ class VideoWriter:
     pixel_aspect: fractions.Fraction = fractions.Fraction(1),
   ):
     self.path = pathlib.Path(path)
-    self._temporary = self.path.with_name(f'.{self.path.stem}.{os.getpid()}.partial.mp4')
+    self._temporary = outputs.partial(self.path)
     self._size = tuple(size)
     self._rate = exact_rate(fps)
     self._count = 0
@@ -277,6 +277,7 @@ class VideoWriter:
     options = {'movflags': '+faststart+use_metadata_tags', 'movie_timescale': str(rate)}
     try:
       self.path.parent.mkdir(parents=True, exist_ok=True)
+      outputs.remove_partial(self.path)
       self._container = av.open(str(self._temporary), 'w', format='mp4', options=options)
     except (OSError, av.error.FFmpegError) as error:
       raise UserError(f'cannot write {self.path} ({_reason(error)}): choose a writable folder') from error

@@ -1,0 +1,92 @@
+"""Files that a command will write: checked before its work begins, and cleared of what killed runs left."""
+
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+
+from talkjax.errors import UsageError, UserError
+
+PARTIAL = '.{name}.{process}.partial{suffix}'  # the name of a file while it is written
+
+
+def partial(path) -> pathlib.Path:
+  """The file, in the same folder, that this process writes before it gets its name."""
+  path = pathlib.Path(path)
+  return path.with_name(PARTIAL.format(name=path.stem, process=os.getpid(), suffix=path.suffix))
+
+
+def remove_partial(path) -> None:
+  """Removes what killed processes left of this file."""
+  path = pathlib.Path(path)
+  pattern = re.compile(
+    re.escape(PARTIAL.format(name=path.stem, process='#', suffix=path.suffix)).replace(r'\#', r'(\d+)')
+  )
+  for name in os.listdir(path.parent):
+    if (match := pattern.fullmatch(name)) and not _runs(int(match[1])):
+      (path.parent / name).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:  # of another user
+    return True
+  return True
+
+
+def check(
+  path: str,
+  suffixes: Iterable[str],
+  *,
+  flag: str = 'output',
+  inputs: Iterable[str] = (),
+  replaceable: Callable[[str], bool] | None = None,
+) -> None:
+  """Checks that a file can be written, and that nothing of the user's is lost by it.
+
+  Args:
+    path: the file.
+    suffixes: that it may have, with the dot, in lower case.
+    flag: the option that names it, for messages.
+    inputs: files that are read.
+    replaceable: whether an existing file may be replaced; None: any.
+
+  Raises:
+    UsageError: the path is empty or has another suffix.
+    UserError: it is an input, a folder or another file that is not replaced, or its folder cannot be written.
+  """
+  suffixes, what = tuple(suffixes), f'--{flag}={path}'
+  if not path:
+    raise UsageError(f'--{flag} is empty: name a file such as out{suffixes[0]}')
+  if pathlib.Path(path).suffix.lower() not in suffixes:
+    raise UsageError(f'{what}: expected a file name that ends in {" or ".join(suffixes)}')
+  if os.path.isdir(path):
+    raise UserError(f'{what} is a folder: name a file in it')
+  if os.path.lexists(path):
+    if any(os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other) for other in inputs):
+      raise UserError(f'{what} is an input, which would be lost: choose another name')
+    if not os.path.isfile(path):
+      raise UserError(f'{what} exists and is not a regular file: choose another name')
+    if replaceable is not None and not replaceable(path):
+      raise UserError(f'{what} exists and was not made by talkjax: choose another name, or add --overwrite')
+  check_folder(os.path.dirname(os.path.abspath(path)), what)
+
+
+def check_folder(folder: str, what: str) -> None:
+  """Raises UserError, which begins with `what`, unless files can be written to a folder that may not exist yet."""
+  existing = pathlib.Path(folder)
+  while not os.path.lexists(existing):
+    existing = existing.parent
+  if not existing.is_dir():
+    raise UserError(f'{what}: {existing} is not a folder: choose another place')
+  try:
+    with tempfile.TemporaryFile(dir=existing):
+      pass
+  except OSError as error:
+    raise UserError(
+      f'{what}: the folder {existing} cannot be written ({error.strerror}): choose another place'
+    ) from error
