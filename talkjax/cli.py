@@ -1,7 +1,7 @@
 """How every command starts and ends: flags in, exit code out, one sentence per error.
 
-Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong, 130 interrupted. A traceback is printed
-only with `--debug`; that of an unforeseen error goes to a file too.
+Exit codes: 0 done, 1 the work could not be done, 2 the command line was wrong, 130 interrupted, 143 terminated. A
+traceback is printed only with `--debug`; that of an unforeseen error goes to a file too.
 """
 
 import contextlib
@@ -11,12 +11,14 @@ import os
 import pathlib
 import runpy
 import shlex
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import traceback
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import ml_collections
 from absl import flags, logging
@@ -71,7 +73,8 @@ def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int
     debug: print tracebacks.
   """
   try:
-    function()
+    with _terminable():
+      function()
   except UsageError as error:
     _report(error, debug)
     return 2
@@ -85,6 +88,23 @@ def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int
     _report(error, debug, prefix=f'{type(error).__name__}: ', hint=hint)
     return 1
   return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+  """SIGTERM ends the block with SystemExit(143), so that unfinished files are removed."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def end(*_):
+    sys.exit(143)
+
+  before = signal.signal(signal.SIGTERM, end)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def parse(

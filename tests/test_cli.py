@@ -299,7 +299,7 @@ def test_a_system_that_is_defined_elsewhere_has_its_options(workdir, tmp_path, m
 @pytest.mark.parametrize(
   ('args', 'sentence'),
   [
-    (['--config=configs/emoo.py'], 'no file configs/emoo.py: there are configs/emo.py, configs/speech_edit.py'),
+    (['--config=configs/emoo.py'], 'no file configs/emoo.py: there are configs/'),
     (['--config=configs/emo.py:tyni'], "--config=configs/emo.py:tyni: size 'tyni' is not one of"),
     (['--config=configs/emo.py:tiny,seeed=1'], "the config has no key 'seeed' (nearest: seed"),
     (['--config=configs/emo.py:tiny', '--config.modle.heads=1'], "no key 'modle.heads' (nearest: model.heads"),
