@@ -19,6 +19,7 @@ from talkjax.errors import UsageError, UserError
 from talkjax.media import picture
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.training import checkpoint, sharding
+from talkjax.weights import autoencoders
 from talkjax.weights.encoders import Encoder
 
 BATCH = 8  # images per device and batch
@@ -36,7 +37,7 @@ def encoder(workdir: str, size: int) -> Encoder:
     UserError: the workdir has no autoencoder.
   """
   net, params, about = _load_autoencoder(workdir)
-  factor = 2 ** (len(net.widths) - 1)
+  factor = net.factor
   if size % factor:
     raise UsageError(f'--size={size}: expected a multiple of {factor}')
   batch = BATCH * jax.device_count()
@@ -70,7 +71,7 @@ def _load_autoencoder(workdir: str) -> tuple[Autoencoder, Any, dict[str, Any]]:
   if config.get('pretrained_network') == 'sd_vae':
     net = Autoencoder()
   elif 'autoencoder' in params:
-    params, net = params['autoencoder'], Autoencoder(tuple(config.latents.widths))
+    params, net = params['autoencoder'], autoencoders.network(config.latents)
   else:
     raise UserError(
       f'--latents={workdir} has no autoencoder: expected a workdir made by `talkjax.convert --source=sd_vae`, or '

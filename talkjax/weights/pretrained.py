@@ -20,8 +20,10 @@ from talkjax.nn.hopenet import Hopenet
 from talkjax.nn.i3d import I3D
 from talkjax.nn.inception import InceptionV3
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
+from talkjax.nn.lpips import LPIPS
 from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
 from talkjax.nn.wav2vec2 import Wav2Vec2
+from talkjax.weights import vqgan
 from talkjax.weights.fit import fit
 from talkjax.weights.read import read_weights
 
@@ -36,7 +38,14 @@ FILES = {
   'i3d': ('i3d_pretrained_400.pt',),
   'syncnet': ('syncnet_v2.model',),
   'wav2lip_syncnet': ('lipsync_expert.pth',),
+  'lpips': ('alex.pth', 'vgg.pth', 'weights/v0.1/alex.pth', 'lpips/weights/v0.1/alex.pth'),
+  'vqgan': ('model.ckpt', 'last.ckpt'),
   'hopenet': ('hopenet_robust_alpha1.pkl', 'hopenet_alpha2.pkl', 'hopenet_alpha1.pkl'),
+}
+# Published apart from `lpips`, whose heads read its features: torchvision's trunks, by net.
+TRUNKS = {
+  'alex': ('alexnet-owt-7be5be79.pth', 'alexnet-owt-4df8aa71.pth'),
+  'vgg': ('vgg16-397923af.pth',),
 }
 # The networks that scores are computed with, and the shapes of their inputs.
 SCORING = {
@@ -44,10 +53,11 @@ SCORING = {
   'i3d': (I3D(), (1, 16, 224, 224, 3)),
   'syncnet': (SyncNet(), (1, 5, 224, 224, 3), (1, 13, 20, 1)),
   'wav2lip_syncnet': (Wav2LipExpert(), (1, 48, 96, 15), (1, 80, 16, 1)),
+  'lpips': (LPIPS(), (1, 64, 64, 3), (1, 64, 64, 3)),
   'hopenet': (Hopenet(), (1, 224, 224, 3)),
 }
 # Entries that inference with the networks of the scores does not use: counters, and heads of their training.
-UNUSED = r'num_batches_tracked$|^fc_finetune\.|^fc\.'
+UNUSED = r'num_batches_tracked$|^fc_finetune\.|^fc\.|^classifier\.|^scaling_layer\.'
 # Fields of Wav2Vec2 and their names in the published config.json.
 _WAV2VEC2 = {
   'width': 'hidden_size',
@@ -83,7 +93,7 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
     source: one of FILES.
     path: the file, or the published folder.
     *net: the network (sd_vae and wav2vec2 only) if its sizes differ from those of the published one; that of wav2vec2
-      is by default the one that `wav2vec2_fields` finds.
+      is by default the one that `wav2vec2_fields` finds. Those of vqgan and lpips are found in the file.
 
   Returns:
     (parameters of LatentUNet, Autoencoder, Wav2Vec2 or the temporal layers of LatentUNet, as `source` says; the file).
@@ -97,7 +107,27 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
     raise UserError(f'--path={path} holds no weights of {source}: expected a file, or a folder with {FILES[source][0]}')
   if source == 'wav2vec2' and not net:
     net = (Wav2Vec2(**wav2vec2_fields(file)),)
-  return _CONVERT[source](read_weights(file), str(file), *net), file
+  state = read_weights(file)
+  if source == 'lpips':
+    state = {**_trunk(file, path, state), **state}
+    net = (LPIPS('vgg' if 'features.2.weight' in state else 'alex'),)
+  return _CONVERT[source](state, str(file), *net), file
+
+
+def _trunk(file: pathlib.Path, folder: pathlib.Path, heads: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The trunk of LPIPS, which torchvision publishes; {} if it is in the file of the heads.
+
+  Raises:
+    UserError: it is not there.
+  """
+  if 'features.0.weight' in heads:
+    return {}
+  names = TRUNKS['vgg' if 'vgg' in file.name else 'alex']
+  for name in names:
+    for place in (folder, file.parent):
+      if (place / name).is_file():
+        return read_weights(place / name)
+  raise UserError(f'{file} has the heads of LPIPS only: put their trunk, {names[0]} of torchvision, next to it')
 
 
 def wav2vec2_fields(file: pathlib.Path) -> dict[str, Any]:
@@ -159,12 +189,19 @@ def _by_name(net: nn.Module, *shapes: tuple[int, ...]) -> Callable:
   return convert
 
 
+def lpips(state: Mapping[str, np.ndarray], name: str, net: LPIPS | None = None) -> dict[str, Any]:
+  """Parameters of LPIPS() from its heads and its trunk."""
+  return _by_name(net or LPIPS(), (1, 64, 64, 3), (1, 64, 64, 3))(state, name)
+
+
 _CONVERT: dict[str, Callable] = {
   'sd15': sd15,
   'sd_vae': sd_vae,
   'wav2vec2': wav2vec2,
   'animatediff': animatediff,
-  **{name: _by_name(net, *shapes) for name, (net, *shapes) in SCORING.items()},
+  'vqgan': vqgan.convert,
+  'lpips': lpips,
+  **{name: _by_name(net, *shapes) for name, (net, *shapes) in SCORING.items() if name != 'lpips'},
 }
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from talkjax.nn.autoencoder import Autoencoder, Folding
+from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, ResnetBlock, Temporal, precompute_kv
 from talkjax.nn.transformer import ImageTokens, SpatialBlock, positions
 from talkjax.nn.wav2vec2 import Wav2Vec2
@@ -242,25 +242,6 @@ def test_sizes_that_do_not_fit():
   clip = LatentUNet(**SMALL, contexts=(), temporal=Temporal(heads=4, max_frames=2))
   with pytest.raises(ValueError, match='3 frames in a temporal layer made for 2'):
     jax.eval_shape(lambda: init(clip, jnp.zeros((3, 8, 8, 4)), jnp.zeros(1), Conditioning(), 3))
-
-
-def test_folding_loses_nothing():
-  images = noise(0, 2, 16, 8, 3)
-  latents = Folding(4).encode(images)
-  assert latents.shape == (2, 4, 2, 48)
-  np.testing.assert_array_equal(Folding(4).decode(latents), images)
-
-
-def test_autoencoder_scales_what_it_decodes():
-  net = Autoencoder((32, 32), layers=1, groups=8, scaling=0.5)
-  images = noise(0, 1, 16, 16, 3)
-  params = net.init(KEY, images)
-  mean, logvar = net.apply(params, images, method='moments')
-  np.testing.assert_allclose(net.apply(params, images, method='encode'), 0.5 * mean, rtol=1e-6)
-  encode = jax.jit(lambda key: net.apply(params, images, key, method='encode'))
-  samples = jnp.stack([encode(jax.random.key(i)) for i in range(200)])
-  np.testing.assert_allclose(samples.mean(0), 0.5 * mean, atol=0.3)
-  np.testing.assert_allclose(samples.std(0), 0.5 * jnp.exp(0.5 * logvar), rtol=0.5)
 
 
 def test_wav2vec2_knows_its_number_of_features():

@@ -50,7 +50,7 @@ class AutoencoderLatents:
 
   def init(self, rng: jax.Array) -> dict[str, Any]:
     """{'autoencoder': fresh parameters}."""
-    side = 2 ** (len(self.net.widths) - 1)
+    side = self.net.factor
     return {'autoencoder': self.net.init(rng, jnp.zeros((1, side, side, 3)))['params']}
 
   def encode(self, params, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -71,11 +71,15 @@ def make(config) -> FoldedLatents | AutoencoderLatents:
   """The latent space of a config."""
   if config.latents.kind == 'fold':
     return FoldedLatents(config.latents.patch)
-  from talkjax.nn.autoencoder import Autoencoder
+  from talkjax.weights import autoencoders
 
-  return AutoencoderLatents(Autoencoder(tuple(config.latents.widths), scaling=config.latents.scaling))
+  return AutoencoderLatents(autoencoders.network(config.latents))
 
 
 def factor(settings) -> int:
   """Pixels per latent, along each axis, of `config.latents`."""
-  return settings.patch if settings.kind == 'fold' else 2 ** (len(settings.widths) - 1)
+  if settings.kind == 'fold':
+    return settings.patch
+  from talkjax.weights import autoencoders
+
+  return autoencoders.network(settings).factor
