@@ -28,6 +28,7 @@ import numpy as np
 
 from talkjax import cli, systems
 from talkjax.corpora.records import Record
+from talkjax.media import outputs
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.options import Option
 from talkjax.systems.portrait.latents import factor
@@ -262,6 +263,8 @@ def _profile(train: Callable[[], object], folder: str, steps: int = 3, rows: int
 
 def _main(args) -> None:
   cli.required(args, ['config'], 'python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
+  if args.output is not None:
+    outputs.check(args.output, ['.json'])
   memory.keep_freed()  # as training does
   if args.compile_only:
     figures = compile_only(args.config)
@@ -269,9 +272,7 @@ def _main(args) -> None:
     how = {name: getattr(args, name) for name in ('training_only', 'videos', 'seconds', 'profile')}
     figures = benchmark(args.config, args.repeats, **how)
   if args.output:
-    path = pathlib.Path(args.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + '\n')
+    outputs.write_text(args.output, json.dumps(figures, indent=2) + '\n')
   for row in figures.pop('profile', ()):
     print(f'{row["ms_per_step"]:10.2f} ms {row["calls_per_step"]:8.1f} x  {row["operation"][:90]}')
   width = max(map(len, figures))

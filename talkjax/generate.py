@@ -23,6 +23,7 @@ COLUMNS = 12  # of comparison.png
 OPTIONS = (
   Option('workdir', str, 'A workdir of talkjax.train or talkjax.convert.'),
   Option('output', str, 'The MP4 to write; the folder of several videos.', 'out.mp4'),
+  Option('overwrite', bool, 'Replace existing files that talkjax did not generate.', False),
   Option('seed', int, 'Of the noise: the same seed gives the same video.', 0),
   Option('batch_size', int, 'Videos generated together, of several.', minimum=1),
   Option('weights', str, 'The averaged weights, or the last raw ones.', 'ema', choices=('ema', 'params')),
@@ -62,7 +63,8 @@ def _main(args) -> None:
   sweep = options.parse_sweep(args.sweep, pipeline.config.system, pipeline.options.values())
   several = {name for name, option in pipeline.options.items() if option.several}
   inputs = {name: cli.files(name, value) if name in several else value for name, value in args.given.items()}
-  counts = pipeline.write(args.output, seed=args.seed, sweep=sweep, batch_size=args.batch_size, **inputs)
+  how = {'seed': args.seed, 'sweep': sweep, 'batch_size': args.batch_size, 'overwrite': args.overwrite}
+  counts = pipeline.write(args.output, **how, **inputs)
   for path, count in counts.items():
     print(f'{path}: {count} frames')
   if sweep:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 
 from talkjax import pipeline, systems
-from talkjax.errors import UserError
+from talkjax.errors import UsageError, UserError
 from talkjax.media import audio, video
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.training.workdir import read_config
@@ -107,6 +108,29 @@ def test_a_generated_file_says_so(micro_workdir, talk, wav, tmp_path):
   about = json.loads(video.read_metadata(output)['comment'])
   assert about['generated'] and (about['step'], about['seed'], about['system']) == (6, 7, 'speech_edit')
   assert about['config']['sampler'] == {'name': 'dpm++', 'steps': 1, 'eta': 0.0, 'spacing': 'trailing'}
+
+
+def test_what_a_user_has_is_never_lost(micro_workdir, talk, wav, tmp_path):
+  speech, text = wav(0.2), tmp_path / 'text.mp4'
+  text.write_text('mine')
+  link = tmp_path / 'link.mp4'
+  link.symlink_to(talk)
+  model = pipeline.Pipeline(micro_workdir)
+  for output, kind, sentence in (
+    (talk, UserError, 'is an input'),
+    (link, UserError, 'is an input'),
+    (speech, UsageError, 'ends in .mp4'),
+    (text, UserError, 'was not made by talkjax: .*--overwrite'),
+    (tmp_path / 'text.mp4' / 'out.mp4', UserError, 'is not a folder'),
+  ):
+    with pytest.raises(kind, match=sentence):
+      model.write(str(output), video=talk, audio=speech)
+  before = pathlib.Path(talk).read_bytes()
+  with pytest.raises(UserError, match='is an input'):
+    model.write(talk, video=talk, audio=speech, overwrite=True)
+  assert pathlib.Path(talk).read_bytes() == before and text.read_text() == 'mine'
+  for overwrite in (True, False):  # the second time it is a generated video, which is replaced
+    assert model.write(str(text), video=talk, audio=speech, overwrite=overwrite) == {str(text): 6}
 
 
 @pytest.fixture

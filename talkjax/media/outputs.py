@@ -90,3 +90,20 @@ def check_folder(folder: str, what: str) -> None:
     raise UserError(
       f'{what}: the folder {existing} cannot be written ({error.strerror}): choose another place'
     ) from error
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes a text file atomically; its folder is created.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  temporary = partial(path)
+  try:
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    remove_partial(path)
+    temporary.write_text(text)
+    temporary.replace(path)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise UserError(f'cannot write {path} ({error.strerror}): check the folder and the free disk space') from error

@@ -71,3 +71,12 @@ def test_a_video_removes_what_a_killed_run_left(tmp_path):
   with VideoWriter(tmp_path / 'out.mp4', 25, (16, 16)) as writer:
     writer.write(np.zeros((16, 16, 3), np.uint8))
   assert [p.name for p in tmp_path.iterdir()] == ['out.mp4']
+
+
+def test_a_text_file_is_replaced_as_a_whole(tmp_path):
+  path = tmp_path / 'new' / 'a.json'
+  for text in ('1', '2'):
+    outputs.write_text(str(path), text)
+    assert path.read_text() == text and [p.name for p in path.parent.iterdir()] == ['a.json']
+  with pytest.raises(UserError, match='cannot write /dev/full/a.json'):
+    outputs.write_text('/dev/full/a.json', 'x')
