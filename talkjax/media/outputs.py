@@ -1,5 +1,6 @@
 """Files that a command will write: checked before its work begins, and cleared of what killed runs left."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -105,5 +106,6 @@ def write_text(path: str, text: str) -> None:
     temporary.write_text(text)
     temporary.replace(path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
     raise UserError(f'cannot write {path} ({error.strerror}): check the folder and the free disk space') from error
