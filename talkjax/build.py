@@ -5,10 +5,10 @@ Unlike `tfds build` it writes array_record files, to `datasets/` in the current 
 first config if no `--config` is given. Run the command again to resume an interrupted build; a finished dataset is kept
 unless `--overwrite` is given. `--max_examples_per_split=N` builds a small part of a large corpus for a trial.
 
-  python -m talkjax.build data/hdtf --latents=runs/sd_vae --speech=runs/wav2vec2 --size=512
+  python -m talkjax.build data/hdtf --latents=runs/sd_vae --speech=runs/wav2vec2 --size=512 --coefficients=mesh_pca
 
-precomputes the features of frozen encoders. Training then reads them instead of running the encoders at every step
-(talkjax/corpora/feature_cache.py).
+precomputes the features of frozen encoders and the coefficients of a face model. Training then reads them instead of
+running the encoders at every step (talkjax/corpora/feature_cache.py).
 """
 
 import argparse
@@ -66,6 +66,10 @@ def build(argv: list[str]):
     )
   if args.latents or args.speech:
     _encoders(args.latents, args.size, args.speech, args.speech_layers)  # reports errors before anything is built
+  if args.coefficients:
+    from talkjax.weights import coefficients
+
+    coefficients.parse(args.coefficients)
   if args.beam and not _has_beam():
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"')
   for module in (args.generation.imports or '').split(','):
@@ -120,6 +124,8 @@ def _build_one(folder: str, args):
       _make(builder, args)
     if args.latents or args.speech:
       _encode(builder, args)
+    if args.coefficients:
+      _coefficients(builder, args)
 
 
 def _make(builder, args):
@@ -157,6 +163,16 @@ def _encode(builder, args):
     about = {'corpus': builder.info.full_name, **encoder.about}
     written = feature_cache.write(folder, kind, about, splits, encoder.encode)
     print(f'{builder.info.full_name}: {kind} {"in" if written else "are already in"} {folder}')
+
+
+def _coefficients(builder, args):
+  """Writes the coefficients selected by --coefficients."""
+  from talkjax.weights import coefficients
+
+  folder, written = coefficients.write(builder, args.coefficients, args.workers)
+  print(f'{builder.info.full_name}: coefficients {"in" if written else "are already in"} {folder}')
+  if lacking := coefficients.without_rows(folder):
+    print(f'no face was found in {len(lacking)} clips, which training leaves out: {", ".join(lacking[:8])}')
 
 
 @functools.cache
@@ -219,6 +235,9 @@ def _parse(argv: list[str]):
     size: int = 512  # Side of the square frames to encode in pixels, as config.size.
     speech: str | None = None  # Workdir of the speech encoder for the audio (of talkjax.convert --source=wav2vec2).
     speech_layers: str = 'all'  # Layers of wav2vec 2.0 to store: all (for emo) or last (enough for vexpress).
+    # Coefficients of a morphable model: mesh_pca, fitted to this corpus; mesh_pca:FOLDER, with the model of another
+    # corpus; or deep3d:NETWORK,BFM, workdirs of talkjax.convert --source=deep3d and --source=bfm.
+    coefficients: str | None = None
     feature_cache: str = 'feature_cache'  # Subfolder of the corpus for the features, as config.data.feature_cache.
 
   class Parser(cli_utils.ArgumentParser):

@@ -76,7 +76,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   workdir = epath.Path(workdir)
   if not checkpoint.has_checkpoint(workdir):
     check_sources(config, system)  # what is missing is reported before anything is computed or written
-  caches, encoder = encoders.open_caches(config, system.encoder)
+  caches, encoder = encoders.open_caches(config, system.encoder, system.features)
   iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
 
   # State and step.
@@ -175,6 +175,7 @@ def check_sources(config, system: systems.System) -> None:
         f'talkjax.convert --source={name} --path=FILE_OR_DIR --output=DIR`, or to random to train without them'
       )
   loaded = {system.encoder.kind} if system.encoder else set()
+  loaded |= {'morphable'} if 'coefficients' in system.features else set()
   loaded |= {into for _, into, *_ in config.load} | {path.partition('/')[0] for path in earlier}
   for branch in system.frozen:
     if branch not in loaded and config.init_from != RANDOM:
@@ -196,6 +197,13 @@ def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, n
   for name, into, ignored, missing in config.load:
     if is_workdir(config.pretrained[name]):
       loaded |= checkpoint.load_part(config.pretrained[name], wanted, into, ignored, (missing,) if missing else ())
+  shapes = {sharding.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
+  for path, value in encoder.items():
+    if shapes.get(path) != value.shape:
+      raise UserError(
+        f'{path} has the shape {list(value.shape)} in the encoder of the cached features, and the config makes '
+        f'{list(shapes.get(path, ()))}: set the sizes of config.{path.partition("/")[0]} to those of the cache'
+      )
   loaded |= encoder
   for cache in caches:
     cache.check_weights(loaded, tuple(wanted))

@@ -66,7 +66,7 @@ def random_params(shapes, seed: int = 0):
 
 def training_batch(made: ml_collections.ConfigDict, system: systems.System) -> dict[str, np.ndarray]:
   """The first training batch of a config."""
-  caches, _ = encoders.open_caches(made, system.encoder)
+  caches, _ = encoders.open_caches(made, system.encoder, system.features)
   iterator = input_pipeline.training_iterator(made.data, system.read, made.batch_size, 0, caches)
   return input_pipeline.split_names(next(iterator))[0]
 

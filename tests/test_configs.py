@@ -83,7 +83,7 @@ def portrait_config(system, size, stage, puppets):
 def check_step(config):
   """Traces the training step on an example of the corpus: a state goes in and one of the same shapes comes out."""
   system = systems.build(config)
-  caches, _ = encoders.open_caches(config, system.encoder)
+  caches, _ = encoders.open_caches(config, system.encoder, system.features)
   iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
   program = training_program(config, system, input_pipeline.split_names(next(iterator))[0])
   state, metrics = jax.eval_shape(program.step, program.state, program.batch)

@@ -28,7 +28,8 @@ PACKAGES = {
 }
 # Modules that may import more than the rest of their package.
 MODULES = {
-  'weights.encoders': {'corpora', 'training'},  # precomputes features of corpora with trained weights
+  'weights.encoders': {'corpora', 'training', 'faces'},  # precomputes features of corpora with trained weights
+  'weights.coefficients': {'corpora', 'training', 'faces'},
   'weights.latents': {'media', 'corpora', 'training'},
   'weights.speech': {'media', 'training'},  # reads sound, and trained weights
   'weights.packaged': {'training'},

@@ -1,15 +1,17 @@
 """The feature cache: precomputed outputs of frozen encoders, read by training.
 
-`talkjax.build` writes it, and training itself where the states of a speech encoder are missing. A cache is a folder in
-that of the corpus. It holds one or two kinds of features: `latents` (an autoencoder's moments, one row per frame) and
-`speech` (the states of a speech encoder, 50 per second). KIND.json describes the corpus, the encoder's weights, and
-the clips of each split with their numbers of rows, in the corpus' order. The float16 rows are in KIND-SPLIT-NUMBER.f16,
-CLIPS clips per file, which training maps into memory to read only the frames it needs. Where there are latents,
-records-SPLIT-NUMBER.array_record has the records of the same clips without frames, which training reads instead of the
-corpus: most bytes of a record are its frames. KIND.json is written last; until then KIND.json.partial lists the
-complete files.
+`talkjax.build` writes it, and training itself where the states of a speech encoder or the coefficients of a face model
+are missing. A cache is a folder in that of the corpus. It holds features of one or several kinds: `latents` (an
+autoencoder's moments, one row per frame), `speech` (the states of a speech encoder, 50 per second), and `coefficients`
+(of a morphable model, one row per frame, `talkjax.corpora.coefficients`). KIND.json describes the corpus, the encoder's
+weights, and the clips of each split with their numbers of rows, in the corpus' order. The float16 rows are in
+KIND-SPLIT-NUMBER.f16, CLIPS clips per file, which training maps into memory to read only the frames it needs. Where
+there are latents, records-SPLIT-NUMBER.array_record has the records of the same clips without frames, which training
+reads instead of the corpus: most bytes of a record are its frames. KIND.json is written last; until then
+KIND.json.partial lists the complete files.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -17,18 +19,20 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 from array_record.python import array_record_module
 
-from talkjax.corpora import records
+from talkjax.corpora import pool, records
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 
-KINDS = ('latents', 'speech')
+KINDS = ('latents', 'speech', 'coefficients')
+# By kind, the config key of the encoder that a run starts with; that of coefficients is in the cache itself.
+ENCODER_KEYS = {'latents': 'pretrained.sd_vae', 'speech': 'audio.weights'}
 CLIPS = 64  # per file; an interrupted run loses at most one file
 
 
@@ -46,21 +50,34 @@ def write(
   kind: str,
   about: Mapping[str, Any],
   splits: Mapping[str, Sequence[Record]],
-  encode: Callable[[Record], Iterator[np.ndarray]],
+  encode: Callable[[Record], Iterable[np.ndarray]],
+  workers: int = 0,
 ) -> bool:
   """Encodes every record, resuming after an interruption. Returns whether there was anything to do.
 
   Args:
     folder: of the cache.
-    kind: a key of KINDS.
+    kind: one of KINDS.
     about: the description stored in the JSON. To resume, all of it but `workdir` must be unchanged. `shape` is that of
       a row, `branch` that of the encoder in the parameters of a system.
     splits: the corpus' records.
     encode: record -> its rows, in chunks [n, *shape] float16.
+    workers: processes that encode; 0 for this one. With any, `encode` is picklable and returns a list.
 
   Raises:
     UserError: the folder already has that kind with another description, it cannot be written, or a feature is not a
       finite float16.
+  """
+  with locked(folder):
+    return _write_all(folder, kind, about, splits, lambda clips: _encoded(encode, clips, workers))
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Makes the folder of a cache and locks it: a second run that needs the same features waits for them.
+
+  Raises:
+    UserError: the folder cannot be written.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +85,19 @@ def write(
   except OSError as error:
     raise UserError(f'cannot write the feature cache {folder} ({error.strerror}): make the folder writable') from error
   with lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # a second run that needs the same features waits for them
-    return _write_all(folder, kind, about, splits, encode)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+
+
+def _encoded(encode, clips: Iterable[Record], workers: int) -> Iterator[tuple[Record, Iterable[np.ndarray]]]:
+  """Each record with its rows, in order."""
+  if not workers:
+    yield from ((record, encode(record)) for record in clips)
+    return
+  for record, rows, error in pool.ordered_map(encode, clips, workers, records.without_frames):
+    if error:
+      raise UserError(f'clip {record.id} could not be encoded: {error}')
+    yield record, rows
 
 
 def _write_all(folder, kind, about, splits, encode) -> bool:
@@ -84,17 +112,22 @@ def _write_all(folder, kind, about, splits, encode) -> bool:
   if not index or not matches(index):
     index = {**about, 'clips_a_file': CLIPS, 'splits': {split: {'clips': [], 'rows': []} for split in splits}}
   count = sum(map(len, splits.values()))
-  with tqdm.tqdm(
-    total=count, initial=sum(len(s['clips']) for s in index['splits'].values()), desc=kind, unit='clip'
-  ) as bar:
+  started = {split: len(written['clips']) for split, written in index['splits'].items()}
+  encoded = encode(clips[i] for split, clips in splits.items() for i in range(started[split], len(clips)))
+  with (
+    contextlib.closing(encoded),
+    tqdm.tqdm(
+      total=count, initial=sum(len(s['clips']) for s in index['splits'].values()), desc=kind, unit='clip'
+    ) as bar,
+  ):
     for split, clips in splits.items():
       written, clips_per_file = index['splits'][split], index['clips_a_file']
       for first in range(len(written['clips']), len(clips), clips_per_file):
         slim = []
         with _file(folder, kind, split, first // clips_per_file).open('wb') as file:
-          for i in range(first, min(first + clips_per_file, len(clips))):
-            record, rows = clips[i], 0
-            for chunk in encode(record):
+          for _ in range(first, min(first + clips_per_file, len(clips))):
+            (record, chunks), rows = next(encoded), 0
+            for chunk in chunks:
               if not np.isfinite(chunk).all():
                 raise UserError(f'clip {record.id}: its {kind} are too large for float16, or not numbers')
               file.write(np.ascontiguousarray(chunk, '<f2'))
@@ -123,6 +156,7 @@ class FeatureCache:
     locations: (file, first row, number of rows) of each clip, by kind and clip.
     record_files: array_records of the split's records without frames; none without latents, and in caches of earlier
       versions.
+    key: of `config.data` that has the name.
   """
 
   name: str
@@ -130,11 +164,18 @@ class FeatureCache:
   about: Mapping[str, Mapping[str, Any]]
   locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
   record_files: tuple[str, ...] = ()
+  key: str = 'feature_cache'
 
   @property
   def corpus(self) -> str:
     """The full name of its corpus."""
     return next(iter(self.about.values()))['corpus']
+
+  @property
+  def unusable(self) -> frozenset[int]:
+    """Numbers of the clips of the split without coefficients, in which no face was found: training leaves them out."""
+    found = self.locations.get('coefficients', {}).values()
+    return frozenset(i for i, (_, _, rows) in enumerate(found) if not rows)
 
   def __call__(self, record: Record) -> Record:
     return dataclasses.replace(
@@ -159,34 +200,41 @@ class FeatureCache:
       branches: all branches of its parameters.
     """
     for kind, about in self.about.items():
-      branch, key = about['branch'], 'audio.weights' if kind == 'speech' else 'pretrained.sd_vae'
+      branch = about['branch']
       loaded = {path.removeprefix(f'{branch}/'): x for path, x in params.items() if path.startswith(f'{branch}/')}
       if branch in branches and (not loaded or fingerprint(loaded) != about['weights']):
+        remedy = 'start from a stage that was trained on this corpus, or compute its coefficients with that model again'
+        if kind in ENCODER_KEYS:
+          remedy = (
+            f'set --config.{ENCODER_KEYS[kind]}={about["workdir"]}, or encode the corpus with the one of this run'
+          )
         raise UserError(
-          f'{kind} of config.data.feature_cache={self.name} were made with the {branch} of {about["workdir"]}, but '
-          f'this run {"starts with another" if loaded else "has none to start with"}: set '
-          f'--config.{key}={about["workdir"]}, or encode the corpus with the one of this run'
+          f'{kind} of config.data.{self.key}={self.name} were made with the {branch} of {about["workdir"]}, but '
+          f'this run {"starts with another" if loaded else "has none to start with"}: {remedy}'
         )
 
 
-def open_cache(builder, name: str, split: str) -> FeatureCache:
+def open_cache(builder, name: str, split: str, key: str = 'feature_cache') -> FeatureCache:
   """The feature cache of a split of a corpus.
 
   Args:
     builder: the TFDS builder of the corpus.
     name: of the cache's folder in that of the corpus, or its path.
     split: name of the split.
+    key: of `config.data` that has the name; that of coefficients is `coefficients`.
 
   Raises:
     UserError: there is no such cache, it is incomplete, or it is of another corpus.
   """
-  folder, what = pathlib.Path(builder.data_dir) / name, f'config.data.feature_cache={name}'
+  folder, what = pathlib.Path(builder.data_dir) / name, f'config.data.{key}={name}'
   kinds = [kind for kind in KINDS if (folder / f'{kind}.json').exists()]
-  command = f'`python -m talkjax.build data/{builder.name} --latents=WORKDIR --feature_cache={name}`'
+  options = f'--coefficients={name}' if key == 'coefficients' else f'--latents=WORKDIR --feature_cache={name}'
+  command = f'`python -m talkjax.build data/{builder.name} {options}`'
   if not kinds and list(folder.glob('*.json.partial')):
     raise UserError(f'{what}: {folder} is incomplete; run the command that makes it again: {command}')
   if not kinds:
-    raise UserError(f'{what}: no latents.json or speech.json in {folder}; make it with {command}')
+    expected = 'coefficients.json' if key == 'coefficients' else 'latents.json or speech.json'
+    raise UserError(f'{what}: no {expected} in {folder}; make it with {command}')
   about, locations = {}, {}
   for kind in kinds:
     about[kind] = _read(folder / f'{kind}.json')
@@ -209,7 +257,7 @@ def open_cache(builder, name: str, split: str) -> FeatureCache:
   if 'latents' in about:
     files = [_records_file(folder, split, n) for n in range(-(-count // about['latents']['clips_a_file']))]
   complete = all(file.exists() for file in files)
-  return FeatureCache(name, folder, about, locations, tuple(map(str, files)) if complete else ())
+  return FeatureCache(name, folder, about, locations, tuple(map(str, files)) if complete else (), key)
 
 
 def _file(folder: pathlib.Path, kind: str, split: str, number: int) -> pathlib.Path:

@@ -7,6 +7,7 @@ kills the worker of a task that exceeds the time limit.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import multiprocessing
@@ -88,6 +89,35 @@ def unordered_map(
   finally:
     for worker in (*busy, *idle):
       worker.close(kill=True)
+
+
+def ordered_map(
+  function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, keep: Callable[[Any], Any] = lambda task: task
+) -> Iterator[tuple[Any, Any, str | None]]:
+  """As `unordered_map`, in the order of the tasks.
+
+  Args:
+    function, tasks, workers: of `unordered_map`.
+    keep: task -> what is yielded in its place, and is all that is held of a task that waits for an earlier one.
+  """
+  numbered, finished, next_number = enumerate(tasks), {}, 0
+  done = unordered_map(_Numbered(function), numbered, workers)
+  with contextlib.closing(done):
+    for (number, task), result, error in done:
+      finished[number] = keep(task), result, error
+      while next_number in finished:
+        yield finished.pop(next_number)
+        next_number += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+  """Calls a function with a numbered task."""
+
+  function: Callable[[Any], Any]
+
+  def __call__(self, task: tuple[int, Any]):
+    return self.function(task[1])
 
 
 def _attempt(function, task):

@@ -17,6 +17,7 @@ SMALL = 256  # images with a shorter side below this are enlarged before detecti
 SEARCH_EVERY = 10  # every tenth frame without a face is searched tile by tile
 CONFIDENCE = 0.5  # detection threshold in the whole image
 CLOSE_CONFIDENCE = 0.3  # detection threshold in a tile
+_MISSING = 'MediaPipe, which detects faces, is not installed or cannot be loaded ({}): run launch/setup.sh'
 # The FaceMeshes that have already found a face. The first detection of each prints a warning, which is silenced.
 _WARNED = weakref.WeakSet()
 
@@ -70,6 +71,26 @@ class Detector:
       x, y = (x0 + x1) / 2, (y0 + y1) / 2
       self._near = (max(0, int(x - side)), max(0, int(y - side)), min(width, int(x + side)), min(height, int(y + side)))
     return faces
+
+
+def mesh_edges() -> list[tuple[int, int]]:
+  """Pairs of vertices of the mesh's edges, in no order.
+
+  Raises:
+    UserError: MediaPipe is not installed.
+  """
+  with quiet():
+    try:
+      if _has_solutions():
+        from mediapipe.python.solutions import face_mesh_connections
+
+        return [(int(a), int(b)) for a, b in face_mesh_connections.FACEMESH_TESSELATION]
+      from mediapipe.tasks.python import vision
+
+      edges = vision.FaceLandmarksConnections.FACE_LANDMARKS_TESSELATION
+      return [(int(edge.start), int(edge.end)) for edge in edges]
+    except ImportError as error:
+      raise UserError(_MISSING.format(error)) from error
 
 
 def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -159,9 +180,7 @@ def _face_mesh(static: bool, confidence: float):
       kind = SolutionsMesh if _has_solutions() else mediapipe_tasks.TasksMesh
       mesh = kind(static, MAX_FACES, confidence, CONFIDENCE)
     except ImportError as error:
-      raise UserError(
-        f'MediaPipe, which detects faces, is not installed or cannot be loaded ({error}): run launch/setup.sh'
-      ) from error
+      raise UserError(_MISSING.format(error)) from error
     mesh.process(np.zeros((64, 80, 3), np.uint8))  # starts its threads, whose start-up messages are silenced here
   # MediaPipe keeps the error of an optional import, whose traceback would keep all variables of the functions that were
   # running: the clips of a batch.

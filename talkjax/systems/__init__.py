@@ -134,6 +134,8 @@ class System:
     scores: suites of `talkjax.metrics.suites` that say whether it works.
     frozen: branches of the parameters that never train: pretrained encoders.
     encoder: the speech encoder whose cached states `read` needs, or None.
+    features: other cached features that `read` needs: `coefficients`, with whose morphable model's arrays training
+      fills the frozen branch `morphable`.
     predict: of helpers that generate nothing: `(params, records, speech=None) -> (truths, predictions)`, which the
       suites compare.
   """
@@ -150,6 +152,7 @@ class System:
   scores: tuple[Suite, ...] = ()
   frozen: tuple[str, ...] = ()
   encoder: Encoder | None = None
+  features: tuple[str, ...] = ()
   predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None
 
 

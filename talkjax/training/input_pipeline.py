@@ -64,7 +64,8 @@ def open_corpus(data, split: str, caches: Sequence[FeatureCache] = (), name: str
     name: of a corpus in `data.corpus`; None: the first.
 
   Returns:
-    A grain MapDataset of `records.Record`, without frames where a cache has latents instead.
+    A grain MapDataset of `records.Record`, without frames where a cache has latents instead, and without the clips that
+    a cache cannot serve (`FeatureCache.unusable`).
 
   Raises:
     UserError: the corpus is not built in `dir`, or has no such split.
@@ -78,12 +79,28 @@ def open_corpus(data, split: str, caches: Sequence[FeatureCache] = (), name: str
     source = source[part.from_ : part.to].map(builder.info.features.deserialize_example_np)
   else:
     source = grain.MapDataset.source(builder.as_data_source(split=split))
+  if lacking := set().union(*(cache.unusable for cache in caches)):
+    source = grain.MapDataset.source(_Chosen(source, part.from_ or 0, lacking))
   if not len(source):
     raise UserError(f'split {split!r} of corpus {name!r} is empty: choose another split')
   dataset = source.map(records.from_example)
   for cache in caches:
     dataset = dataset.map(cache)
   return dataset
+
+
+class _Chosen:
+  """A source for grain without the elements of which `lacking` has the number; that of the first is `first`."""
+
+  def __init__(self, source, first: int, lacking: set[int]):
+    self._source = source
+    self._kept = [i for i in range(len(source)) if i + first not in lacking]
+
+  def __len__(self) -> int:
+    return len(self._kept)
+
+  def __getitem__(self, index: int):
+    return self._source[self._kept[index]]
 
 
 def all_splits(builder) -> dict[str, grain.MapDataset]:
@@ -113,6 +130,19 @@ def open_builder(data, split: str, corpus: str):
   if name not in builder.info.splits or not builder.info.splits[name].num_examples:
     raise UserError(f'corpus {corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
   return builder
+
+
+def first_process() -> bool:
+  """Whether this process computes the features that all read."""
+  return jax.process_index() == 0
+
+
+def wait_for_first_process(what: str) -> None:
+  """Waits until the first process has come here too."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(what)
 
 
 def training_iterator(data, read: Callable, batch_size: int, seed: int, caches: Sequence[FeatureCache] = ()):

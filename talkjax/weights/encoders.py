@@ -2,10 +2,9 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from flax.traverse_util import unflatten_dict
@@ -13,8 +12,10 @@ from flax.traverse_util import unflatten_dict
 from talkjax.corpora import feature_cache
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
-from talkjax.training import input_pipeline, sharding
-from talkjax.training.workdir import read_config
+from talkjax.faces.morphable import MorphableModel
+from talkjax.training import checkpoint, input_pipeline, sharding
+from talkjax.training.workdir import is_workdir, read_config
+from talkjax.weights import coefficients
 from talkjax.weights import speech as speech_encoders
 
 
@@ -66,16 +67,19 @@ def _of_speech(encoder: speech_encoders.Encoder, params: Mapping[str, np.ndarray
 
 
 def open_caches(
-  config, encoder: speech_encoders.Encoder | None
+  config, encoder: speech_encoders.Encoder | None, features: Sequence[str] = ()
 ) -> tuple[list[feature_cache.FeatureCache], dict[str, np.ndarray]]:
-  """The feature caches that training reads, and the parameters of the speech encoder that it starts with, by path.
+  """The feature caches that training reads, and the parameters of what computed them that it starts with, by path.
 
   Each corpus has its own. The states of the speech encoder are computed here where no cache has them: in a folder of
-  the corpus that is named after encoder and weights.
+  the corpus that is named after encoder and weights. So are the coefficients of mesh_pca; the first corpus' model is
+  that of the others.
 
   Args:
     config: of a system.
     encoder: the system's, or None.
+    features: the system's. With `coefficients`, `config.data.coefficients` says which ('mesh_pca' without it), and the
+      arrays of the morphable model are the parameters under `morphable`, unless those of `config.init_from` have some.
 
   Raises:
     UserError: the corpus is not built, a named cache does not exist or fit, or the encoder has no weights.
@@ -96,13 +100,34 @@ def open_caches(
       caches.append(named)
     if computed and not (named and named.about.get('speech', {}).get('branch') == encoder.kind):
       caches.append(_states(builder, encoder, computed, split))
+  if coefficients.KEY in features:
+    opened, model = _coefficients(builders, data.get(coefficients.KEY, 'mesh_pca'), split)
+    caches += opened
+    earlier = checkpoint.saved_paths(config.init_from) if is_workdir(config.init_from) else ()
+    if not any(path.startswith('morphable/') for path in earlier):
+      branch |= {f'morphable/{name}': np.asarray(value) for name, value in model.arrays().items()}
   return caches, branch
+
+
+def _coefficients(builders, text: str, split: str) -> tuple[list[feature_cache.FeatureCache], MorphableModel]:
+  """The coefficients of all corpora, of one model."""
+  first, model = coefficients.open_cache(builders[0], text, split)
+  caches = [first]
+  for builder in builders[1:]:
+    cache, _ = coefficients.open_cache(builder, f'mesh_pca:{first.folder}' if text == 'mesh_pca' else text, split)
+    if cache.about[coefficients.KEY]['weights'] != first.about[coefficients.KEY]['weights']:
+      raise UserError(
+        f'{cache.folder} and {first.folder} have coefficients of different morphable models: remove the former and '
+        f'compute it with --coefficients=mesh_pca:{first.folder}'
+      )
+    caches.append(cache)
+  return caches, model
 
 
 def _states(builder, encoder: speech_encoders.Encoder, computed: Encoder, split: str) -> feature_cache.FeatureCache:
   """The cache of a corpus with the states that `computed` computes, written if there is none yet."""
   name = '_'.join([encoder.kind, computed.about['weights'], *map(str, encoder.shape)])
-  if jax.process_index() == 0:
+  if input_pipeline.first_process():
     feature_cache.write(
       pathlib.Path(builder.data_dir) / name,
       'speech',
@@ -110,8 +135,5 @@ def _states(builder, encoder: speech_encoders.Encoder, computed: Encoder, split:
       input_pipeline.all_splits(builder),
       computed.encode,
     )
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices('feature cache')
+  input_pipeline.wait_for_first_process(f'speech of {builder.info.full_name}')
   return feature_cache.open_cache(builder, name, split)

@@ -1,0 +1,76 @@
+"""Coefficients of a morphable model for a corpus: `talkjax.build --coefficients` and training compute and open them.
+
+What a user writes is `mesh_pca` (fitted to the corpus), `mesh_pca:FOLDER` (the model of another corpus, whose
+coefficients can then be mixed and compared), or `deep3d:NETWORK,BFM` (workdirs of `talkjax.convert --source=deep3d` and
+`--source=bfm`).
+"""
+
+import json
+import os
+import pathlib
+
+from talkjax.corpora import coefficients, feature_cache
+from talkjax.errors import UsageError, UserError
+from talkjax.faces.morphable import MorphableModel
+from talkjax.training import input_pipeline
+
+NAMES = ('mesh_pca', 'deep3d')  # also those of the folders in a corpus
+KEY = 'coefficients'
+
+
+def parse(text: str) -> tuple[str, tuple[str, ...]]:
+  """'mesh_pca:FOLDER' -> ('mesh_pca', ('FOLDER',)). Raises UsageError for anything else than the module describes."""
+  name, colon, rest = text.partition(':')
+  sources = tuple(part for part in rest.split(',') if part)
+  allowed = {'mesh_pca': (0, 1), 'deep3d': (0, 2)}
+  if len(sources) not in allowed.get(name, ()) or bool(colon) != bool(sources):
+    raise UsageError(f'--coefficients={text}: expected mesh_pca, mesh_pca:FOLDER or deep3d:NETWORK_WORKDIR,BFM_WORKDIR')
+  return name, sources
+
+
+def write(builder, text: str, workers: int | None = None) -> tuple[pathlib.Path, bool]:
+  """Computes the coefficients of all splits of a corpus, resuming after an interruption.
+
+  Args:
+    builder: the TFDS builder of the corpus.
+    text: what the module describes.
+    workers: processes that detect faces; None for one per core, 0 for this one.
+
+  Returns:
+    the folder, and whether there was anything to do.
+
+  Raises:
+    UsageError, UserError: see `parse`, `talkjax.corpora.coefficients.mesh_pca_model` and `feature_cache.write`.
+  """
+  name, sources = parse(text)
+  folder, splits = pathlib.Path(builder.data_dir) / name, input_pipeline.all_splits(builder)
+  workers = (os.cpu_count() or 1) if workers is None else workers
+  model = coefficients.mesh_pca_model(folder, splits, workers, *sources)
+  about = {'corpus': builder.info.full_name, **coefficients.about(model, text)}
+  written = feature_cache.write(folder, KEY, about, splits, coefficients.MeshCoefficients(model), workers)
+  return folder, written
+
+
+def without_rows(folder: pathlib.Path) -> list[str]:
+  """The clips of all splits in which no face was found."""
+  splits = json.loads((folder / f'{KEY}.json').read_text())['splits'].values()
+  return [clip for split in splits for clip, rows in zip(split['clips'], split['rows'], strict=True) if not rows]
+
+
+def open_cache(builder, text: str, split: str) -> tuple[feature_cache.FeatureCache, MorphableModel]:
+  """The coefficients of a split of a corpus and their model; those of mesh_pca are computed where there are none.
+
+  Raises:
+    UserError: there are none of deep3d, or they are damaged or of another corpus.
+  """
+  name, _ = parse(text)
+  folder = pathlib.Path(builder.data_dir) / name
+  if name == 'mesh_pca' and input_pipeline.first_process() and not (folder / f'{KEY}.json').exists():
+    write(builder, text)
+  input_pipeline.wait_for_first_process(f'{KEY} of {builder.info.full_name}')
+  cache, model = feature_cache.open_cache(builder, name, split, KEY), coefficients.load(folder)
+  if model is None or coefficients.fingerprint(model) != cache.about[KEY]['weights']:
+    raise UserError(
+      f'{folder} has coefficients of another morphable model than its own: remove it and compute them again'
+    )
+  return cache, model
