@@ -21,6 +21,7 @@ CORE = [
   'opencv-contrib-python-headless>=4.10,<5',  # 5 contains no cascades
   'optax>=0.2.5',
   'orbax-checkpoint>=0.11.20',
+  'pillow',  # the size of a picture before it is decoded
   'protobuf>=6.31.1,<7',  # MediaPipe does not work with 7
   'safetensors',
   'scikit-image>=0.25',

@@ -17,8 +17,10 @@ import dataclasses
 import functools
 import importlib
 import io
+import math
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -112,6 +114,8 @@ def _build_one(folder: str, args):
   except (ValueError, TypeError) as error:  # an unknown config or invalid JSON
     raise UsageError(f'--config={args.generation.config}: {error}') from error
   for builder in builders:
+    _check_config(builder.builder_config)
+  for builder in builders:
     built = builder.is_prepared() and not args.generation.update_metadata_only
     if not built:
       _check_manual_dir(cls, folder, args.paths.manual_dir)
@@ -126,6 +130,18 @@ def _build_one(folder: str, args):
       _encode(builder, args)
     if args.coefficients:
       _coefficients(builder, args)
+
+
+def _check_config(config) -> None:
+  """Raises UsageError unless a new config has a name that is a folder's, and numbers that are not negative."""
+  if config is None:
+    return
+  if not re.fullmatch(r'\w[\w.-]*', config.name):
+    raise UsageError(f'--config: {config.name!r} is no name of a config: expected letters, digits, dots and hyphens')
+  for name, value in vars(config).items():
+    least = 16 if name == 'size' else 0
+    if isinstance(value, (int, float)) and not least <= value < math.inf:
+      raise UsageError(f'--config: {name}={value} is out of range: expected a number from {least} on')
 
 
 def _make(builder, args):
@@ -264,6 +280,9 @@ def _parse(argv: list[str]):
   if args.beam and not args.generation.beam_pipeline_options:  # required by TFDS; runs on this machine
     generation = dataclasses.replace(args.generation, beam_pipeline_options='runner=DirectRunner')
     args = dataclasses.replace(args, generation=generation)
+  limit = args.debug.max_examples_per_split
+  if limit is not None and limit < 1:
+    raise UsageError(f'--max_examples_per_split={limit}: expected 1 or more')
   if args.workers is not None and args.workers < 0:
     raise UsageError(f'--workers={args.workers}: expected 0 or more')
   if not args.clip_timeout > 0:  # also rejects NaN

@@ -24,7 +24,14 @@ OPTIONS = (
   Option('workdir', str, 'A workdir of talkjax.train or talkjax.convert.'),
   Option('output', str, 'The MP4 to write; the folder of several videos.', 'out.mp4'),
   Option('overwrite', bool, 'Replace existing files that talkjax did not generate.', False),
-  Option('seed', int, 'Of the noise: the same seed gives the same video.', 0),
+  Option(
+    'seed',
+    int,
+    'Of the noise: the same seed gives the same video.',
+    0,
+    minimum=0,
+    maximum=options.MAX_SEED,
+  ),
   Option('batch_size', int, 'Videos generated together, of several.', minimum=1),
   Option('weights', str, 'The averaged weights, or the last raw ones.', 'ema', choices=('ema', 'params')),
   Option(

@@ -29,7 +29,7 @@ class Option:
     sweep: each video of a batch can have its own value, so that --sweep accepts it.
     evaluate: `talkjax.evaluate` accepts it too.
     choices: the values allowed; () for any.
-    minimum: the smallest number allowed.
+    minimum, maximum: the smallest and the largest number allowed.
   """
 
   name: str
@@ -43,6 +43,7 @@ class Option:
   evaluate: bool = False
   choices: tuple[str, ...] = ()
   minimum: float | None = None
+  maximum: float | None = None
 
   def check(self, value: Any) -> None:
     """Raises UsageError for a value that is not allowed."""
@@ -50,10 +51,13 @@ class Option:
       raise UsageError(f'--{self.name}={value}: expected one of {", ".join(self.choices)}')
     if self.minimum is not None and not value >= self.minimum:
       raise UsageError(f'--{self.name}={value}: expected {self.minimum} or more')
+    if self.maximum is not None and not value <= self.maximum:
+      raise UsageError(f'--{self.name}={value}: expected {self.maximum} or less')
     if self.kind is float and not math.isfinite(value):
       raise UsageError(f'--{self.name}={value}: expected a finite number')
 
 
+MAX_SEED = 2**32 - 1
 SAMPLER = (
   Option('sampler', str, "The sampler (default: the config's).", key='sampler.name', evaluate=True),
   Option('steps', int, "Denoising steps (default: the config's).", key='sampler.steps', minimum=1, evaluate=True),

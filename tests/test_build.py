@@ -138,6 +138,13 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
     (['{folder}', '--manual_dir={notes}', '--config=grey'], UsageError, 'grey'),
     (['{folder}', '--manual_dir={notes}', '--config_idx=7'], UsageError, '7'),
     (['{folder}', '--manual_dir={notes}', '--config={{"size": }}'], UsageError, 'config'),
+    (['{folder}', '--manual_dir={notes}', '--config={{"name": "../../x"}}'], UsageError, 'is no name of a config'),
+    (
+      ['{folder}', '--manual_dir={notes}', '--config={{"name": "x", "shade": -5}}'],
+      UsageError,
+      'shade=-5 is out of range',
+    ),
+    (['{folder}', '--manual_dir={notes}', '--max_examples_per_split=0'], UsageError, '=0: expected 1 or more'),
     (['{folder}', '--manual_dri=x'], UsageError, '--manual_dri'),
     (['{folder}', '--workers=many'], UsageError, 'workers'),
     (['{folder}', '--workers=-1'], UsageError, 'workers'),

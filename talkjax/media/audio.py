@@ -14,13 +14,16 @@ from talkjax.media import video
 RATE = 16_000  # Hz
 MAX_OFFSET = 600.0  # seconds; a larger offset between the starts of audio and video is ignored
 MIN_GAP = 0.05  # seconds; longer gaps between audio packets are filled with silence
+RATES = (1_000, 768_000)  # Hz, of the files that are read
+MAX_CHANNELS = 64
 
 
 def read_audio(path, rate: int = RATE) -> np.ndarray:
   """Reads the audio of any audio or video file: float32 [s], mono, in [-1, 1], at `rate` Hz.
 
   Raises:
-    UserError: the file is missing, empty or unreadable, or has no audio.
+    UserError: the file is missing, empty or unreadable, has no audio, or audio of a rate, a number of channels or with
+      samples that make no sense.
   """
   audio, native = read_audio_native(path)
   mono = audio.mean(1, dtype=np.float32)
@@ -52,6 +55,11 @@ def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
   """Decodes all samples of a stream: (float32 [s, channels], rate in Hz, time of the first sample in seconds)."""
   rate, layout = stream.rate, stream.layout.name
   channels = stream.layout.nb_channels
+  if not (RATES[0] <= rate <= RATES[1] and 1 <= channels <= MAX_CHANNELS):
+    raise UserError(
+      f'the sound of {path} has {channels} channels at {rate} Hz: expected 1 to {MAX_CHANNELS} channels at '
+      f'{RATES[0]} to {RATES[1]} Hz; convert it with ffmpeg'
+    )
   resampler, sample_format = None, None
 
   def samples(frame):
@@ -92,6 +100,8 @@ def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
   if not len(audio):
     why = f' ({failed})' if failed else ''
     raise UserError(f'the sound track of {path} is empty or unreadable{why}: give a file with sound')
+  if not np.isfinite(audio).all():
+    raise UserError(f'the sound of {path} has samples that are not finite numbers: export it again')
   if stream.duration and container.format.name.startswith('mov') and len(audio) > 0:
     # AAC pads its last block; the duration stated in the track is exact.
     end = round(float(stream.duration * stream.time_base + (stream.start_time or 0) * stream.time_base) * rate)

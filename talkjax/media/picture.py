@@ -1,30 +1,52 @@
 """Reads, writes, resizes and normalises images, and arranges video frames in a grid."""
 
 import contextlib
+import io
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from talkjax.errors import UserError
 from talkjax.media import files, outputs
 
 GAP = 2  # white pixels between the frames of a strip
+MAX_PIXELS = 2**27  # of a picture: small files can hold pictures that need many gigabytes
 
 
 def read(path) -> np.ndarray:
   """Reads an image file as uint8 [h, w, 3] RGB, upright; transparent pixels become black.
 
   Raises:
-    UserError: the file cannot be read or is not an image.
+    UserError: the file cannot be read, is not an image, or has more than MAX_PIXELS.
   """
-  data = np.frombuffer(files.read_bytes(path, 'a PNG or JPEG'), np.uint8)
-  bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+  data = files.read_bytes(path, 'a PNG or JPEG')
+  if _num_pixels(data) > MAX_PIXELS:
+    raise UserError(f'{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller picture')
+  try:
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+  except cv2.error:  # its own limits
+    bgr = None
   if bgr is None:
     raise UserError(f'{path} is not a readable picture: give a PNG or JPEG')
   return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _num_pixels(data: bytes) -> int:
+  """The pixels that the header of a picture announces; 0 if it cannot be read."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+      with Image.open(io.BytesIO(data)) as image:
+        return image.width * image.height
+  except Image.DecompressionBombError:
+    return MAX_PIXELS + 1
+  except Exception:  # Pillow's readers fail in many ways; OpenCV then decides
+    return 0
 
 
 def write(path, rgb: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Sound of any container arrives at 16 kHz in time with its pictures; the mel front end is librosa's arithmetic."""
 
 import fractions
+import struct
 import time
 
 import av
@@ -88,6 +89,25 @@ def test_what_has_no_sound_is_told_in_a_sentence(tmp_path):
     writer.write(np.zeros((32, 32, 3), np.uint8))
   with pytest.raises(UserError, match='no sound'):
     audio.read_audio(tmp_path / 'silent.mp4')
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_samples_that_are_not_finite_are_refused(value, tmp_path):
+  sound = np.zeros(1600, np.float32)
+  sound[800] = value
+  soundfile.write(tmp_path / 'a.wav', sound, 16_000, subtype='FLOAT')
+  with pytest.raises(UserError, match=r'a\.wav has samples that are not finite'):
+    audio.read_audio(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize(('channels', 'rate'), [(255, 16_000), (1, 2**31 - 1), (1, 10), (2, 900_000)])
+def test_a_format_that_makes_no_sense_is_refused(channels, rate, tmp_path):
+  data = bytes(2 * channels * 100)
+  layout = struct.pack('<HHIIHH', 1, channels, rate, (2 * channels * rate) & (2**32 - 1), 2 * channels, 16)
+  body = b'WAVEfmt ' + struct.pack('<I', len(layout)) + layout + b'data' + struct.pack('<I', len(data)) + data
+  (tmp_path / 'a.wav').write_bytes(b'RIFF' + struct.pack('<I', len(body)) + body)
+  with pytest.raises(UserError, match=r'a\.wav'):
+    audio.read_audio(tmp_path / 'a.wav')
 
 
 def test_real_sound(samples):

@@ -1,5 +1,8 @@
 """Pictures come back; strips show rows under each other; the scale of networks is that of numpy."""
 
+import struct
+import zlib
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +23,27 @@ def test_a_picture_comes_back(tmp_path):
     picture.read(tmp_path / 'c.png')
   with pytest.raises(UserError, match='cannot write'):
     picture.write(tmp_path / 'c.png' / 'd.png', rgb)
+
+
+def png(width: int, height: int) -> bytes:
+  """A PNG whose header announces a size and whose pixels are missing."""
+  chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
+
+
+@pytest.mark.parametrize('size', [(60_000, 60_000), (12_000, 12_000), (2**31 - 1, 1)])
+def test_a_huge_picture_is_refused_before_it_is_decoded(size, tmp_path):
+  (tmp_path / 'a.png').write_bytes(png(*size))
+  with pytest.raises(UserError, match='more than 134 million pixels'):
+    picture.read(tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('content', [png(8, 8)[:30], b'<svg><use href="#a"/></svg>', b'GIF89a', b'\xff\xd8\xff'])
+def test_what_opencv_cannot_decode_is_no_picture(content, tmp_path):
+  (tmp_path / 'a.png').write_bytes(content)
+  with pytest.raises(UserError, match='not a readable picture'):
+    picture.read(tmp_path / 'a.png')
 
 
 def test_a_strip_has_truth_above_and_generated_below():
