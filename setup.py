@@ -42,10 +42,11 @@ setup(
   package_data={'talkjax.weights': ['*.safetensors', '*.json']},
   install_requires=CORE,
   extras_require={
-    'test': ['hypothesis', 'librosa==0.11.0', 'pytest>=8', 'pytest-xdist', 'ruff>=0.12'],
+    'test': ['hypothesis', 'librosa==0.11.0', 'onnxruntime', 'pytest>=8', 'pytest-xdist', 'ruff>=0.12'],
     'parity': ['diffusers>=0.40', 'einops', 'torch>=2.6', 'transformers>=5'],
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
     'beam': ['apache-beam', 'mlcroissant'],
+    'onnx': ['onnxruntime'],  # evaluate --face_embedding
   },
 )

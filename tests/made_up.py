@@ -20,6 +20,7 @@ from talkjax.media import picture, video
 from talkjax.nn import wav2vec2 as wav2vec2_module
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.latent_unet import LatentUNet, Temporal
+from talkjax.nn.resnet import ResNet
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.training import checkpoint
 from talkjax.weights import latents, pretrained
@@ -31,12 +32,17 @@ from tests.micro import ENCODER, random_params
 UNET = functools.partial(LatentUNet, widths=(32,), attention=(True,), layers=1)
 AUTOENCODER = functools.partial(Autoencoder, widths=(32, 32))
 WAV2VEC2 = functools.partial(Wav2Vec2, **ENCODER)
+SCORING = {
+  **dict.fromkeys(pretrained.SCORING, (ResNet((1,), width=2), (1, 32, 32, 3))),
+  'lpips': pretrained.SCORING['lpips'],
+}
 PATCHES = (
   (pretrained, 'LatentUNet', UNET),
   (pretrained, 'Autoencoder', AUTOENCODER),
   (pretrained, 'Wav2Vec2', WAV2VEC2),
   (latents, 'Autoencoder', AUTOENCODER),
   (wav2vec2_module, 'Wav2Vec2', WAV2VEC2),
+  (pretrained, 'SCORING', SCORING),
 )
 # What makes a config small enough, by key; a config has some of them. Batch, mesh, corpus and weights stay.
 NARROW = {
@@ -106,6 +112,8 @@ def pretrained_params(source: str, path: str):
   rng = jax.random.key(0)
   if source == 'sd_vae':
     shapes = jax.eval_shape(AUTOENCODER().init, rng, jnp.zeros((1, 8, 8, 3)))['params']
+  elif source in pretrained.SCORING:
+    shapes = pretrained.shapes_of(*pretrained.SCORING[source])
   elif source == 'wav2vec2':
     shapes = jax.eval_shape(WAV2VEC2().init, rng, jnp.zeros((1, 800)))['params']
   else:

@@ -17,6 +17,7 @@ from configs import speech_edit
 from talkjax import benchmark, evaluate
 from talkjax.media import picture, video
 from talkjax.metrics import suites
+from talkjax.systems import scoring
 from talkjax.training import input_pipeline
 from tests import micro
 from tests.commands import ROOT, call
@@ -105,8 +106,8 @@ def test_no_more_clips_are_held_than_those_of_a_batch(puppets):
       return dataclasses.replace(batch, truth=tuple(map(clips.watch, batch.truth)))
 
     watched = dataclasses.replace(system, from_records=from_records)
-    settings = evaluate.Settings(batch_size=2, rotate=True)
-    rows[count] = evaluate.score_workdir(watched, config, params, clips, settings).rows
+    settings = scoring.Settings(batch_size=2, rotate=True)
+    rows[count] = scoring.score_workdir(watched, config, params, clips, settings).rows
     gc.collect()
     assert clips.alive == 0
     most.append(clips.most)
@@ -167,9 +168,53 @@ def test_videos_for_every_clip_can_be_compared(scores):
   assert same['ssim'] == 1 and same['lip_score'] > 0.999 and 'mean' in done.stdout
 
 
+def test_suites_of_a_workdir(workdir, tmp_path):
+  """The scores of these suites and no others, by person too; what needs a network that is missing is said."""
+  done = call(
+    'talkjax.evaluate',
+    f'--workdir={workdir}',
+    '--limit=3',
+    '--suites=image,motion',
+    f'--output={tmp_path}/metrics.json',
+    f'--strip={tmp_path}/strip.png',
+  )
+  metrics = json.loads((tmp_path / 'metrics.json').read_text())
+  assert {'psnr', 'sharpness_face', 'sharpness_mouth', 'diversity', 'diversity_truth'} <= metrics.keys()
+  assert not {'lip_score', 'fid', 'fvd'} & metrics.keys()
+  assert metrics['pose'] == 'landmarks' and metrics['networks'] == {}
+  assert any('no fid without inception: `python -m talkjax.convert --source=inception' in m for m in metrics['missing'])
+  assert all(m in done.stdout for m in metrics['missing'])
+  speakers = {row['person'] for row in metrics['rows']}
+  assert metrics['people'].keys() == (speakers if len(speakers) > 1 else set())
+  # Without a lip score the strip shows the first clip: truth above generated.
+  assert picture.read(tmp_path / 'strip.png').shape[0] == 2 * 32 + picture.GAP
+
+
+def test_the_strip_shows_the_best_and_the_worst():
+  frames = lambda value: [np.full((4, 4, 3), value, np.uint8)] * 3
+  extremes = scoring.Extremes()
+  for value, score in ((10, None), (20, 0.5), (30, 0.9), (40, -0.1), (50, None)):
+    extremes.add(frames(value), frames(value + 1), score)
+  assert [entry[0] for entry in (extremes.best, extremes.worst)] == [0.9, -0.1]
+  strip = extremes.strip()
+  shown = [strip[i * (4 + picture.GAP), -1, 0] for i in range(4)]
+  assert shown == [30, 31, 40, 41]
+  one = scoring.Extremes()
+  assert one.strip() is None
+  one.add(frames(1), frames(2), 0.3)
+  assert one.strip().shape[0] == 2 * 4 + picture.GAP
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'sentence'),
   [
+    (('--workdir={micro}', '--suites=image,lips'), 2, '--suites=image,lips: expected a list of image, sync, motion'),
+    (
+      ('--workdir={micro}', '--suites=image', '--metric_weights=nowhere'),
+      1,
+      '--metric_weights=nowhere: no such folder',
+    ),
+    (('--workdir={micro}', '--suites=identity', '--face_embedding=a.onnx'), 1, '--face_embedding=a.onnx: no such file'),
     ((), 2, 'give either --workdir, or both'),
     (('--generated=here',), 2, 'give either --workdir, or both'),
     (('--workdir=nowhere',), 1, 'nowhere is not a workdir'),

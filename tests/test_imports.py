@@ -33,6 +33,7 @@ MODULES = {
   'weights.latents': {'media', 'corpora', 'training'},
   'weights.speech': {'media', 'training'},  # reads sound, and trained weights
   'weights.packaged': {'training'},
+  'weights.scoring': {'media', 'corpora', 'training'},  # reads trained weights, and splits batches over devices
 }
 SHARED = {'portrait'}  # packages of `systems` that systems share
 # Arithmetic and parameters: no files, no configs, no pictures.

@@ -89,7 +89,7 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Seque
   count = min(len(row) for row in rows)
   if count == 0:
     raise ValueError('a row of the strip has no frames')
-  chosen = np.unique(np.linspace(0, count - 1, min(count, columns)).round().astype(int))
+  chosen = spread(range(count), columns)
   height, width = rows[0][0].shape[:2]
   result = np.full((len(rows) * (height + GAP) - GAP, len(chosen) * (width + GAP) - GAP, 3), 255, np.uint8)
   for r, row in enumerate(rows):
@@ -104,6 +104,12 @@ def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Seque
   for r, label in enumerate(labels):
     cv2.putText(margin, label, (GAP, r * (height + GAP) + height // 2), font, scale, (0, 0, 0), thickness, cv2.LINE_AA)
   return np.concatenate([margin, result], axis=1)
+
+
+def spread(frames: Sequence, columns: int = 12) -> list:
+  """At most `columns` of a sequence, evenly spaced, with both ends."""
+  index = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), columns)).round().astype(int))
+  return [frames[i] for i in index]
 
 
 def fit_square(frame: np.ndarray, size: int) -> np.ndarray:

@@ -46,12 +46,12 @@ def onsets(waveform: np.ndarray, fps: float, num_frames: int) -> np.ndarray:
   The rise of the log-mel spectrogram (50 columns per second, rectified differences, summed over bands) has a peak
   there that is a standard deviation above its mean.
   """
-  rise = np.maximum(np.diff(mel.speech_spectrogram(waveform), axis=0, prepend=0), 0).sum(1)
+  rise = np.maximum(np.diff(mel.speech_spectrogram(waveform), axis=0), 0).sum(1)
   if not len(rise) or not rise.std():
     return np.zeros(0, int)
   rate = mel.RATE / mel.HOP
   peaks, _ = scipy.signal.find_peaks(
     rise, height=rise.mean() + ONSET_HEIGHT * rise.std(), distance=max(1, round(ONSET_GAP * rate))
   )
-  frames = np.unique(np.floor((peaks + 0.5) / rate * fps).astype(int))
+  frames = np.unique(np.floor((peaks + 1.5) / rate * fps).astype(int))
   return frames[frames < num_frames]

@@ -3,7 +3,9 @@
 Faces are detected in the generated frames, which are enlarged if they are small.
 """
 
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -16,12 +18,15 @@ DETECTED = 256  # least size of frames for face detection, pixels
 GRID = 8  # cells of the colour statistics per axis
 
 
-def track(frames: Sequence[np.ndarray]) -> landmarks.FaceTrack | None:
-  """The face in uint8 frames [h, w, 3], in pixels of the frames; None if no face is found."""
-  scale = max(1, -(-DETECTED // max(frames[0].shape[:2])))
+def track(frames: Iterable[np.ndarray]) -> landmarks.FaceTrack | None:
+  """The face in uint8 frames [h, w, 3], in pixels of the frames; None if no face is found in half of them."""
+  frames = iter(frames)
+  first = next(frames)
+  frames = itertools.chain([first], frames)
+  scale = max(1, -(-DETECTED // max(first.shape[:2])))
   enlarge = lambda f: cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else f
   try:
-    found = landmarks.find_faces(map(enlarge, frames), min_found=0.5, max_gap=len(frames))
+    found = landmarks.find_faces(map(enlarge, frames), min_found=0.5, max_gap=sys.maxsize)
   except landmarks.NoFace:
     return None
   return landmarks.FaceTrack(

@@ -5,6 +5,7 @@ score needs is imported when its suite starts, as training imports the systems t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,24 @@ class Clip:
   generated: Generated
   with_other_speech: Generated
 
+  @functools.cached_property
+  def pair(self):
+    """What is generated and its truth, as `talkjax.metrics.footage.Pair`: what scores of any two videos take."""
+    import soxr
+
+    from talkjax.metrics import footage
+
+    record, made = self.record, self.generated
+    own = record.audio.astype(np.float32) / 32768 if len(record.audio) else None
+    sound = made.sound
+    if sound is not None and made.sound_rate != footage.RATE:
+      sound = soxr.resample(sound, made.sound_rate, footage.RATE)
+    videos = (
+      footage.from_frames(record.id, made.frames, made.fps, own if sound is None else sound),
+      footage.from_frames(record.id, self.truth.frames, made.fps, own),
+    )
+    return footage.Pair(record.id, record.speaker, *videos)
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -81,12 +100,14 @@ class Context:
     speakers: of the clips that are scored.
     people: records of other people, those of the clips first.
     first_frame: a record -> the first frame of its truth.
+    networks: that scores are computed with, by name; a score whose network is missing is left out.
   """
 
-  mouth: str
-  speakers: frozenset[str]
-  people: Callable[[], Iterable[Any]]
-  first_frame: Callable[[Any], np.ndarray]
+  mouth: str = ''
+  speakers: frozenset[str] = frozenset()
+  people: Callable[[], Iterable[Any]] = tuple
+  first_frame: Callable[[Any], np.ndarray] | None = None
+  networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +116,57 @@ class Suite:
 
   Attributes:
     scores: their names, in the order they are printed. A suite may give others, which only go into the JSON file.
-    start: context -> (clip -> scores by name; None or nan: not defined for this clip).
+    start: context -> (clip -> scores by name; None or nan: not defined for this clip). What is an array is no score
+      but a feature, see `total`.
+    name: by which `evaluate --suites` selects it.
+    total: the features of all clips by name -> scores of the whole set, such as a Fréchet distance.
+    networks: which network each of the scores needs, those that need none left out.
+    optional: networks that some scores use where they are given.
+    pairs: it takes `Clip.pair` instead of a clip, and so any two videos.
   """
 
   scores: tuple[str, ...]
-  start: Callable[[Context], Callable[[Clip], Mapping[str, float | None]]]
+  start: Callable[[Context], Callable[[Any], Mapping[str, float | np.ndarray | None]]]
+  name: str = ''
+  total: Callable[[Mapping[str, Sequence[np.ndarray]]], Mapping[str, float]] | None = None
+  networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  optional: tuple[str, ...] = ()
+  pairs: bool = False
+
+
+class SuiteRun:
+  """Suites on their way through the clips of a set.
+
+  Args:
+    suites: which are run.
+    context: what they may use.
+  """
+
+  def __init__(self, suites: Sequence[Suite], context: Context):
+    self._suites = suites
+    self._scorers = [suite.start(context) for suite in suites]
+    self._features: list[dict[str, list[np.ndarray]]] = [{} for _ in suites]
+
+  def score(self, clip: Any) -> dict[str, float | None]:
+    """The scores of a clip, or of a pair if all suites take pairs; None: not defined for it."""
+    row = {}
+    for suite, scorer, features in zip(self._suites, self._scorers, self._features):
+      for name, value in scorer(clip.pair if suite.pairs and isinstance(clip, Clip) else clip).items():
+        if isinstance(value, np.ndarray):
+          features.setdefault(name, []).append(value)
+        else:
+          row[name] = _defined(value)
+    return row
+
+  def total(self) -> dict[str, float | None]:
+    """The scores of the whole set."""
+    totals = [suite.total(features) for suite, features in zip(self._suites, self._features) if suite.total]
+    return {name: _defined(value) for scores in totals for name, value in scores.items()}
+
+
+def _defined(value: float | None) -> float | None:
+  # JSON has no nan: a score that is not defined (a still mouth, an image too small for CPBD) is None.
+  return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def mouth_opening(frames: Sequence[np.ndarray], points: np.ndarray, kind: str) -> np.ndarray:
@@ -183,7 +250,7 @@ def _start_portrait(context: Context):
     if not people:
       find_people()
     truth, frames = clip.truth, clip.generated.frames
-    track = portrait.track(frames)
+    track = clip.pair.generated.faces
     others = [d for name, d in people.items() if d and name != clip.record.speaker][: PEOPLE - 1]
     given = describe(truth.frames[:1])
 
@@ -232,8 +299,11 @@ IMAGES = Suite(
     *('psnr_identity', 'ssim_identity', 'cpbd', 'cpbd_reference'),
   ),
   _start_images,
+  'image',
 )
-LIPS = Suite(('lip_score', 'lip_score_other_speech', 'lip_score_other_truth'), _start_lips)
+LIPS = Suite(('lip_score', 'lip_score_other_speech', 'lip_score_other_truth'), _start_lips, 'sync')
 PORTRAIT = Suite(
-  ('identity', 'identity_truth', 'in_region', 'keypoint_distance', 'seam_jump', 'seam_jump_truth'), _start_portrait
+  ('identity', 'identity_truth', 'in_region', 'keypoint_distance', 'seam_jump', 'seam_jump_truth'),
+  _start_portrait,
+  'identity',
 )

@@ -5,9 +5,20 @@ of cepstra, frame by frame and for shifts of up to 15 frames. Golden cases syncn
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
+import cv2
 import numpy as np
+import scipy.signal
 
+from talkjax.faces.landmarks import FaceTrack
+from talkjax.media import mfcc
+from talkjax.metrics.footage import RATE, Footage
+
+FPS = 25
+FRAMES = 5  # of a window
+SAMPLES_PER_FRAME = RATE // FPS
+CROP_SIZE, CROP_MARGIN, CROP_FILL, CROP_SMOOTH = 224, 0.4, 110, 13  # pixels, of the face's box, grey, frames
 SHIFTS = 15  # frames
 EPSILON = 1e-6  # that PyTorch's pairwise distance adds to each difference
 
@@ -49,3 +60,58 @@ def score(lip: np.ndarray, speech: np.ndarray, shifts: int = SHIFTS) -> Sync:
   means = distances.mean(0)
   best = int(means.argmin())
   return Sync(float(means[best]), float(np.median(means) - means[best]), shifts - best, distances)
+
+
+def of_footage(footage: Footage, network) -> Sync | None:
+  """What SyncNet says about a video; None where it has no face, no sound, or fewer than six frames.
+
+  Clips of 100 frames or fewer are scored too, which syncnet_python drops. Faces are those of MediaPipe, whose boxes are
+  a little tighter than those of the published detector, and crops are not compressed before they are embedded.
+
+  Args:
+    footage: the video, taken at 25 frames/s.
+    network: SyncNet, with its functions `lip` and `speech`.
+  """
+  made = footage.features('syncnet', network.key, lambda: embed(footage, network))
+  return score(made['lip'], made['speech']) if made else None
+
+
+def embed(footage: Footage, network) -> Mapping[str, np.ndarray]:
+  """Embeddings `lip` and `speech`, each [f, d]; {} where there are none."""
+  faces, sound = footage.faces, footage.sound()
+  if faces is None or sound is None:
+    return {}
+  samples = np.clip(np.round(sound * 32768), -32768, 32767).astype(np.int16)
+  crops = np.stack(list(face_crops(footage.frames(FPS), faces, footage.fps)))
+  # As published, the last window that there is is left out.
+  count = min(len(crops), len(samples) // SAMPLES_PER_FRAME) - FRAMES
+  if count < 1:
+    return {}
+  frames = np.moveaxis(np.lib.stride_tricks.sliding_window_view(crops, FRAMES, axis=0), -1, 1)
+  return {
+    'lip': network('lip', frames[:count]),
+    'speech': network('speech', mfcc.windows(mfcc.mfcc(samples))[:count]),
+  }
+
+
+def face_crops(frames: Iterable[np.ndarray], faces: FaceTrack, fps: float) -> Iterable[np.ndarray]:
+  """SyncNet's crops of the face in frames at FPS: uint8 [224, 224, 3] BGR each.
+
+  Args:
+    frames: uint8 [h, w, 3] RGB.
+    faces: in the video at its own rate.
+    fps: that rate.
+  """
+  low, high = faces.box[:, :2], faces.box[:, 2:]
+  window = min(CROP_SMOOTH, len(faces.box) - 1 + len(faces.box) % 2)  # odd, and no longer than the clip
+  smooth = lambda x: scipy.signal.medfilt(x.astype(np.float64), window)
+  half, middle = smooth((high - low).max(1) / 2), [smooth(x) for x in ((low + high) / 2).T]
+  for i, frame in enumerate(frames):
+    k = min(len(half) - 1, round(i * fps / FPS))
+    side, x, y = half[k], middle[0][k], middle[1][k]
+    pad = int(side * (1 + 2 * CROP_MARGIN))
+    padded = cv2.copyMakeBorder(frame, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(CROP_FILL,) * 3)
+    x, y, margin = x + pad, y + pad, side * (1 + CROP_MARGIN)
+    rows = slice(max(0, int(y - side)), int(y + side * (1 + 2 * CROP_MARGIN)))
+    columns = slice(max(0, int(x - margin)), int(x + margin))
+    yield cv2.resize(padded[rows, columns, ::-1], (CROP_SIZE, CROP_SIZE))

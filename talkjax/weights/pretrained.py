@@ -3,6 +3,7 @@
 The modules of `talkjax.nn` have the published names. This module defines the exceptions and the names of the files.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -179,19 +180,16 @@ def animatediff(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   return fit(state, wanted, name)
 
 
-def _by_name(net: nn.Module, *shapes: tuple[int, ...]) -> Callable:
-  """A conversion to the parameters of a network by its published names; `shapes` are those of an example input."""
-
-  def convert(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
-    wanted = jax.eval_shape(net.init, jax.random.key(0), *map(jnp.zeros, shapes))['params']
-    return fit({k.removeprefix('module.'): v for k, v in state.items()}, wanted, name, UNUSED)
-
-  return convert
+def scoring(state: Mapping[str, np.ndarray], name: str, net: nn.Module | None = None, *, source: str) -> dict[str, Any]:
+  """Parameters of a network of SCORING, or of `net` in its place, by its published names."""
+  published, *shapes = SCORING[source]
+  state = {k.removeprefix('module.'): v for k, v in state.items()}
+  return fit(state, shapes_of(net or published, *shapes), name, UNUSED)
 
 
-def lpips(state: Mapping[str, np.ndarray], name: str, net: LPIPS | None = None) -> dict[str, Any]:
-  """Parameters of LPIPS() from its heads and its trunk."""
-  return _by_name(net or LPIPS(), (1, 64, 64, 3), (1, 64, 64, 3))(state, name)
+def shapes_of(net: nn.Module, *shapes: tuple[int, ...]) -> dict[str, Any]:
+  """Shapes of the parameters of a network for inputs of these shapes."""
+  return jax.eval_shape(net.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))['params']
 
 
 _CONVERT: dict[str, Callable] = {
@@ -200,8 +198,7 @@ _CONVERT: dict[str, Callable] = {
   'wav2vec2': wav2vec2,
   'animatediff': animatediff,
   'vqgan': vqgan.convert,
-  'lpips': lpips,
-  **{name: _by_name(net, *shapes) for name, (net, *shapes) in SCORING.items() if name != 'lpips'},
+  **{name: functools.partial(scoring, source=name) for name in SCORING},
 }
 
 

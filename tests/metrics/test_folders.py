@@ -6,7 +6,8 @@ import pytest
 
 from talkjax.errors import UserError
 from talkjax.media import video
-from talkjax.metrics import folders, image
+from talkjax.metrics import folders, image, pairs
+from talkjax.weights.scoring import Network
 
 
 def write(path, frames, fps=25.0):
@@ -113,7 +114,7 @@ def test_table_has_straight_columns(pair, faces):
   rows[0]['cpbd'], rows[0]['notes'] = None, ['says why']
   lines = folders.table(rows, means).splitlines()
   assert len({len(line) for line in lines[:-1]}) == 1
-  assert lines[0].split()[:4] == ['video', 'frames', 'psnr', 'ssim']
+  assert lines[0].split()[:5] == ['video', 'frames', 'psnr', 'psnr_identity', 'ssim']
   assert '  -  ' in lines[2]
   assert lines[-2].startswith('mean')
   assert lines[-1] == 'a-longer-name: says why'
@@ -153,3 +154,34 @@ def test_lips_of_a_filmed_face(samples, tmp_path):
   assert (
     folders.compare_videos(tmp_path / 'backwards.mp4', tmp_path / 'true.mp4')['lip_score'] < follows['lip_score'] - 0.2
   )
+
+
+def test_suites_of_folders(pair, tmp_path):
+  """Networks see the frames as they are compared; features are kept, and used by the next run. Nobody has a face."""
+  pytest.importorskip('mediapipe')
+  made, true = pair
+  write(made / 'two.mp4', [f for f in moving(8, shift=2) for _ in range(2)], fps=50.0)
+  calls = []
+
+  def features(frames):
+    calls.append(len(frames))
+    return frames.mean((1, 2)).astype(np.float32)
+
+  networks = {'inception': Network('w', {'features': features})}
+  image_alone = dict(faces=False, suites=[pairs.IMAGE], networks=networks)
+  rows, means = folders.compare_folders(made, true, **image_alone)
+  assert calls == [8] * 4 and means['fid'] >= 0 and means['lip_score'] is None
+  assert 'fid' in folders.table(rows, means, ('psnr', 'fid')).splitlines()[0]
+  again = folders.compare_folders(made, true, **image_alone)
+  assert len(calls) == 4 and again[1]['fid'] == means['fid']
+  assert {p.name for p in tmp_path.iterdir()} == {'made', 'true', 'made.features', 'true.features'}
+  without, _ = folders.compare_folders(made, true, faces=False, pictures=False)
+  assert 'psnr' not in without[0] and without[0]['frames'] == 8
+
+
+def test_folders_without_a_common_name(pair):
+  made, true = pair
+  for path in list(made.iterdir()):
+    path.rename(made / f'made-{path.name}')
+  with pytest.raises(UserError, match='no name of a video is in both folders: .*made has made-.*need the same name'):
+    folders.compare_folders(made, true)

@@ -11,12 +11,13 @@ import pytest
 import soundfile
 
 from configs import emo as config_file
-from talkjax import evaluate, options, systems
+from talkjax import options, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.faces import measures
 from talkjax.media import picture, video
+from talkjax.metrics import suites
 from talkjax.nn.latent_unet import Conditioning, LatentUNet
-from talkjax.systems import audio, portrait
+from talkjax.systems import audio, portrait, scoring
 from talkjax.systems.emo import OPTIONS, conditions, model
 from talkjax.systems.portrait import conditions as portrait_conditions
 from talkjax.systems.portrait.reading import face_region, square_frame
@@ -163,10 +164,10 @@ def test_as_many_frames_as_the_audio_and_no_video_depends_on_its_batch(emo):
 
 def test_a_video_is_evaluated_at_the_frame_rate_of_its_record(emo):
   record = cut(emo.records[0], 6)
-  _, (made,) = evaluate.generate_clips(emo.system, emo.params, [record], np.array([5], np.uint32))
+  _, (made,) = scoring.generate_clips(emo.system, emo.params, [record], np.array([5], np.uint32))
   assert (made.fps, made.seams) == (25.0, (4,))
   faster = dataclasses.replace(record, fps=50.0)
-  _, (made,) = evaluate.generate_clips(emo.system, emo.params, [faster], np.array([5], np.uint32))
+  _, (made,) = scoring.generate_clips(emo.system, emo.params, [faster], np.array([5], np.uint32))
   assert (made.fps, len(made.frames)) == (50.0, 6)
 
 
@@ -221,7 +222,7 @@ def test_records_are_generated_as_a_users_portrait_is_unless_by_the_oracle(emo, 
 
 def test_scores_of_the_oracle_have_names_of_their_own(emo):
   clips = [cut(record, 5) for record in emo.records]
-  scores = evaluate.score_workdir(emo.system, emo.config, emo.params, clips, evaluate.Settings(oracle=True))
+  scores = scoring.score_workdir(emo.system, emo.config, emo.params, clips, scoring.Settings(oracle=True))
   assert {'oracle_lip_score', 'oracle_in_region', 'oracle_psnr'} <= set(scores.names) & scores.means.keys()
   assert all(name.startswith('oracle_') for name in scores.means.keys() - {'clips', 'frames'})
   assert emo.system.oracle and not emo.system.true_conditions
@@ -233,8 +234,8 @@ def test_a_sweep_measures_heads_and_mouths_at_every_value(emo):
   chunk = systems.Chunk(np.stack(truth.frames)[None], fps=25.0)
   # What is generated does not depend on the value here, so its ranks are not defined.
   constant = dataclasses.replace(emo.system, generate=lambda *_: iter([chunk]))
-  measured = evaluate.sweep(constant, emo.config, emo.params, records, 'audio_weight', (1.0, 2.0), 0)
-  opening = evaluate.mouth_opening(truth.frames, truth.landmarks, 'found')
+  measured = scoring.sweep(constant, emo.config, emo.params, records, 'audio_weight', (1.0, 2.0), 0)
+  opening = suites.mouth_opening(truth.frames, truth.landmarks, 'found')
   wide = opening[opening >= np.quantile(opening, 0.75)].mean()
   assert measured['mouth_opening'] == (pytest.approx([wide] * 2), None)
   assert measured['mouth_motion'] == (pytest.approx([opening.std()] * 2), None)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs import speech_encoder as config_file
-from talkjax import evaluate, systems
+from talkjax import systems
 from talkjax.errors import UserError
 from talkjax.media import mel
+from talkjax.systems import scoring
 from talkjax.systems.speech_encoder import data
 from talkjax.training import input_pipeline
 from tests.commands import call
@@ -148,7 +149,7 @@ def test_other_speech_is_predicted_from_its_own_sound(puppets):
   system = systems.build(config)
   records = list(input_pipeline.eval_records(config.data, 'test', 2))
   params = random_params(jax.eval_shape(system.init, jax.random.key(0), training_batch(config, system)))
-  _, own = evaluate.generate_clips(system, params, records, None)
-  _, other = evaluate.generate_clips(system, params, records, None, records[::-1])
+  _, own = scoring.generate_clips(system, params, records, None)
+  _, other = scoring.generate_clips(system, params, records, None, records[::-1])
   count = min(len(r.frames) for r in records)
   np.testing.assert_allclose(other[0].curves['jaw'][: count - 12], own[1].curves['jaw'][: count - 12], atol=1e-5)

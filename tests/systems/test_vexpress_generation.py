@@ -9,8 +9,8 @@ import types
 import numpy as np
 import pytest
 
-from talkjax import evaluate, options, systems
-from talkjax.systems import portrait
+from talkjax import options, systems
+from talkjax.systems import portrait, scoring
 from talkjax.systems.sampling import make_table
 from talkjax.systems.vexpress import OPTIONS, conditions, generation, model
 from talkjax.training import checkpoint, sharding
@@ -43,7 +43,7 @@ def test_any_length_is_generated_without_compiling_again(vexpress):
 
 def test_seams_are_scored_where_windows_begin(vexpress):
   clips = [cut(r, n) for r, n in zip(vexpress.records, (9, 6))]
-  _, made = evaluate.generate_clips(vexpress.system, vexpress.params, clips, np.array([5, 6], np.uint32))
+  _, made = scoring.generate_clips(vexpress.system, vexpress.params, clips, np.array([5, 6], np.uint32))
   assert vexpress.system.true_conditions == ('keypoints',)
   assert [m.seams for m in made] == [(3, 5), (2,)]  # the last window of four frames ends with its video
 

@@ -129,18 +129,18 @@ def test_the_sizes_of_wav2vec2_are_those_of_its_published_config(tmp_path):
     pretrained.wav2vec2_fields(tmp_path / 'model.safetensors')
 
 
-def test_networks_of_scores_are_imported_by_name():
+def test_networks_of_scores_are_imported_by_name(monkeypatch):
   """With the prefix of a data-parallel module; counters and unused heads are left out, what is missing is named."""
   net = ResNet((1,), width=2)
   params = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
   params = jax.tree.map(lambda x: np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32), params)
   state = published_files.as_published(params)
   more = {f'module.{k}': v for k, v in state.items()} | {'module.bn1.num_batches_tracked': np.array(3)}
-  convert_net = pretrained._by_name(net, (1, 32, 32, 3))
+  monkeypatch.setitem(pretrained.SCORING, 'hopenet', (net, (1, 32, 32, 3)))
   for made in (state, more, more | {'fc.weight': np.zeros((3, 8))}):
-    jax.tree.map(np.testing.assert_array_equal, convert_net(made, 'x'), params)
+    jax.tree.map(np.testing.assert_array_equal, pretrained.scoring(made, 'x', source='hopenet'), params)
   with pytest.raises(UserError, match='x lacks bn1/running_var'):
-    convert_net({k: v for k, v in state.items() if k != 'bn1.running_var'}, 'x')
+    pretrained.scoring({k: v for k, v in state.items() if k != 'bn1.running_var'}, 'x', source='hopenet')
 
 
 def test_a_torchscript_program_is_not_run(tmp_path):
