@@ -71,7 +71,7 @@ def build(argv: list[str]):
   if args.coefficients:
     from talkjax.weights import coefficients
 
-    coefficients.parse(args.coefficients)
+    coefficients.check(args.coefficients)
   if args.beam and not _has_beam():
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"')
   for module in (args.generation.imports or '').split(','):

@@ -30,6 +30,8 @@ PACKAGES = {
 MODULES = {
   'weights.encoders': {'corpora', 'training', 'faces'},  # precomputes features of corpora with trained weights
   'weights.coefficients': {'corpora', 'training', 'faces'},
+  'weights.deep3d': {'faces'},  # the face model
+  'weights.deep3d_coefficients': {'corpora', 'training', 'faces'},
   'weights.latents': {'media', 'corpora', 'training'},
   'weights.speech': {'media', 'training'},  # reads sound, and trained weights
   'weights.packaged': {'training'},

@@ -8,7 +8,7 @@ written after it, with its name, fingerprint and sizes, and how it was made.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,7 @@ def mesh_pca_model(
   Raises:
     UserError: no model in `source`, another model in `folder`, no training split, or no face in its clips.
   """
-  other = load(pathlib.Path(source)) if source else None
-  if source and other is None:
-    raise UserError(
-      f'--coefficients=mesh_pca:{source}: that folder has no {ABOUT}; expected DATA_DIR/CORPUS/.../mesh_pca'
-    )
+  other = load_from(source) if source else None
   with feature_cache.locked(folder):
     model = load(folder)
     if model is not None and other is not None and fingerprint(model) != fingerprint(other):
@@ -69,16 +65,68 @@ def mesh_pca_model(
   return load(folder)
 
 
-def _fit(splits: Mapping[str, Sequence[Record]], workers: int) -> tuple[mesh_pca.Fit, dict[str, Any]]:
+def with_statistics(
+  folder: pathlib.Path,
+  model: MorphableModel,
+  splits: Mapping[str, Sequence[Record]],
+  encode: Callable[[Record], Sequence[np.ndarray]],
+) -> MorphableModel:
+  """A given model with the mean and deviation of a corpus' rows: that in `folder`, or else measured and saved.
+
+  Args:
+    folder: of the coefficients.
+    model: of users, whose statistics are not known yet.
+    splits: the records of the corpus; rows of evenly spaced clips of `train` are measured.
+    encode: record -> its rows, in chunks.
+
+  Raises:
+    UserError: another model in `folder`, or no training split.
+  """
+  with feature_cache.locked(folder):
+    saved = load(folder)
+    if saved is not None:
+      unmeasured = dataclasses.replace(saved, row_mean=model.row_mean, row_std=model.row_std)
+      if saved.name != model.name or fingerprint(unmeasured) != fingerprint(model):
+        raise UserError(f'{folder} has coefficients of another face model: remove {folder} to replace them')
+      return saved
+    clips = _fitting_clips(splits)
+    first = lambda clip: dataclasses.replace(
+      clip, frames=clip.frames[:FIT_FRAMES], landmarks=clip.landmarks[:FIT_FRAMES]
+    )
+    rows = [chunk for clip in tqdm.tqdm(clips, desc=model.name, unit='clip') for chunk in encode(first(clip))]
+    mean, std = morphable.statistics(np.concatenate(rows).astype(np.float32))
+    measured = dataclasses.replace(model, row_mean=mean, row_std=std)
+    save(measured, folder, {'clips': len(clips), 'frames': sum(map(len, rows))})
+    return measured
+
+
+def _fitting_clips(splits: Mapping[str, Sequence[Record]]) -> '_Chosen':
+  """Evenly spaced clips of the training split, read when they are needed."""
   clips = splits.get('train', ())
   if not len(clips):
     raise UserError(
-      'mesh_pca is fitted to the training split, and this corpus has none: copy the model of another corpus with '
+      'a face model is fitted to the training split, and this corpus has none: copy the model of another corpus with '
       '--coefficients=mesh_pca:FOLDER'
     )
   chosen = np.unique(np.linspace(0, len(clips) - 1, min(FIT_CLIPS, len(clips))).round().astype(int))
-  meshes, reasons = [], []
-  done = pool.ordered_map(_first_meshes, (clips[int(i)] for i in chosen), workers, _slim)
+  return _Chosen(clips, tuple(chosen.tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+  clips: Sequence[Record]
+  indices: tuple[int, ...]
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __iter__(self) -> Iterator[Record]:
+    return (self.clips[i] for i in self.indices)
+
+
+def _fit(splits: Mapping[str, Sequence[Record]], workers: int) -> tuple[mesh_pca.Fit, dict[str, Any]]:
+  chosen, meshes, reasons = _fitting_clips(splits), [], []
+  done = pool.ordered_map(_first_meshes, chosen, workers, _slim)
   for record, mesh, error in tqdm.tqdm(done, total=len(chosen), desc='mesh_pca', unit='clip'):
     if error:
       reasons.append(f'{record.id}: {error}')
@@ -136,6 +184,16 @@ def save(model: MorphableModel, folder: pathlib.Path, details: Mapping[str, Any]
   temporary = folder / f'.{ABOUT}.partial'
   temporary.write_text(json.dumps(described, indent=2) + '\n')
   temporary.replace(folder / ABOUT)
+
+
+def load_from(source: str) -> MorphableModel:
+  """The model in the folder that a user names. Raises UserError if there is none, or its files are damaged."""
+  model = load(pathlib.Path(source))
+  if model is None:
+    raise UserError(
+      f'--coefficients=mesh_pca:{source}: that folder has no {ABOUT}; expected DATA_DIR/CORPUS/.../mesh_pca'
+    )
+  return model
 
 
 def load(folder: pathlib.Path) -> MorphableModel | None:

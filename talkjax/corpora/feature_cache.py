@@ -106,7 +106,10 @@ def _write_all(folder, kind, about, splits, encode) -> bool:
   if done.exists():
     if differs := [k for k in about if k != 'workdir' and _read(done).get(k) != about[k]]:
       was = ', '.join(f'{k} {_read(done).get(k)} instead of {about[k]}' for k in differs)
-      raise UserError(f'{done} was made with other settings ({was}): choose another folder with --feature_cache=NAME')
+      remedy = 'choose another folder with --feature_cache=NAME'
+      if kind == 'coefficients':
+        remedy = f'remove {folder} to replace it'
+      raise UserError(f'{done} was made with other settings ({was}): {remedy}')
     return False
   index = _read(partial) if partial.exists() else {}
   if not index or not matches(index):
@@ -228,7 +231,8 @@ def open_cache(builder, name: str, split: str, key: str = 'feature_cache') -> Fe
   """
   folder, what = pathlib.Path(builder.data_dir) / name, f'config.data.{key}={name}'
   kinds = [kind for kind in KINDS if (folder / f'{kind}.json').exists()]
-  options = f'--coefficients={name}' if key == 'coefficients' else f'--latents=WORKDIR --feature_cache={name}'
+  sources = ':NETWORK_WORKDIR,BFM_WORKDIR' if name == 'deep3d' else ''
+  options = f'--coefficients={name}{sources}' if key == 'coefficients' else f'--latents=WORKDIR --feature_cache={name}'
   command = f'`python -m talkjax.build data/{builder.name} {options}`'
   if not kinds and list(folder.glob('*.json.partial')):
     raise UserError(f'{what}: {folder} is incomplete; run the command that makes it again: {command}')

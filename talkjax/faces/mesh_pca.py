@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from talkjax.faces import detector
-from talkjax.faces.landmarks import MESH_TO_68, FaceTrack
+from talkjax.faces.landmarks import MESH_TO_68, FaceTrack, find_faces
 from talkjax.faces.measures import MEAN_FACE, STABLE
 from talkjax.faces.mediapipe_tasks import LIPS
 from talkjax.faces.morphable import MorphableModel, angles_of, normals, statistics
@@ -100,6 +100,15 @@ def coefficients(model: MorphableModel, mesh: np.ndarray, size: tuple[int, int])
 def of_track(model: MorphableModel, track: FaceTrack, size: tuple[int, int]) -> np.ndarray:
   """Rows of coefficients [f, k] of a tracked face in pictures of (h, w) pixels."""
   return coefficients(model, track.mesh, size)
+
+
+def of_picture(model: MorphableModel, picture: np.ndarray, name: str = 'the picture') -> np.ndarray:
+  """The row of coefficients [k] of the face in a picture uint8 [h, w, 3].
+
+  Raises:
+    NoFace: there is none; the message has `name`.
+  """
+  return of_track(model, find_faces([picture], name), picture.shape[:2])[0]
 
 
 def to_model_axes(mesh: np.ndarray, size: tuple[int, int]) -> np.ndarray:

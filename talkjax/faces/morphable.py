@@ -49,7 +49,7 @@ class MorphableModel:
     triangles: [t, 3] int32, vertices counter-clockwise as seen from outside.
     mouth: [m] int32, the vertices of the mouth.
     landmarks68: [68] int32, the vertices nearest to the 68 landmarks.
-    rigid: [r] int32, the vertices that expressions move least; of mesh_pca, whose pose is fitted to them.
+    rigid: [r] int32, the vertices that expressions move least, to which the pose of mesh_pca is fitted.
     noise: [] standard deviation of measured coordinates around the model, in its units; of mesh_pca.
     row_mean: [k] mean of the rows of coefficients of the training split, with which networks normalise.
     row_std: [k] standard deviation of the same; 1 where they are constant.

@@ -13,6 +13,7 @@ from talkjax.corpora import coefficients, feature_cache
 from talkjax.errors import UsageError, UserError
 from talkjax.faces.morphable import MorphableModel
 from talkjax.training import input_pipeline
+from talkjax.weights import deep3d_coefficients
 
 NAMES = ('mesh_pca', 'deep3d')  # also those of the folders in a corpus
 KEY = 'coefficients'
@@ -22,10 +23,19 @@ def parse(text: str) -> tuple[str, tuple[str, ...]]:
   """'mesh_pca:FOLDER' -> ('mesh_pca', ('FOLDER',)). Raises UsageError for anything else than the module describes."""
   name, colon, rest = text.partition(':')
   sources = tuple(part for part in rest.split(',') if part)
-  allowed = {'mesh_pca': (0, 1), 'deep3d': (0, 2)}
+  allowed = {'mesh_pca': (0, 1), 'deep3d': (2,)}
   if len(sources) not in allowed.get(name, ()) or bool(colon) != bool(sources):
     raise UsageError(f'--coefficients={text}: expected mesh_pca, mesh_pca:FOLDER or deep3d:NETWORK_WORKDIR,BFM_WORKDIR')
   return name, sources
+
+
+def check(text: str) -> None:
+  """Raises what `write` would for what is not there, before a corpus is built for it."""
+  name, sources = parse(text)
+  if name == 'deep3d':
+    deep3d_coefficients.load(*sources)
+  elif sources:
+    coefficients.load_from(*sources)
 
 
 def write(builder, text: str, workers: int | None = None) -> tuple[pathlib.Path, bool]:
@@ -44,11 +54,16 @@ def write(builder, text: str, workers: int | None = None) -> tuple[pathlib.Path,
   """
   name, sources = parse(text)
   folder, splits = pathlib.Path(builder.data_dir) / name, input_pipeline.all_splits(builder)
-  workers = (os.cpu_count() or 1) if workers is None else workers
-  model = coefficients.mesh_pca_model(folder, splits, workers, *sources)
-  about = {'corpus': builder.info.full_name, **coefficients.about(model, text)}
-  written = feature_cache.write(folder, KEY, about, splits, coefficients.MeshCoefficients(model), workers)
-  return folder, written
+  about = {'corpus': builder.info.full_name}
+  if name == 'mesh_pca':
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    model = coefficients.mesh_pca_model(folder, splits, workers, *sources)
+    encode = coefficients.MeshCoefficients(model)
+  else:
+    encode, workers = deep3d_coefficients.load(*sources), 0
+    about['network'] = encode.fingerprint()
+    model = coefficients.with_statistics(folder, encode.model, splits, encode)
+  return folder, feature_cache.write(folder, KEY, about | coefficients.about(model, text), splits, encode, workers)
 
 
 def without_rows(folder: pathlib.Path) -> list[str]:
@@ -63,7 +78,9 @@ def open_cache(builder, text: str, split: str) -> tuple[feature_cache.FeatureCac
   Raises:
     UserError: there are none of deep3d, or they are damaged or of another corpus.
   """
-  name, _ = parse(text)
+  name = text.partition(':')[0]
+  if name not in NAMES:
+    raise UserError(f'config.data.{KEY}={text}: expected one of {", ".join(NAMES)}')
   folder = pathlib.Path(builder.data_dir) / name
   if name == 'mesh_pca' and input_pipeline.first_process() and not (folder / f'{KEY}.json').exists():
     write(builder, text)

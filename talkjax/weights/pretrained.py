@@ -24,7 +24,7 @@ from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.lpips import LPIPS
 from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.weights import vqgan
+from talkjax.weights import deep3d, vqgan
 from talkjax.weights.fit import fit
 from talkjax.weights.read import read_weights
 
@@ -42,6 +42,8 @@ FILES = {
   'lpips': ('alex.pth', 'vgg.pth', 'weights/v0.1/alex.pth', 'lpips/weights/v0.1/alex.pth'),
   'vqgan': ('model.ckpt', 'last.ckpt'),
   'hopenet': ('hopenet_robust_alpha1.pkl', 'hopenet_alpha2.pkl', 'hopenet_alpha1.pkl'),
+  'deep3d': ('epoch_20.pth', 'epoch_latest.pth'),
+  'bfm': ('BFM_model_front.mat', 'BFM/BFM_model_front.mat'),
 }
 # Published apart from `lpips`, whose heads read its features: torchvision's trunks, by net.
 TRUNKS = {
@@ -106,6 +108,8 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
   file = path if path.is_file() else next((path / name for name in FILES[source] if (path / name).is_file()), None)
   if file is None:
     raise UserError(f'--path={path} holds no weights of {source}: expected a file, or a folder with {FILES[source][0]}')
+  if source == 'bfm':
+    return deep3d.read_bfm(file), file
   if source == 'wav2vec2' and not net:
     net = (Wav2Vec2(**wav2vec2_fields(file)),)
   state = read_weights(file)
@@ -198,6 +202,7 @@ _CONVERT: dict[str, Callable] = {
   'wav2vec2': wav2vec2,
   'animatediff': animatediff,
   'vqgan': vqgan.convert,
+  'deep3d': lambda state, name: deep3d.of_state(state, name)[1],
   **{name: functools.partial(scoring, source=name) for name in SCORING},
 }
 

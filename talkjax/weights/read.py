@@ -13,13 +13,15 @@ from talkjax.weights.safetensors import read_safetensors
 from talkjax.weights.torch_files import read_legacy, read_zip
 from talkjax.weights.torch_values import Array, Tensor
 
+STATES = ('state_dict', 'net_recon')  # entries of a checkpoint: of most, and of Deep3DFaceRecon
+
 
 def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the tensors of a weights file by name.
 
   Args:
     path: a `.safetensors` file, or a `torch.save` file (`.pth .pt .ckpt .bin`) with a state dict or a checkpoint that
-      has one under 'state_dict'. Other entries of a checkpoint (epoch, settings) are ignored and their arrays not read.
+      has one under one of STATES. Other entries (epoch, settings) are ignored and their arrays not read.
 
   Returns:
     arrays of the stored dtype (bfloat16 as ml_dtypes.bfloat16), possibly read-only.
@@ -71,8 +73,7 @@ def _state_dict(tree: Any) -> dict[str, Tensor | Array]:
   """Selects the tensors of the state dict in an unpickled object, by name."""
   if type(tree) is not dict:
     raise Refused(f'holds no tensors by name (it holds: {type(tree).__name__}); expected a state dict')
-  if type(tree.get('state_dict')) is dict:
-    tree = tree['state_dict']
+  tree = next((tree[name] for name in STATES if type(tree.get(name)) is dict), tree)
   state = {name: value for name, value in tree.items() if type(value) in (Tensor, Array)}
   if not state:
     found = ', '.join(map(printable, list(tree)[:5]))
