@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import itertools
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,11 +79,16 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: State, iterator) -> None:
-    """Starts an asynchronous save of `state` and the data iterator."""
+    """Starts an asynchronous save of `state` and the data iterator.
+
+    Raises:
+      UserError: the disk has no room for it.
+    """
     step = int(state.step)
     if step == self.latest:
       return
     self.wait()
+    self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(state)))
     self._saving = step
     training = {'step': state.step, 'opt_state': _leaves(state.opt_state)}
     self._manager.save(
@@ -95,6 +101,18 @@ class Checkpoints:
         run=ocp.args.JsonSave({'processes': jax.process_count()}),
       ),
     )
+
+  def _check_space(self, step: int, needed: int) -> None:
+    """On a full disk Orbax's threads would fail one by one, and leave a file that fills it."""
+    if '://' in str(self.path):
+      return
+    free = shutil.disk_usage(self.path).free
+    if free < needed:
+      resumed = f'resumes from step {self.latest}' if self.latest is not None else 'starts again'
+      raise UserError(
+        f'the checkpoint of step {step} needs {needed / 2**20:,.1f} MiB, but {self.path} has {free / 2**20:,.1f} MiB '
+        f'left: free some space; the same command then {resumed}'
+      )
 
   def restore(self, state: State, iterator) -> State:
     """Restores the latest checkpoint, and `iterator` in place.

@@ -1,6 +1,7 @@
 """Damaged workdirs: what is wrong, where and the remedy in one sentence, and nothing is lost."""
 
 import json
+import types
 
 import grain
 import jax
@@ -107,6 +108,15 @@ def test_digests_go_after_their_checkpoint(workdir):
   checkpoints.close()
   assert sorted(p.name for p in (workdir / 'digests').iterdir()) == ['11.json', '9.json']  # 9 went after that save
   assert not digests.damage(workdir, 11)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(monkeypatch, workdir):
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=5000))
+  checkpoints = checkpoint.Checkpoints(workdir)
+  with pytest.raises(UserError, match=r'step 9 needs 0\.0 MiB.*left: free some space.*resumes from step 7'):
+    checkpoints.save(state(9), iterator())
+  checkpoints.close()
+  assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['3', '7']
 
 
 def test_resuming_from_a_step_that_is_not_there(workdir):
