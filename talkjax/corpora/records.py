@@ -40,7 +40,7 @@ class Record:
   phonemes: tuple[Segment, ...] = ()
   attributes: dict[str, str] = dataclasses.field(default_factory=dict)  # specific to the corpus (emotion, level, ...)
   # Cached features by name (`talkjax.corpora.feature_cache`), not part of the record on disk. float16: `latents`
-  # [f, h', w', 2 c], `speech` [n, layers, d].
+  # [f, h', w', 2 c], `speech` [n, layers, d], `coefficients` [f, k].
   features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def frame(self, index: int) -> np.ndarray:

@@ -8,8 +8,10 @@ are the most probable ones given a mesh: least squares with the prior that they 
 Meshes are [f, 468, 3] x, y, z in pixels of the picture, z away from the camera (`landmarks.FaceTrack.mesh`).
 """
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -195,10 +197,10 @@ def _triangles(mean: np.ndarray) -> np.ndarray:
 
   MediaPipe has edges only: its triangles are the three-cycles of edges, without those that enclose a vertex.
   """
-  neighbours: Mapping[int, set[int]] = {}
+  neighbours = collections.defaultdict(set)
   for a, b in detector.mesh_edges():
-    neighbours.setdefault(a, set()).add(b)
-    neighbours.setdefault(b, set()).add(a)
+    neighbours[a].add(b)
+    neighbours[b].add(a)
   cycles = [
     (a, b, c)
     for a, others in neighbours.items()
@@ -206,10 +208,27 @@ def _triangles(mean: np.ndarray) -> np.ndarray:
     for c in others & neighbours[b]
     if a < b < c and not _encloses(neighbours, a, b, c)
   ]
-  triangles = np.array(sorted(cycles), np.int32)
-  backwards = normals(mean, triangles)[:, 2] < 0
-  triangles[backwards] = triangles[backwards][:, ::-1]
-  return triangles
+  triangles = _oriented(sorted(cycles))
+  facing = normals(mean, triangles)[:, 2].mean() > 0
+  return triangles if facing else np.ascontiguousarray(triangles[:, ::-1])
+
+
+def _oriented(triangles: Sequence[tuple[int, int, int]]) -> np.ndarray:
+  """Turns triangles so that neighbours go along their common edge in opposite directions, from the first on."""
+  at_edge = collections.defaultdict(list)
+  for i, triangle in enumerate(triangles):
+    for pair in itertools.combinations(triangle, 2):
+      at_edge[frozenset(pair)].append(i)
+  turned, waiting = {0: triangles[0]}, [0]
+  while waiting:
+    a, b, c = turned[waiting.pop()]
+    for start, end in ((b, a), (c, b), (a, c)):  # as neighbours go along the edges
+      for i in at_edge[frozenset((start, end))]:
+        if i not in turned:
+          (other,) = set(triangles[i]) - {start, end}
+          turned[i] = start, end, other
+          waiting.append(i)
+  return np.array([turned[i] for i in range(len(triangles))], np.int32)
 
 
 def _encloses(neighbours, a: int, b: int, c: int) -> bool:

@@ -1,7 +1,7 @@
 """What the cached coefficients of puppets say about the exact truth, on people that the model was not fitted to.
 
 python -m talkjax.build data/puppets --coefficients=mesh_pca
-PYTHONPATH=. python tests/benchmarks/coefficients.py [--data_dir=datasets --basis=mesh_pca --output=FILE.json]
+python -m tests.benchmarks.coefficients [--data_dir=datasets --basis=mesh_pca --output=FILE.json]
 """
 
 import argparse
