@@ -5,7 +5,9 @@ after every denoising step (V-Express section 2.5; the released code's windows w
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,3 +83,51 @@ def merge(predictions: np.ndarray, frames: np.ndarray, count: int) -> np.ndarray
 def coverage(frames: np.ndarray, count: int) -> np.ndarray:
   """How many windows have each frame: int [count]."""
   return sum(np.bincount(np.unique(index), minlength=count)[:count] for index in frames)
+
+
+def groups(count: int, most: int, devices: int = 1) -> list[np.ndarray]:
+  """The windows that are computed together: int [size] each, the last one filled up with windows from the beginning.
+
+  Args:
+    count: windows of all videos.
+    most: windows at once on a device.
+    devices: their number; a group has as many windows for each.
+
+  Returns:
+    groups of `most` windows for each device, or of a smaller power of two if that has them all: few are compiled.
+  """
+  size = devices * min(most, 2 ** math.ceil(math.log2(-(-count // devices))))
+  return [np.arange(first, first + size) % count for first in range(0, count, size)]
+
+
+def mean_prediction(
+  x: np.ndarray, plan: Plan, groups: Sequence[np.ndarray], predict: Callable[[int, np.ndarray], Any]
+) -> np.ndarray:
+  """The mean prediction for each frame of all videos at one denoising step.
+
+  Args:
+    x: [count, ...] the frames of all videos, concatenated.
+    plan: their windows.
+    groups: see `groups`.
+    predict: (number of a group, its windows of x [windows, size, ...]) -> predictions of the same shape, which may
+      still be computed: one call is dispatched ahead; more would need more memory.
+
+  Returns:
+    [count, ...].
+  """
+  predictions, pending = [], None
+  for number, group in enumerate(groups):
+    prediction = predict(number, x[plan.frames[group]])
+    predictions += [] if pending is None else [np.asarray(pending)]
+    pending = prediction
+  predictions = np.concatenate([*predictions, np.asarray(pending)])[: len(plan.frames)]
+  return merge(predictions, plan.frames, plan.count)
+
+
+def in_chunks(size: int, function: Callable, *arrays: np.ndarray) -> np.ndarray:
+  """function(*arrays) for arrays [frames, ...], `size` frames at once (the last chunk is filled up)."""
+  count, results = len(arrays[0]), []
+  for first in range(0, count, size):
+    index = np.arange(first, first + size) % count
+    results.append(np.asarray(function(*(a[index] for a in arrays)))[: count - first])
+  return np.concatenate(results)

@@ -30,3 +30,40 @@ def test_predictions_are_averaged():
   predictions = np.arange(8.0).reshape(2, 4, 1)
   np.testing.assert_array_equal(windows.coverage(frames, 6), [1, 1, 2, 2, 1, 1])
   np.testing.assert_allclose(windows.merge(predictions, frames, 6)[:, 0], [0, 1, (2 + 4) / 2, (3 + 5) / 2, 6, 7])
+
+
+def test_groups_have_every_window_and_few_sizes():
+  for count in range(1, 40):
+    for devices in (1, 2):
+      groups = windows.groups(count, 4, devices)
+      sizes = {len(g) for g in groups}
+      assert len(sizes) == 1 and sizes <= {devices * n for n in (1, 2, 4)}
+      assert np.concatenate(groups)[:count].tolist() == list(range(count))
+      assert sum(len(g) for g in groups) - count < devices * 4
+
+
+def test_the_mean_prediction_is_of_all_windows():
+  plan = windows.plan([11, 5], 4, 2)
+  x = np.random.default_rng(0).normal(size=(plan.count, 3)).astype(np.float32)
+  calls = []
+
+  def predict(number, window):
+    calls.append((number, window.shape))
+    return window + plan.videos[groups[number]][:, None, None]
+
+  groups = windows.groups(len(plan.frames), 2)
+  mean = windows.mean_prediction(x, plan, groups, predict)
+  np.testing.assert_allclose(mean, x + np.repeat([0, 1], plan.sizes)[:, None], rtol=1e-6)
+  assert calls == [(i, (2, 4, 3)) for i in range(len(groups))]
+
+
+def test_chunks_are_of_one_size():
+  sizes = []
+
+  def double(a, b):
+    sizes.append((len(a), len(b)))
+    return 2 * a + b
+
+  a, b = np.arange(11.0), np.ones(11)
+  np.testing.assert_array_equal(windows.in_chunks(4, double, a, b), 2 * a + 1)
+  assert sizes == [(4, 4)] * 3

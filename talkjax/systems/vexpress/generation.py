@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -165,7 +164,7 @@ def denoise(
   seeds = np.repeat(np.asarray(inputs.seeds, np.uint32), plan.sizes)
   numbers = np.concatenate([np.arange(size, dtype=np.uint32) for size in plan.sizes])
   shape = (plan.count, *inputs.prepared[1].shape[1:])
-  in_chunks = functools.partial(map_frames, min(encoded.batch, len(plan.sizes)) * config.windows.frames)
+  in_chunks = functools.partial(windows.in_chunks, min(encoded.batch, len(plan.sizes)) * config.windows.frames)
 
   x = inputs.start
   if x is None:
@@ -174,16 +173,16 @@ def denoise(
   total = len(sampler.table) * len(encoded.groups)
   for index in range(len(sampler.table)):
     level = jax.tree.map(jnp.asarray, sampler.table.rows(index))
-    predictions, pending = [], None  # one call is dispatched ahead; more would need more memory
-    for i, group in enumerate(encoded.groups):
-      window, video = encoded.place(x[plan.frames[group]]), encoded.place(plan.videos[group])
-      prediction = sampler.predict(params, inputs.prepared, encoded[i], window, video, level, settings)
-      predictions += [] if pending is None else [np.asarray(pending)]
-      pending = prediction
+
+    def predict(number, window, index=index, level=level):
+      video = encoded.place(plan.videos[encoded.groups[number]])
+      x = encoded.place(window)
+      prediction = sampler.predict(params, inputs.prepared, encoded[number], x, video, level, settings)
       if progress:
-        progress((index * len(encoded.groups) + i + 1) / total)
-    predictions = np.concatenate([*predictions, np.asarray(pending)])[: len(plan.frames)]
-    mean = windows.merge(predictions, plan.frames, plan.count)
+        progress((index * len(encoded.groups) + number + 1) / total)
+      return prediction
+
+    mean = windows.mean_prediction(x, plan, encoded.groups, predict)
     row = sampler.table.rows(np.array([index]))
     x = in_chunks(
       lambda p, a, s, n, row=row, index=index: sampler.step(p, a, s, n, row, index), mean, x, seeds, numbers
@@ -202,10 +201,9 @@ class EncodedWindows:
 
   def __init__(self, params, inputs: Inputs, plan: windows.Plan, sampler: Sampler):
     self._params, self._inputs, self._plan, self._sampler = params, inputs, plan, sampler
-    config, count = sampler.config, len(plan.frames)
-    devices = sharding.num_devices(params)
-    self.batch = devices * windows_per_device(count, devices, config)
-    self.groups = [np.arange(i, i + self.batch) % count for i in range(0, count, self.batch)]
+    config = sampler.config
+    self.groups = windows.groups(len(plan.frames), config.windows.batch_size, sharding.num_devices(params))
+    self.batch = len(self.groups[0])
     self.place = sharding.batch_placement(params)
     around = sampler.nets.audio_features
     self._features = [window_features(f, size, config.margin, around) for f, size in zip(inputs.features, plan.sizes)]
@@ -222,20 +220,6 @@ class EncodedWindows:
     if size * len(self.groups) <= self._sampler.config.windows.cache_mib * 2**20:
       self._cached[number] = encoded
     return encoded
-
-
-def map_frames(chunk: int, function: Callable, *arrays: np.ndarray) -> np.ndarray:
-  """function(*arrays) for arrays [frames, ...], `chunk` frames at once (the last chunk is filled up)."""
-  count, results = len(arrays[0]), []
-  for first in range(0, count, chunk):
-    index = np.arange(first, first + chunk) % count
-    results.append(np.asarray(function(*(a[index] for a in arrays)))[: count - first])
-  return np.concatenate(results)
-
-
-def windows_per_device(count: int, devices: int, config) -> int:
-  """Windows that a device computes at once: `windows.batch_size`, or a smaller power of two (few are compiled)."""
-  return min(config.windows.batch_size, 2 ** math.ceil(math.log2(-(-count // devices))))
 
 
 def draw_keypoints(points: np.ndarray, index: np.ndarray, config) -> np.ndarray:
