@@ -48,6 +48,7 @@ from talkjax.options import Option
 from talkjax.systems.scoring import Settings, score_workdir, sweep
 from talkjax.training import checkpoint, input_pipeline, sharding
 from talkjax.training.workdir import read_config
+from talkjax.weights import coefficients
 
 OPTIONS = (
   Option('workdir', str, 'A workdir of talkjax.train or talkjax.convert.'),
@@ -124,9 +125,6 @@ def _evaluate_workdir(args) -> dict:
   accepted = [dataclasses.replace(o, required=False) for o in declared if o.evaluate]
   options.check(config.system, accepted, args.given)
   config, _ = options.apply(config, accepted, args.given)
-  clips = input_pipeline.open_corpus(config.data, args.split)[: args.limit]
-  if args.snr is not None:
-    clips = perturb.NoisyClips(clips, args.snr, args.seed)
   system = systems.build(config)
   if not system.generate and (args.strip or args.videos or args.sweep):
     raise UsageError(
@@ -138,6 +136,10 @@ def _evaluate_workdir(args) -> dict:
     )
   true_conditions = (*system.true_conditions, *(system.oracle if args.oracle else ()))
   _, params, step = checkpoint.load_params(args.workdir, args.weights)
+  caches = coefficients.computed(config, args.split, params) if coefficients.KEY in system.features else ()
+  clips = input_pipeline.open_corpus(config.data, args.split, caches)[: args.limit]
+  if args.snr is not None:
+    clips = perturb.NoisyClips(clips, args.snr, args.seed)
   if system.generate:
     params = sharding.replicate(params)
   suites = choose(args.suites, system.scores)

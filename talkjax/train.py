@@ -20,16 +20,18 @@ import ml_collections
 import numpy as np
 import tqdm
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from talkjax import cli, systems
+from talkjax.corpora import feature_cache
 from talkjax.errors import UserError
 from talkjax.media.picture import strip
 from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, lock, memory, metrics_log, ranges, sharding, state
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
-from talkjax.weights import encoders
+from talkjax.weights import coefficients, encoders
 
 OPTIONS = (
   cli.CONFIG,
@@ -77,6 +79,8 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   if not checkpoint.has_checkpoint(workdir):
     check_sources(config, system)  # what is missing is reported before anything is computed or written
   caches, encoder = encoders.open_caches(config, system.encoder, system.features)
+  if (sized := coefficients.with_sizes(config, caches)) != config:
+    config, system = sized, systems.build(sized)
   iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
 
   # State and step.
@@ -86,7 +90,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   program = training_program(config, system, example)
 
   # Restore.
-  loaded = {} if checkpoint.has_checkpoint(workdir) else _load(config, program.state.params, caches, encoder)
+  loaded = {} if checkpoint.has_checkpoint(workdir) else _load(config, system, program.state.params, caches, encoder)
   if jax.process_index() == 0:
     write_config(workdir, ml_collections.ConfigDict(config))
   checkpoints = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
@@ -163,20 +167,26 @@ def check_sources(config, system: systems.System) -> None:
     UserError: a workdir does not exist; neither `config.pretrained` nor the earlier stage has a network of
       `config.load`; or a frozen network has no weights. The value 'random' in place of a workdir permits it.
   """
-  for workdir in filter(is_workdir, (config.init_from, *config.pretrained.values())):
+  load = (*config.load, *system.load)
+  given = {name: _pretrained(config, name) for name, *_ in load}
+  for workdir in filter(is_workdir, (config.init_from, *config.pretrained.values(), *given.values())):
     read_config(workdir)
   earlier = checkpoint.saved_paths(config.init_from) if is_workdir(config.init_from) else ()
-  for name, into, _, missing in config.load:
+  for name, into, _, missing in load:
     inside = [path.removeprefix(f'{into}/') for path in earlier if path.startswith(f'{into}/')]
     has = any(not (missing and re.search(missing, path)) for path in inside)
-    if not config.pretrained[name] and not has:
+    if not given[name] and not has:
+      key = f'pretrained.{name}' if name in config.pretrained else name
+      remedy = f'convert --source={name} --path=FILE_OR_DIR --output=DIR'
+      if name in systems.names():
+        remedy = f'train --config=configs/{name}.py --workdir=DIR'
       raise UserError(
-        f'config.pretrained.{name} is not set, and {into} needs its weights: set it to the workdir made by `python -m '
-        f'talkjax.convert --source={name} --path=FILE_OR_DIR --output=DIR`, or to random to train without them'
+        f'config.{key} is not set, and {into} needs its weights: set it to the workdir made by `python -m '
+        f'talkjax.{remedy}`, or to random to train without them'
       )
   loaded = {system.encoder.kind} if system.encoder else set()
   loaded |= {'morphable'} if 'coefficients' in system.features else set()
-  loaded |= {into for _, into, *_ in config.load} | {path.partition('/')[0] for path in earlier}
+  loaded |= {into for _, into, *_ in load} | {path.partition('/')[0] for path in earlier}
   for branch in system.frozen:
     if branch not in loaded and config.init_from != RANDOM:
       raise UserError(
@@ -185,7 +195,12 @@ def check_sources(config, system: systems.System) -> None:
       )
 
 
-def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _pretrained(config, name: str) -> str:
+  """The workdir of a network to be loaded: `config.pretrained.NAME`, or of one of our own helpers `config.NAME`."""
+  return config.pretrained[name] if name in config.pretrained else config[name]
+
+
+def _load(config, system, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters by path that a run starts from: of an earlier stage (`config.init_from`) and of pretrained networks.
 
   Loading is strict, except for what `config.init_new` and `config.load` allow to be missing.
@@ -194,9 +209,10 @@ def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, n
   if is_workdir(config.init_from):
     missing = (*config.init_new, *(f'^{path}$' for path in encoder))
     loaded |= checkpoint.load_part(config.init_from, wanted, '', missing=missing)
-  for name, into, ignored, missing in config.load:
-    if is_workdir(config.pretrained[name]):
-      loaded |= checkpoint.load_part(config.pretrained[name], wanted, into, ignored, (missing,) if missing else ())
+  for name, into, ignored, missing in (*config.load, *system.load):
+    if is_workdir(workdir := _pretrained(config, name)):
+      loaded |= checkpoint.load_part(workdir, wanted, into, ignored, (missing,) if missing else ())
+      _check_helper(workdir, caches)
   shapes = {sharding.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
   for path, value in encoder.items():
     if shapes.get(path) != value.shape:
@@ -208,6 +224,20 @@ def _load(config, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, n
   for cache in caches:
     cache.check_weights(loaded, tuple(wanted))
   return loaded
+
+
+def _check_helper(workdir: str, caches) -> None:
+  """Raises UserError unless a helper network of ours was trained on features of the frozen networks of `caches`."""
+  if 'system' not in read_config(workdir):
+    return
+  _, saved, _ = checkpoint.load_params(workdir)
+  for about in (about for cache in caches for about in cache.about.values()):
+    own = {path: np.asarray(x) for path, x in flatten_dict(saved.get(about['branch'], {}), sep='/').items()}
+    if own and feature_cache.fingerprint(own) != about['weights']:
+      raise UserError(
+        f'{workdir} was trained on features of another {about["branch"]} than those of this run ({about["workdir"]}): '
+        'train it again on them'
+      )
 
 
 def _initialise(train_state: state.State, loaded: dict[str, np.ndarray], layout) -> state.State:

@@ -133,6 +133,7 @@ class System:
     options: what a user can give `generate`, `evaluate` and sweeps.
     scores: suites of `talkjax.metrics.suites` that say whether it works.
     frozen: branches of the parameters that never train: pretrained encoders.
+    load: pretrained networks that it needs with this config, in the form of `config.load`, to which they are added.
     encoder: the speech encoder whose cached states `read` needs, or None.
     features: other cached features that `read` needs: `coefficients`, with whose morphable model's arrays training
       fills the frozen branch `morphable`.
@@ -151,6 +152,7 @@ class System:
   options: tuple[Option, ...] = ()
   scores: tuple[Suite, ...] = ()
   frozen: tuple[str, ...] = ()
+  load: tuple[tuple[str, str, str, str], ...] = ()
   encoder: Encoder | None = None
   features: tuple[str, ...] = ()
   predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None

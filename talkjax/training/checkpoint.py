@@ -291,7 +291,8 @@ def load_part(
   """Loads a workdir's parameters as one branch of a larger tree.
 
   Args:
-    workdir: as in `load_params`.
+    workdir: as in `load_params`. Of a system that has this branch too, such as a helper network and the frozen encoder
+      that it was trained on, only the branch is loaded.
     wanted: the whole tree.
     into: path of the branch ('' for the whole tree).
     ignored: a regex of paths in the workdir that are not loaded ('' for none).
@@ -303,7 +304,9 @@ def load_part(
   Raises:
     UserError: as `load_params`, or other names or shapes differ.
   """
-  _, saved, _ = load_params(workdir)
+  config, saved, _ = load_params(workdir)
+  if into and 'system' in config and into in saved:
+    saved = saved[into]
   for key in into.split('/') if into else ():
     wanted = wanted[key]
   leaves = {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(saved)}

@@ -54,6 +54,10 @@ RANGES: dict[str, _Range] = {
   'drop.all': _SHARE,
   'augment.flip': _SHARE,
   'augment.noise': _at_least(0),
+  'loss.expression': _at_least(0),
+  'loss.pose': _at_least(0),
+  'loss.sync': _at_least(0),
+  'model.radius': _at_least(0),
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
 

@@ -5,9 +5,14 @@ coefficients can then be mixed and compared), or `deep3d:NETWORK,BFM` (workdirs 
 `--source=bfm`).
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+
+import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from talkjax.corpora import coefficients, feature_cache
 from talkjax.errors import UsageError, UserError
@@ -91,3 +96,39 @@ def open_cache(builder, text: str, split: str) -> tuple[feature_cache.FeatureCac
       f'{folder} has coefficients of another morphable model than its own: remove it and compute them again'
     )
   return cache, model
+
+
+def computed(config, split: str, params) -> tuple[feature_cache.FeatureCache, ...]:
+  """The cache with the coefficients of a split of the first corpus; none where they have not been computed.
+
+  Args:
+    config: of a system.
+    split: name of the split, or a part of it.
+    params: the system's, with the morphable model that the coefficients must be of.
+
+  Raises:
+    UserError: they are of another model.
+  """
+  text = config.data.coefficients
+  builder = input_pipeline.open_builder(config.data, split, input_pipeline.first_corpus(config.data))
+  if not (pathlib.Path(builder.data_dir) / parse(text)[0] / f'{KEY}.json').exists():
+    return ()
+  cache, _ = open_cache(builder, text, split.partition('[')[0])
+  cache.check_weights({path: np.asarray(x) for path, x in flatten_dict(params, sep='/').items()}, ('morphable',))
+  return (cache,)
+
+
+def with_sizes(config, caches):
+  """A system's config with the morphable model of the coefficients among `caches` as `config.morphable`, if it has any.
+
+  Args:
+    config: a FrozenConfigDict.
+    caches: the open feature caches.
+  """
+  cache = next((cache for cache in caches if KEY in cache.about), None)
+  if cache is None or 'morphable' not in config:
+    return config
+  model = coefficients.load(cache.folder)
+  config = ml_collections.ConfigDict(config)
+  config.morphable = {'name': model.name, **dataclasses.asdict(model.sizes)}
+  return ml_collections.FrozenConfigDict(config)
