@@ -123,6 +123,25 @@ def audio(kind: str, **more) -> ml_collections.ConfigDict:
   )
 
 
+def morphable(size: str) -> ml_collections.ConfigDict:
+  """The morphable model whose coefficients a system reads, and its numbers: `config.morphable`.
+
+  Training replaces the numbers by those of the model that made the corpus' coefficients.
+  """
+  if size == 'paper':
+    numbers = dict(vertices=35_709, triangles=70_789, mouth=2_000, rigid=0, identity=80, expression=64)
+    return ml_collections.ConfigDict({'name': 'bfm', **numbers})
+  numbers = dict(vertices=468, triangles=852, mouth=40, rigid=187, identity=16, expression=24)
+  return ml_collections.ConfigDict({'name': 'mesh_pca', **numbers})
+
+
+def lip_expert(size: str) -> ml_collections.ConfigDict:
+  """The sizes of the lip expert, of which fd2talk has a frozen copy."""
+  if size == 'paper':
+    return ml_collections.ConfigDict(dict(features=512, width=1024, layers=4, dropout=0.0))
+  return ml_collections.ConfigDict(dict(features=64, width=192, layers=2, dropout=0.2))
+
+
 def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.ConfigDict:
   """Applies key=value arguments ('model.width=32') to keys that exist.
 

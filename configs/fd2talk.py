@@ -1,6 +1,12 @@
 """FD2Talk. Sizes `paper`, `tiny`; stage 1 (motion).
 
-python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=1 --workdir=runs/fd_1
+  python -m talkjax.train --config=configs/lip_expert.py:tiny --workdir=runs/lip_expert
+  python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=1 --workdir=runs/fd_1 \\
+    --config.lip_expert=runs/lip_expert
+
+Stage 1 learns the coefficients of a morphable model from speech. `paper` has the numbers of section 4.1 and reads those
+of Deep3D (`talkjax.build --coefficients=deep3d:NETWORK,BFM`); `tiny` learns puppets on two CPU cores, with a model that
+is fitted to their meshes, our own speech encoder and a narrower network of fewer layers.
 """
 
 import ml_collections
@@ -21,11 +27,32 @@ def get_config(arg: str | None = None):
 
 def _motion(c: ml_collections.ConfigDict, size: str) -> None:
   """Stage 1: the expression and pose transformers (sections 3.2, 3.4.1 and 4.1)."""
-  c.fps = 25.0
   c.frames = 25  # of a training clip, and of a window in generation
-  c.audio = common.audio('wav2vec2' if size == 'paper' else 'speech_encoder')
+  c.model = dict(width=512, layers=6, heads=8, radius=3)  # radius: k of the alignment mask, None for no mask
+  c.morphable = common.morphable(size)
+  c.audio = common.audio('wav2vec2', bands=80, columns=2)
   c.diffusion = dict(schedule='linear', steps=1000, start=1e-4, end=0.02, zero_snr=False)
-  c.sampler = dict(name='ddim', steps=50, eta=0.0, spacing='trailing')
+  c.sampler = dict(name='ddim', steps=50, eta=1.0, spacing='trailing')  # eta: 0 is deterministic, 1 as noisy as DDPM
+  # Generation: frames that two neighbouring windows share at least; windows at once on a device, which bounds memory.
+  c.windows = dict(overlap=12, batch_size=64)
+  # Weights of the losses of eq. 12. The lip expert is the workdir of configs/lip_expert.py; without it, set sync to 0.
+  c.loss = dict(expression=1.0, pose=1.0, sync=0.05)
+  c.lip_expert = ''
+  c.expert = common.lip_expert(size)
+  c.optimizer.learning_rate = 1e-4
+  c.data.update(corpus='hdtf', workers=4, coefficients='deep3d')
+  c.batch_size = 1
+  c.steps = 500_000
+  c.checkpoint_every = 5000
+  if size == 'tiny':
+    c.model.update(width=96, layers=4, heads=4)
+    c.audio.kind = 'speech_encoder'
+    c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
+    c.data.update(corpus='puppets', workers=0, examples_per_record=8, coefficients='mesh_pca')
+    c.batch_size = 32
+    c.steps = 1500
+    c.ema = 0.99
+    c.checkpoint_every = 250
 
 
 _STAGES = {1: _motion}

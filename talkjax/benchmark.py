@@ -66,6 +66,8 @@ class RandomFeatures:
   def __init__(self, config: ml_collections.ConfigDict, system: systems.System):
     self._read, self._states = system.read, system.encoder.shape if system.encoder else None
     self._side = config.size // factor(config.latents) if config.data.get('feature_cache', '') else 0
+    model = config.morphable if 'coefficients' in system.features else None
+    self._coefficients = model.identity + model.expression + 6 if model else 0
 
   def __call__(self, record: Record, generator: np.random.Generator) -> dict[str, np.ndarray]:
     fixed, frames, shapes = np.random.default_rng(0), len(record.frames), {}
@@ -73,6 +75,8 @@ class RandomFeatures:
       shapes['speech'] = (math.ceil(frames / record.fps * speech.RATE), *self._states)
     if self._side:
       shapes['latents'] = (frames, self._side, self._side, 8)  # mean and log variance of 4 channels
+    if self._coefficients:
+      shapes['coefficients'] = (frames, self._coefficients)
     features = {k: fixed.standard_normal(shape, np.float32).astype(np.float16) for k, shape in shapes.items()}
     return self._read(dataclasses.replace(record, features=features), generator)
 

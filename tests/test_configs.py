@@ -1,12 +1,14 @@
 """Every config and size has a training step that fits its data; behind the marker `slow`, every stage takes one."""
 
+import shutil
+
 import jax
 import ml_collections
 import numpy as np
 import pytest
 from etils import epath
 
-from configs import common, emo, portrait, speech_edit, speech_encoder, vexpress
+from configs import common, emo, fd2talk, lip_expert, portrait, speech_edit, speech_encoder, vexpress
 from talkjax import systems, train
 from talkjax.errors import UsageError, UserError
 from talkjax.systems.sampling import make_schedule, make_table
@@ -16,6 +18,7 @@ from talkjax.training.state import trainable_mask
 from talkjax.training.workdir import write_config
 from talkjax.weights import encoders
 from talkjax.weights.speech import KINDS
+from tests import made_up_face
 from tests.micro import ENCODER
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
@@ -47,9 +50,11 @@ STAGES = [(system, size, stage) for system in (emo, vexpress) for size in portra
 TRACED = [(system, size, stage) for system in (emo, vexpress) for size, stage in (('paper', 2), ('small', 3))]
 
 
-SAMPLED = [(speech_edit, size) for size in speech_edit.SIZES] + [
-  (system, f'{size},stage={stage}') for system, size, stage in STAGES
-]
+SAMPLED = (
+  [(speech_edit, size) for size in speech_edit.SIZES]
+  + [(fd2talk, f'{size},stage=1') for size in fd2talk.SIZES]
+  + [(system, f'{size},stage={stage}') for system, size, stage in STAGES]
+)
 
 
 @pytest.mark.parametrize(('system', 'arg'), SAMPLED, ids=lambda value: getattr(value, '__name__', value))
@@ -90,10 +95,11 @@ def check_step(config):
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(state) == shapes(program.state)
   assert metrics['loss'].shape == ()
-  assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))
+  floats = {k: x for k, x in state.params.items() if k != 'morphable'}  # which has indices of vertices too
+  assert all(x.dtype == 'float32' for x in jax.tree.leaves(floats))
   learns = trainable_mask(state.params, train_patterns(config, system))
   assert any(jax.tree.leaves(learns))
-  for branch in ('autoencoder', *KINDS):
+  for branch in ('autoencoder', 'morphable', *KINDS):
     assert not any(jax.tree.leaves(learns.get(branch, {})))
 
 
@@ -119,6 +125,44 @@ def test_every_size_of_the_speech_encoder_takes_a_step(size, puppets, tmp_path):
   config.update(ONE)
   config.data.update({**SMALL, 'dir': str(puppets)})
   assert int(train.train(config, str(tmp_path)).step) == 1
+
+
+@pytest.fixture(scope='module')
+def faces(puppets, tmp_path_factory):
+  """A data_dir whose tiny puppets have coefficients of a made-up morphable model."""
+  folder = tmp_path_factory.mktemp('faces')
+  shutil.copytree(puppets / 'puppets', folder / 'puppets')
+  made_up_face.write_cache(folder)
+  return folder
+
+
+MOTION = [(lip_expert, size) for size in lip_expert.SIZES] + [(fd2talk, f'{size},stage=1') for size in fd2talk.SIZES]
+
+
+@pytest.mark.parametrize(('system', 'arg'), MOTION, ids=lambda value: getattr(value, '__name__', value))
+def test_every_size_of_motion_has_a_step(system, arg, faces):
+  config = system.get_config(arg)
+  config.update(ONE)
+  config.update_from_flattened_dict({f'morphable.{k}': v for k, v in made_up_face.SIZES.items()})
+  config.data.update({**SMALL, 'dir': str(faces), 'coefficients': 'mesh_pca'})
+  if system is lip_expert:
+    config.update({'batch_size': 2})
+    config.data.examples_per_record = 2
+  if arg.startswith('paper'):
+    config.audio.update(weights='random', wav2vec2=ENCODER)
+  check_step(config)
+
+
+def test_motion_of_paper_needs_coefficients_and_a_lip_expert(puppets, tmp_path):
+  config = fd2talk.get_config('paper,stage=1,audio.weights=random')
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  with pytest.raises(UserError, match='^config.lip_expert is not set'):
+    train.train(config, str(tmp_path / 'run'))
+  config.lip_expert = 'random'
+  config.audio.wav2vec2 = ENCODER
+  with pytest.raises(UserError, match='coefficients.*--coefficients=deep3d'):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run' / 'config.json').exists()
 
 
 @pytest.mark.parametrize(('stage', 'name'), [(1, 'sd15'), (1, 'sd_vae'), (2, 'animatediff')])

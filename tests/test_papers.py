@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from configs import emo, speech_edit, vexpress
+from configs import emo, fd2talk, speech_edit, vexpress
 from talkjax.training.workdir import flatten
 from tests.commands import ROOT
 
-FILES = {'speech_edit': speech_edit, 'emo': emo, 'vexpress': vexpress}
+FILES = {'speech_edit': speech_edit, 'emo': emo, 'vexpress': vexpress, 'fd2talk': fd2talk}
 
 
 def statements():
@@ -37,5 +37,6 @@ def test_every_table_is_read():
   assert {(system, argument) for system, argument, *_ in found} == {
     *(('speech_edit', size) for size in ('paper', 'grid_s1')),
     *((system, f'paper,stage={stage}') for system in ('emo', 'vexpress') for stage in (1, 2, 3)),
+    ('fd2talk', 'paper,stage=1'),
   }
   assert len(found) > 80

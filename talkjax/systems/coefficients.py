@@ -1,0 +1,65 @@
+"""The coefficients of a morphable model as systems read them, and the mouths of its meshes.
+
+A system that needs the model has it in its parameters as the frozen branch `morphable`, so that a workdir is complete.
+"""
+
+import numpy as np
+
+from talkjax.corpora.records import Record
+from talkjax.errors import UserError
+from talkjax.faces import measures, morphable
+from talkjax.faces.morphable import MorphableModel
+
+BRANCH = 'morphable'
+
+
+def model_of(params, config) -> MorphableModel:
+  """The model in the parameters of a system."""
+  return morphable.of_arrays(config.morphable.name, params[BRANCH])
+
+
+def blank(config) -> dict:
+  """The branch of fresh parameters: arrays of the sizes in `config.morphable`, which training fills."""
+  settings = config.morphable.to_dict()
+  return morphable.blank(settings.pop('name'), morphable.Sizes(**settings)).arrays()
+
+
+def rows_of(record: Record, config) -> np.ndarray:
+  """The cached coefficients of a record's frames, float16 [f, k].
+
+  Raises:
+    UserError: it has none, or they are of another model.
+  """
+  rows = record.features.get('coefficients', ())
+  wanted = config.morphable.identity + config.morphable.expression + 6
+  if not len(rows):
+    raise UserError(
+      f'clip {record.id} has no coefficients of a morphable model: compute those of the corpus with `python -m '
+      f'talkjax.build data/NAME --coefficients={config.morphable.name}`'
+    )
+  if rows.shape[-1] != wanted:
+    raise UserError(
+      f'clip {record.id} has {rows.shape[-1]} coefficients, but config.morphable makes {wanted}: compute those of the '
+      'corpus again'
+    )
+  return rows
+
+
+def mouth_motion(model: MorphableModel, alpha, beta):
+  """The vertices of the mouth without pose, as a lip expert reads them: [..., k_i], [..., k_e] -> [..., 3 m].
+
+  They are deviations from the mean mouth, in units of their root mean square over the expressions of the training
+  split, so that they do not depend on the units of the model.
+  """
+  mouth = model.part(model.mouth)
+  spread = (mouth.expression * model.split(model.row_std)[1]) ** 2
+  unit = spread.sum(-1).mean() ** 0.5
+  moved = (mouth.shape(alpha, beta) - mouth.mean) / unit
+  return moved.reshape(*moved.shape[:-2], -1)
+
+
+def mouth_opening(model: MorphableModel, beta: np.ndarray) -> np.ndarray:
+  """The mouth opening of expressions [f, k_e] on the mean face without pose, in face heights: [f]."""
+  face = model.part(np.asarray(model.landmarks68))
+  points = np.asarray(face.shape(np.zeros(face.identity.shape[-1], np.float32), beta))
+  return measures.mouth_opening(points[..., :2])
