@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit code (see `talkjax.cli`)."""
   program, *args = sys.argv if argv is None else argv
   debug = [a for a in args if a in ('--debug', '--debug=true', '--debug=True')]
-  return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), [program, *args], bool(debug))
+  try:
+    return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), [program, *args], bool(debug))
+  except SystemExit as end:  # argparse's, after --help
+    return end.code or 0
 
 
 def build(argv: list[str]):
