@@ -204,7 +204,7 @@ class Trial:
       programs.append(training_program(*args))
       return programs[-1]
 
-    def narrow(config, workdir):
+    def narrow(config, workdir, *more):
       if brief:
         train._check_batch_size(config)
         raise Reached
@@ -215,7 +215,7 @@ class Trial:
         if path not in (None, '', 'random'):
           self.workdir(name, path)
       try:
-        real(config, workdir)
+        real(config, workdir, *more)
       except Reached:
         if self.needed_after(command, workdir):
           params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs[-1].state.params)

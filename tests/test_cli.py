@@ -239,7 +239,8 @@ def test_help_of_build_lists_its_own_flags_and_those_of_tfds(capsys):
   assert list(sections) == ['Options', 'Options of the tfds command']
   own, more = sections.values()
   assert {
-    'workers', 'clip_timeout', 'beam', 'latents', 'size', 'speech', 'speech_layers', 'feature_cache', 'debug',
+    'workers', 'clip_timeout', 'beam', 'latents', 'size', 'speech', 'speech_layers', 'coefficients', 'feature_cache',
+    'debug',
   } == own.keys()  # fmt: skip
   assert {'manual_dir', 'data_dir', 'config', 'overwrite', 'max_examples_per_split'} <= more.keys()
   assert own['size'].endswith('(default: 512)') and 'tensorflow_datasets' not in more['data_dir']
