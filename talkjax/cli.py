@@ -184,7 +184,7 @@ def files(name: str, value: str) -> tuple[str, ...]:
 def required(arguments: types.SimpleNamespace, names: Iterable[str], example: str) -> None:
   """Raises UsageError, with an example, unless all of these options are given."""
   for name in names:
-    if getattr(arguments, name) is None:
+    if getattr(arguments, name) in (None, ''):
       raise UsageError(f'--{name} is missing: {example}')
 
 

@@ -34,14 +34,13 @@ of a predicted curve with the true one.
 
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from talkjax import cli, options, systems
 from talkjax.corpora import perturb
 from talkjax.errors import UsageError
-from talkjax.media import picture
+from talkjax.media import outputs, picture
 from talkjax.metrics import folders, pairs, people
 from talkjax.metrics.suites import Suite
 from talkjax.options import Option
@@ -59,7 +58,7 @@ OPTIONS = (
   Option('weights', str, 'The averaged weights, or the last raw ones.', 'ema', choices=('ema', 'params')),
   Option('limit', int, 'Score at most so many clips.', minimum=1),
   Option('batch_size', int, 'Clips generated together, split over the devices.', 10, minimum=1),
-  Option('seed', int, 'Of the noise and of the pairing with other speech.', 0),
+  Option('seed', int, 'Of the noise and of the pairing with other speech.', 0, minimum=0, maximum=options.MAX_SEED),
   Option(
     'other_speech', str, 'Whether the speech of another clip starts at its beginning or at a random time.', 'plain',
     choices=('plain', 'rotated'),
@@ -209,14 +208,17 @@ def _at(config, key: str):
 def _main(args) -> None:
   if bool(args.workdir) == bool(args.generated) or bool(args.generated) != bool(args.reference):
     raise UsageError('give either --workdir, or both --generated and --reference')
+  for flag, suffixes in (('output', ['.json']), ('strip', ['.png', '.jpg', '.jpeg'])):
+    if (path := getattr(args, flag)) is not None:
+      outputs.check(path, suffixes, flag=flag)
+  if args.videos is not None:
+    outputs.check_folder(args.videos, f'--videos={args.videos}')
   if args.workdir:
     result = _evaluate_workdir(args)
   else:
     result = _evaluate_folders(args)
   if args.output:
-    path = pathlib.Path(args.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2, allow_nan=False) + '\n')
+    outputs.write_text(args.output, json.dumps(result, indent=2, allow_nan=False) + '\n')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -79,7 +79,9 @@ def check(
 
 def check_folder(folder: str, what: str) -> None:
   """Raises UserError, which begins with `what`, unless files can be written to a folder that may not exist yet."""
-  existing = pathlib.Path(folder)
+  if not folder:
+    raise UsageError(f'{what} is empty: name a folder')
+  existing = pathlib.Path(folder).absolute()
   while not os.path.lexists(existing):
     existing = existing.parent
   if not existing.is_dir():

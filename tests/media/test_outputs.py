@@ -52,6 +52,8 @@ def test_what_exists(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written():
+  with pytest.raises(UsageError, match='--videos= is empty'):
+    outputs.check_folder('', '--videos=')
   with pytest.raises(UserError, match='/proc cannot be written'):  # read-only even for root
     outputs.check('/proc/new/out.mp4', ['.mp4'])
 
