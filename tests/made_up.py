@@ -19,6 +19,7 @@ from talkjax.corpora import records
 from talkjax.media import picture, video
 from talkjax.nn import wav2vec2 as wav2vec2_module
 from talkjax.nn.autoencoder import Autoencoder
+from talkjax.nn.deep3d import Deep3D
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.resnet import ResNet
 from talkjax.nn.wav2vec2 import Wav2Vec2
@@ -112,6 +113,8 @@ def pretrained_params(source: str, path: str):
   rng = jax.random.key(0)
   if source == 'sd_vae':
     shapes = jax.eval_shape(AUTOENCODER().init, rng, jnp.zeros((1, 8, 8, 3)))['params']
+  elif source == 'deep3d':
+    shapes = pretrained.shapes_of(Deep3D((1, 1), width=2), (1, 224, 224, 3))
   elif source in pretrained.SCORING:
     shapes = pretrained.shapes_of(*pretrained.SCORING[source])
   elif source == 'wav2vec2':

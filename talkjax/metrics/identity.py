@@ -1,9 +1,9 @@
-"""Whether the person stays the same, by a face-embedding network: F-SIM and delta FaceSim."""
+"""Whether person and expressions stay the same: F-SIM and delta FaceSim (face embeddings), E-FID (Deep3DFaceRecon)."""
 
 import cv2
 import numpy as np
 
-from talkjax.faces import align
+from talkjax.faces import align, align_deep3d
 from talkjax.metrics.footage import Footage, chunks
 
 # Where ArcFace expects eyes, nose and corners of the mouth in its pictures of 112 pixels.
@@ -47,3 +47,22 @@ def similarity(made: np.ndarray, portrait: np.ndarray) -> float:
 def delta(generated: np.ndarray, true: np.ndarray) -> float:
   """Delta FaceSim: 100 |mean F-SIM of generated clips - that of true ones|; lower is better."""
   return float(abs(np.mean(generated) - np.mean(true)) * 100)
+
+
+def expressions(footage: Footage, network) -> np.ndarray | None:
+  """Expression coefficients [f, 64] of every frame, for E-FID; None without a face.
+
+  Args:
+    footage: the video.
+    network: of Deep3DFaceRecon, with its function `expression` of aligned faces.
+  """
+  faces = footage.faces
+  if faces is None:
+    return None
+
+  def crops():
+    for frame, points in zip(footage.frames(), faces.landmarks):
+      yield align_deep3d.crop(frame, align_deep3d.alignment(points, frame.shape[:2]))
+
+  compute = lambda: {'x': np.concatenate([network('expression', block) for block in chunks(crops(), 64)])}
+  return footage.features('expression', network.key, compute)['x']

@@ -188,7 +188,7 @@ IDENTITY = Suite(
   _start_identity,
   'identity',
   _total_identity,
-  {'f_sim': 'face_embedding', 'delta_face_sim': 'face_embedding'},
+  {'f_sim': 'face_embedding', 'delta_face_sim': 'face_embedding', 'e_fid': 'deep3d'},
   pairs=True,
 )
 SUITES = {suite.name: suite for suite in (IMAGE, SYNC, MOTION, IDENTITY)}

@@ -8,6 +8,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +19,9 @@ from talkjax.errors import UserError
 from talkjax.media import picture
 from talkjax.nn.lpips import LPIPS
 from talkjax.training import checkpoint, sharding
-from talkjax.weights import pretrained
+from talkjax.weights import deep3d, pretrained
 
-BATCH = {'inception': 16, 'i3d': 2, 'lpips': 16, 'syncnet': 16, 'hopenet': 16}  # per device
+BATCH = {'inception': 16, 'i3d': 2, 'lpips': 16, 'syncnet': 16, 'hopenet': 16, 'deep3d': 16}  # per device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +74,22 @@ def _load(workdir: pathlib.Path, name: str) -> Network:
   source = config.get('pretrained_network', config.get('system', 'something else'))
   if source != name:
     raise UserError(f'{workdir} is a workdir of {source}: expected that of {command(workdir.parent, name)}')
-  net, *shapes = pretrained.SCORING[name]
-  if name == 'lpips' and 'features_2' in params:
-    net = LPIPS('vgg')
+  flat = {path: np.asarray(x) for path, x in flatten_dict(params, sep='/').items()}
+  net, shapes = _network(name, flat)
   checkpoint.check_fit(params, pretrained.shapes_of(net, *shapes), str(workdir))
-  key = feature_cache.fingerprint({p: np.asarray(x) for p, x in flatten_dict(params, sep='/').items()})
+  key = feature_cache.fingerprint(flat)
   params = sharding.replicate(params)
   return Network(key, {k: _batched(f, net, params, BATCH[name]) for k, f in _FUNCTIONS[name].items()})
+
+
+def _network(name: str, params: Mapping[str, np.ndarray]) -> tuple[nn.Module, list[tuple[int, ...]]]:
+  """(the network that has these parameters by path, the shapes of its inputs)."""
+  if name == 'deep3d':
+    return deep3d.network({path: x.shape for path, x in params.items()}), [(1, deep3d.SIZE, deep3d.SIZE, 3)]
+  net, *shapes = pretrained.SCORING[name]
+  if name == 'lpips' and any(path.startswith('features_2/') for path in params):
+    net = LPIPS('vgg')
+  return net, shapes
 
 
 def _batched(function: Callable, net, params, per_device: int) -> Callable[..., np.ndarray]:
@@ -128,6 +138,12 @@ def _speech(net, params, windows):
   return net.apply(params, windows[..., None], method='speech')
 
 
+def _expression(net, params, faces):
+  """Expression coefficients [b, 64] of uint8 faces [b, 224, 224, 3]."""
+  identity, expression = net.heads[:2]
+  return net.apply(params, faces.astype(jnp.float32) / 255)[0][:, identity : identity + expression]
+
+
 def _hopenet(net, params, faces):
   """Angles [b, 3] of uint8 faces [b, 224, 224, 3]."""
   return net.apply(params, faces.astype(jnp.float32))[0]
@@ -139,4 +155,5 @@ _FUNCTIONS: dict[str, dict[str, Callable]] = {
   'lpips': {'distance': _distance},
   'syncnet': {'lip': _lip, 'speech': _speech},
   'hopenet': {'angles': _hopenet},
+  'deep3d': {'expression': _expression},
 }

@@ -3,11 +3,13 @@
 import struct
 
 import flax.linen as nn
+import jax
 import ml_collections
 import numpy as np
 import pytest
 
 from talkjax.errors import UserError
+from talkjax.nn.deep3d import Deep3D
 from talkjax.training import checkpoint
 from talkjax.weights import face_embedding, pretrained, scoring
 
@@ -46,11 +48,24 @@ def test_wrong_folders(folder, tmp_path):
   with pytest.raises(UserError, match='nowhere: no such folder; make it with .python -m talkjax.convert'):
     scoring.load(tmp_path / 'nowhere', ['inception'])
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(UserError, match='empty has none of the folders inception, i3d, lpips, syncnet, hopenet'):
+  with pytest.raises(UserError, match='empty has none of the folders inception, i3d, lpips, syncnet, hopenet, deep3d'):
     scoring.load(tmp_path / 'empty', ['inception'])
   (path / 'inception').rename(path / 'hopenet')
   with pytest.raises(UserError, match='hopenet is a workdir of inception: expected that of .*--source=hopenet'):
     scoring.load(path, ['hopenet'])
+
+
+def test_expressions_are_the_second_head(tmp_path):
+  """Deep3DFaceRecon of other sizes: they are found in the parameters."""
+  net = Deep3D((1, 1), width=2, heads=(3, 4, 2))
+  shapes = pretrained.shapes_of(net, (1, 224, 224, 3))
+  r = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: np.abs(r.normal(size=x.shape)).astype(np.float32), shapes)
+  checkpoint.save_params(tmp_path / 'deep3d', ml_collections.ConfigDict({'pretrained_network': 'deep3d'}), params, 0)
+  faces = r.integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
+  made = scoring.load(tmp_path, ['deep3d'])['deep3d']('expression', faces)
+  whole = net.apply({'params': params}, faces / np.float32(255))[0]
+  np.testing.assert_allclose(made, whole[:, 3:7], rtol=1e-4)
 
 
 # A minimal ONNX file: protocol buffers by hand.
