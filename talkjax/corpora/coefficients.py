@@ -193,6 +193,8 @@ def load_from(source: str) -> MorphableModel:
     raise UserError(
       f'--coefficients=mesh_pca:{source}: that folder has no {ABOUT}; expected DATA_DIR/CORPUS/.../mesh_pca'
     )
+  if model.name != mesh_pca.NAME:
+    raise UserError(f'--coefficients=mesh_pca:{source}: that folder has the model {model.name}; expected .../mesh_pca')
   return model
 
 

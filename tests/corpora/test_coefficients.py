@@ -144,6 +144,9 @@ def test_the_model_of_another_corpus(folder, tmp_path):
   coefficients.save(dataclasses.replace(model, mean=model.mean * 1.1), tmp_path / 'other', {})
   with pytest.raises(UserError, match='copy has another model than .*other: remove'):
     coefficients.mesh_pca_model(tmp_path / 'copy', {}, 0, str(tmp_path / 'other'))
+  coefficients.save(dataclasses.replace(model, name='bfm'), tmp_path / 'other', {})
+  with pytest.raises(UserError, match='other: that folder has the model bfm; expected'):
+    coefficients.mesh_pca_model(tmp_path / 'copy', {}, 0, str(tmp_path / 'other'))
 
 
 @pytest.mark.parametrize(
