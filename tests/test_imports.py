@@ -28,7 +28,7 @@ PACKAGES = {
 }
 # Modules that may import more than the rest of their package.
 MODULES = {
-  'weights.encoders': {'corpora', 'training', 'faces'},  # precomputes features of corpora with trained weights
+  'weights.encoders': {'corpora', 'training'},  # precomputes features of corpora with trained weights
   'weights.coefficients': {'corpora', 'training', 'faces'},
   'weights.deep3d': {'faces'},  # the face model
   'weights.deep3d_coefficients': {'corpora', 'training', 'faces'},

@@ -18,7 +18,6 @@ from talkjax.corpora import coefficients, feature_cache
 from talkjax.errors import UsageError, UserError
 from talkjax.faces.morphable import MorphableModel
 from talkjax.training import input_pipeline
-from talkjax.weights import deep3d_coefficients
 
 NAMES = ('mesh_pca', 'deep3d')  # also those of the folders in a corpus
 KEY = 'coefficients'
@@ -38,7 +37,7 @@ def check(text: str) -> None:
   """Raises what `write` would for what is not there, before a corpus is built for it."""
   name, sources = parse(text)
   if name == 'deep3d':
-    deep3d_coefficients.load(*sources)
+    _deep3d(*sources)
   elif sources:
     coefficients.load_from(*sources)
 
@@ -65,10 +64,16 @@ def write(builder, text: str, workers: int | None = None) -> tuple[pathlib.Path,
     model = coefficients.mesh_pca_model(folder, splits, workers, *sources)
     encode = coefficients.MeshCoefficients(model)
   else:
-    encode, workers = deep3d_coefficients.load(*sources), 0
+    encode, workers = _deep3d(*sources), 0
     about['network'] = encode.fingerprint()
     model = coefficients.with_statistics(folder, encode.model, splits, encode)
   return folder, feature_cache.write(folder, KEY, about | coefficients.about(model, text), splits, encode, workers)
+
+
+def _deep3d(network_workdir: str, bfm_workdir: str):
+  from talkjax.weights import deep3d_coefficients  # which mesh_pca does not need
+
+  return deep3d_coefficients.load(network_workdir, bfm_workdir)
 
 
 def without_rows(folder: pathlib.Path) -> list[str]:
@@ -96,6 +101,25 @@ def open_cache(builder, text: str, split: str) -> tuple[feature_cache.FeatureCac
       f'{folder} has coefficients of another morphable model than its own: remove it and compute them again'
     )
   return cache, model
+
+
+def open_caches(builders, text: str, split: str) -> tuple[list[feature_cache.FeatureCache], MorphableModel]:
+  """As `open_cache` of several corpora; all are of one model, that of the first.
+
+  Raises:
+    UserError: see `open_cache`; or the coefficients of a corpus are of another model.
+  """
+  first, model = open_cache(builders[0], text, split)
+  caches = [first]
+  for builder in builders[1:]:
+    cache, _ = open_cache(builder, f'mesh_pca:{first.folder}' if text == 'mesh_pca' else text, split)
+    if cache.about[KEY]['weights'] != first.about[KEY]['weights']:
+      raise UserError(
+        f'{cache.folder} and {first.folder} have coefficients of different morphable models: remove the former and '
+        f'compute it with --coefficients=mesh_pca:{first.folder}'
+      )
+    caches.append(cache)
+  return caches, model
 
 
 def computed(config, split: str, params) -> tuple[feature_cache.FeatureCache, ...]:

@@ -12,10 +12,8 @@ from flax.traverse_util import unflatten_dict
 from talkjax.corpora import feature_cache
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
-from talkjax.faces.morphable import MorphableModel
 from talkjax.training import checkpoint, input_pipeline, sharding
 from talkjax.training.workdir import is_workdir, read_config
-from talkjax.weights import coefficients
 from talkjax.weights import speech as speech_encoders
 
 
@@ -100,28 +98,15 @@ def open_caches(
       caches.append(named)
     if computed and not (named and named.about.get('speech', {}).get('branch') == encoder.kind):
       caches.append(_states(builder, encoder, computed, split))
-  if coefficients.KEY in features:
-    opened, model = _coefficients(builders, data.get(coefficients.KEY, 'mesh_pca'), split)
+  if 'coefficients' in features:
+    from talkjax.weights import coefficients  # which other systems need not import
+
+    opened, model = coefficients.open_caches(builders, data.get('coefficients', 'mesh_pca'), split)
     caches += opened
     earlier = checkpoint.saved_paths(config.init_from) if is_workdir(config.init_from) else ()
     if not any(path.startswith('morphable/') for path in earlier):
       branch |= {f'morphable/{name}': np.asarray(value) for name, value in model.arrays().items()}
   return caches, branch
-
-
-def _coefficients(builders, text: str, split: str) -> tuple[list[feature_cache.FeatureCache], MorphableModel]:
-  """The coefficients of all corpora, of one model."""
-  first, model = coefficients.open_cache(builders[0], text, split)
-  caches = [first]
-  for builder in builders[1:]:
-    cache, _ = coefficients.open_cache(builder, f'mesh_pca:{first.folder}' if text == 'mesh_pca' else text, split)
-    if cache.about[coefficients.KEY]['weights'] != first.about[coefficients.KEY]['weights']:
-      raise UserError(
-        f'{cache.folder} and {first.folder} have coefficients of different morphable models: remove the former and '
-        f'compute it with --coefficients=mesh_pca:{first.folder}'
-      )
-    caches.append(cache)
-  return caches, model
 
 
 def _states(builder, encoder: speech_encoders.Encoder, computed: Encoder, split: str) -> feature_cache.FeatureCache:

@@ -149,6 +149,24 @@ def test_the_model_of_another_corpus(folder, tmp_path):
     coefficients.mesh_pca_model(tmp_path / 'copy', {}, 0, str(tmp_path / 'other'))
 
 
+def test_several_corpora_have_the_model_of_the_first(folder, tmp_path, monkeypatch):
+  data = copied(folder, tmp_path)
+  shutil.rmtree(cache_folder(data))
+  encode = lambda self, record: [np.zeros((len(record.frames), K), np.float16)]  # faces were detected once already
+  monkeypatch.setattr(coefficients.MeshCoefficients, '__call__', encode)
+  monkeypatch.setattr(bases.os, 'cpu_count', lambda: 0)
+  builders = [input_pipeline.open_builder(get_config(d).data, 'train', 'puppets/tiny') for d in (folder, data)]
+  caches, model = bases.open_caches(builders, 'mesh_pca', 'train')
+  assert caches[0].about['coefficients']['weights'] == caches[1].about['coefficients']['weights']
+  assert [cache.folder for cache in caches] == [cache_folder(folder), cache_folder(data)]
+  shutil.rmtree(cache_folder(data))
+  cache_folder(data).mkdir()
+  coefficients.save(dataclasses.replace(model, mean=model.mean * 1.1), cache_folder(data), {})
+  bases.write(builders[1], 'mesh_pca')
+  with pytest.raises(UserError, match='have coefficients of different morphable models: remove the former and compute'):
+    bases.open_caches(builders, 'mesh_pca', 'train')
+
+
 @pytest.mark.parametrize(
   ('argument', 'error', 'sentence'),
   [
