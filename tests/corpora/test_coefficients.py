@@ -226,6 +226,17 @@ def test_a_corpus_without_faces_or_training_split_has_no_model(tmp_path):
     coefficients.mesh_pca_model(tmp_path / 'b', {'test': clips}, 0)
 
 
+def test_worker_processes_encode_and_name_the_clip_that_fails(folder, tmp_path):
+  encode = coefficients.MeshCoefficients(coefficients.load(cache_folder(folder)))
+  clips = [full_record(name='a'), full_record(name='b'), dataclasses.replace(full_record(name='c'), frames=(b'x',))]
+  about = {'corpus': 'c', 'shape': [K]}
+  assert feature_cache.write(tmp_path / 'good', 'coefficients', about, {'train': clips[:2]}, encode, workers=1)
+  assert json.loads((tmp_path / 'good/coefficients.json').read_text())['splits']['train']['clips'] == ['a', 'b']
+  with pytest.raises(UserError, match='clip c could not be encoded: error: OpenCV'):
+    feature_cache.write(tmp_path / 'bad', 'coefficients', about, {'train': clips}, encode, workers=1)
+  assert not (tmp_path / 'bad/coefficients.json').exists()
+
+
 def slowly(seconds: float) -> float:
   import time
 
