@@ -152,10 +152,16 @@ class Cache:
     return made
 
 
-@functools.lru_cache(maxsize=4096)
 def _digest(path: pathlib.Path) -> str:
   try:
-    with path.open('rb') as file:
-      return hashlib.file_digest(file, 'sha256').hexdigest()
+    status = path.stat()
+    return _digest_of(path, status.st_size, status.st_mtime_ns)
   except OSError as error:
     raise UserError(f'{path} cannot be read ({error.strerror}): check its permissions') from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_of(path: pathlib.Path, size: int, modified: int) -> str:
+  """The digest of a file; size and time say whether it is still the one that was read."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
