@@ -58,8 +58,20 @@ def mouth_motion(model: MorphableModel, alpha, beta):
   return moved.reshape(*moved.shape[:-2], -1)
 
 
+def energies(model: MorphableModel):
+  """The share of each expression coefficient in what expressions move over the training split: [k_e], of mean 1."""
+  moved = model.expression * model.split(model.row_std)[1]
+  energy = (moved**2).sum((0, 1))
+  return energy / energy.mean()
+
+
 def mouth_opening(model: MorphableModel, beta: np.ndarray) -> np.ndarray:
-  """The mouth opening of expressions [f, k_e] on the mean face without pose, in face heights: [f]."""
+  """The mouth opening of expressions [f, k_e] on the mean face without pose, in face heights: [f].
+
+  As `measures.mouth_opening`, but along the face's vertical axis: noise in the vertices of a closed mouth does not open
+  it, and lips that overlap are below 0.
+  """
   face = model.part(np.asarray(model.landmarks68))
   points = np.asarray(face.shape(np.zeros(face.identity.shape[-1], np.float32), beta))
-  return measures.mouth_opening(points[..., :2])
+  gap = (points[:, [61, 62, 63], 1] - points[:, [67, 66, 65], 1]).mean(-1)
+  return gap / measures.face_height(points[..., :2])

@@ -58,6 +58,8 @@ RANGES: dict[str, _Range] = {
   'loss.pose': _at_least(0),
   'loss.sync': _at_least(0),
   'model.radius': _at_least(0),
+  'temperature.expression': _at_least(0),
+  'temperature.pose': _at_least(0),
 }
 DTYPES = ('float32', 'bfloat16', 'float16')
 

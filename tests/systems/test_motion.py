@@ -160,6 +160,32 @@ def test_a_video_depends_on_its_seed_alone(made):
   np.testing.assert_allclose(generate([a], [5], pose=False)[0], together[0][:, :4], atol=1e-5)
 
 
+def test_temperature_scales_the_noise_of_a_part(made):
+  sampler = motion_generation.make_sampler(micro(**{'temperature.expression': 0.0}))
+  features = voices(11) * 2
+  a, b = motion_generation.generate_motion(made[3], features, [5, 6], sampler=sampler)
+  np.testing.assert_allclose(a[:, :4], b[:, :4], atol=1e-5)
+  assert np.abs(a[:, 4:] - b[:, 4:]).max() > 1e-2
+  warm = motion_generation.make_sampler(micro(**{'temperature.pose': 2.0}))
+  noise = [
+    np.asarray(s.noise(np.zeros((3, 10), np.float32), np.zeros(3, np.uint32), np.arange(3), 0)) for s in (sampler, warm)
+  ]
+  np.testing.assert_allclose(noise[1][:, 4:], 2 * noise[0][:, 4:], rtol=1e-6)
+
+
+def test_expression_counts_as_much_as_it_moves_the_face(made):
+  config, _, batch, params, _ = made
+  model = made_up_face.model()
+  energy = np.square(model.expression * model.row_std[3:7]).sum((0, 1))
+  np.testing.assert_allclose(coefficients.energies(model), energy / energy.mean(), rtol=1e-5)
+  system = systems.build(micro(**{'loss.sync': 0.0, 'loss.pose': 0.0}))
+  still = params | {motion.EXPRESSION: jax.tree.map(jnp.zeros_like, params[motion.EXPRESSION])}
+  rows = model.normalise(batch['coefficients'].astype(np.float32))[..., 3:7]
+  # A network that predicts 0 has the weighted square of the coefficients as its loss.
+  value, _ = system.loss(still, batch, jax.random.key(0), True)
+  np.testing.assert_allclose(value, (np.square(rows).mean((0, 1)) * energy).sum() / energy.sum(), rtol=1e-3)
+
+
 def test_windows_are_averaged_at_every_step(made):
   """Two windows with one step: the mean of what each predicts from the same noise."""
   config = micro(**{'sampler.steps': 1})

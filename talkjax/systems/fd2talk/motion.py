@@ -171,7 +171,9 @@ def loss(
     level = schedules.uniform_level(keys[2 * i], schedule, len(x0))
     x = targets.add_noise(x0, jax.random.normal(keys[2 * i + 1], x0.shape), level)
     predicted[part] = predict(params, part, x, level.timestep, batch['audio'], config)
-    terms[part] = losses.loss(predicted[part], x0)
+    # Coefficients count as much as they move the face: most have little but noise, which would hide the mouth.
+    weight = coefficients.energies(model) if part == EXPRESSION else None
+    terms[part] = losses.loss(predicted[part], x0, weight=weight)
   total = config.loss.expression * terms[EXPRESSION] + config.loss.pose * terms[POSE]
   metrics = {'expression': terms[EXPRESSION], 'pose': terms[POSE]}
   if expert:

@@ -48,9 +48,11 @@ def make_sampler(config) -> Sampler:
     clean = [motion.predict(params, part, y, level.timestep, audio, config) for part, y in zip(parts, split)]
     return jnp.concatenate(clean, axis=-1)
 
+  temperature = np.repeat([config.temperature.expression, config.temperature.pose], [width - 6, 6]).astype(np.float32)
+
   def draw(x, seeds, frames, index):
     # Drawn for both parts, so that the expression is the same with and without a predicted pose.
-    return keyed_normal(seeds, frames, index, (width,))[:, : x.shape[-1]]
+    return (temperature * keyed_normal(seeds, frames, index, (width,)))[:, : x.shape[-1]]
 
   @jax.jit
   def step(prediction, x, seeds, frames, row, index):

@@ -27,16 +27,18 @@ def predict(
   """The true motion of records, and the motion generated from their sound or from that of as many others in `speech`.
 
   Curves: `opening`, the mouth opening in face heights, of the mesh without pose with the first seed; and for each of
-  SEEDS seeds `yaw_0`, `pitch_0`, ... in degrees. Those of the truth are of its landmarks and its head pose.
+  SEEDS seeds (one with other speech) `yaw_0`, `pitch_0`, ... in degrees. Those of the truth are of its landmarks and
+  its head pose.
   """
   model = coefficients.model_of(params, sampler.config)
   sounds = [Sound.of_record(v, len(r.frames), r.fps) for r, v in zip(records, speech or records, strict=True)]
-  features = [audio.of_sound(params, sound) for sound in sounds for _ in range(SEEDS)]
-  seeds = np.tile(np.arange(SEEDS), len(records))
+  count = 1 if speech else SEEDS
+  features = [feature for sound in sounds for feature in [audio.of_sound(params, sound)] * count]
+  seeds = np.tile(np.arange(count), len(records))
   normalised = motion_generation.generate_motion(params, features, seeds, sampler=sampler)
   truths, predictions = [], []
   for i, record in enumerate(records):
-    motion = [motion_generation.physical(model, rows) for rows in normalised[i * SEEDS : (i + 1) * SEEDS]]
+    motion = [motion_generation.physical(model, rows) for rows in normalised[i * count : (i + 1) * count]]
     curves = {'opening': coefficients.mouth_opening(model, motion[0][:, :-6])}
     for seed, rows in enumerate(motion):
       curves |= {f'{name}_{seed}': angle for name, angle in zip(ANGLES, morphable.degrees(rows[:, -6:-3]).T)}
