@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   debug = [a for a in args if a in ('--debug', '--debug=true', '--debug=True')]
   try:
     return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), [program, *args], bool(debug))
-  except SystemExit as end:  # argparse's, after --help
-    return end.code or 0
+  except SystemExit as end:  # argparse's after --help, or that of a SIGTERM
+    if end.code:
+      raise
+    return 0
 
 
 def build(argv: list[str]):
