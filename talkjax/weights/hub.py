@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from talkjax.errors import UsageError, UserError
 
 PREFIX = 'hf:'
+CONFIGS = ('config.json', 'preprocessor_config.json')  # sizes of a network, and what it expects of its input
 SUFFIXES = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt')
 
 
 def fetch(address: str, names: Sequence[str] = ()) -> pathlib.Path:
-  """Downloads weights that are not in the cache yet, with the config.json next to them.
+  """Downloads weights that are not in the cache yet, with the configs next to them.
 
   A connection that breaks is resumed where it broke. When a failed command is repeated, whole files are kept.
 
@@ -52,7 +53,7 @@ def fetch(address: str, names: Sequence[str] = ()) -> pathlib.Path:
       wanted = [n for n in names if n in there][:1] if names else [n for n in there if n.endswith(SUFFIXES)]
     if not wanted:
       raise UserError(f'--path={address} has no {" or ".join(names[:2]) or "weights"}: name a file of that repository')
-    configs = {str(pathlib.PurePosixPath(n).with_name('config.json')) for n in wanted}  # the sizes of the network
+    configs = {str(pathlib.PurePosixPath(n).with_name(c)) for n in wanted for c in CONFIGS}
     for part in (*sorted(configs & set(there)), *wanted):  # of one commit, whatever is pushed meanwhile
       file = pathlib.Path(api.hf_hub_download(repository, folder + part, revision=info.sha))
   except UserError:

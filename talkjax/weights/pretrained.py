@@ -77,6 +77,11 @@ _WAV2VEC2 = {
   'stable': 'do_stable_layer_norm',
   'epsilon': 'layer_norm_eps',
 }
+# What our wav2vec 2.0 has in common with the published ones, by file of their folder.
+_WAV2VEC2_FIXED = {
+  'config.json': {'hidden_act': 'gelu', 'feat_extract_activation': 'gelu'},
+  'preprocessor_config.json': {'do_normalize': True, 'sampling_rate': 16_000},
+}
 # Layers of a motion block: name in diffusers' MotionAdapter -> name in AnimateDiff.
 _MOTION = {
   'attn1': 'attention_blocks.0',
@@ -139,17 +144,21 @@ def wav2vec2_fields(file: pathlib.Path) -> dict[str, Any]:
   """The fields of Wav2Vec2 that the published config.json next to a file of weights sets; {} without one.
 
   Raises:
-    UserError: it is no such config.
+    UserError: it is no such config, or it or the preprocessor_config.json has what is not supported.
   """
-  path = file.parent / 'config.json'
-  if not path.is_file():
-    return {}
-  try:
-    config = dict(json.loads(path.read_text()))
-    fields = {ours: config[theirs] for ours, theirs in _WAV2VEC2.items() if theirs in config}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-  except (ValueError, TypeError) as error:
-    raise UserError(f'{path} is not the config of a wav2vec 2.0 model: expected the one published with it') from error
+  configs = {}
+  for name, expected in _WAV2VEC2_FIXED.items():
+    path = file.parent / name
+    try:
+      configs[name] = dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+      raise UserError(f'{path} is not the config of a wav2vec 2.0 model: expected the published one') from error
+    for key, value in expected.items():
+      if (found := configs[name].get(key, value)) != value:
+        raise UserError(f'{path} has {key}={found}: only models with {value} are supported')
+  config = configs['config.json']
+  fields = {ours: config[theirs] for ours, theirs in _WAV2VEC2.items() if theirs in config}
+  return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def sd15(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:

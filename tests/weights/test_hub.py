@@ -144,12 +144,13 @@ def test_a_file_a_folder_and_a_revision_can_be_named(server, weights):
   assert hub.fetch(f'hf:org/net/pytorch_model.bin@{COMMIT["v1"]}').read_bytes() == b'old'
 
 
-def test_the_config_of_a_network_comes_with_its_weights(server, weights):
-  server.files[COMMIT['main']]['config.json'] = b'{"hidden_size": 16}'
+def test_the_configs_of_a_network_come_with_its_weights(server, weights):
+  configs = {'config.json': b'{"hidden_size": 16}', 'preprocessor_config.json': b'{"do_normalize": true}'}
+  server.files[COMMIT['main']] |= configs
   for address in ('hf:org/net', 'hf:org/net/pytorch_model.bin'):
     fetched = hub.fetch(address, convert.pretrained.FILES['wav2vec2'])
     folder = fetched if fetched.is_dir() else fetched.parent
-    assert (folder / 'config.json').read_bytes() == b'{"hidden_size": 16}'
+    assert {name: (folder / name).read_bytes() for name in configs} == configs
     assert (folder / 'pytorch_model.bin').read_bytes() == weights['pytorch_model.bin']
 
 

@@ -129,6 +129,23 @@ def test_the_sizes_of_wav2vec2_are_those_of_its_published_config(tmp_path):
     pretrained.wav2vec2_fields(tmp_path / 'model.safetensors')
 
 
+@pytest.mark.parametrize(
+  ('name', 'key', 'value'),
+  [
+    ('config.json', 'hidden_act', 'relu'),
+    ('preprocessor_config.json', 'do_normalize', False),
+    ('preprocessor_config.json', 'sampling_rate', 8000),
+  ],
+)
+def test_a_wav2vec2_with_other_input_or_activations_is_refused(name, key, value, tmp_path):
+  for right in ({}, {key: pretrained._WAV2VEC2_FIXED[name][key]}):
+    (tmp_path / name).write_text(json.dumps(right))
+    assert pretrained.wav2vec2_fields(tmp_path / 'model.safetensors') == {}
+  (tmp_path / name).write_text(json.dumps({key: value}))
+  with pytest.raises(UserError, match=f'{name} has {key}={value}: only models with '):
+    pretrained.wav2vec2_fields(tmp_path / 'model.safetensors')
+
+
 def test_networks_of_scores_are_imported_by_name(monkeypatch):
   """With the prefix of a data-parallel module; counters and unused heads are left out, what is missing is named."""
   net = ResNet((1,), width=2)
