@@ -4,6 +4,7 @@
 
 Times are medians of interleaved repetitions, so that a noisy machine disturbs all alike. `gflops` counts what XLA says
 the compiled step computes; `matmul_gflops` is what this machine reaches on one large matrix product of the same type.
+On a CPU, `processor_share_of_matmul` compares both in processor time, for machines where other programs run.
 
 No pretrained weights are needed: parameters are random, and so are cached features (the states of a speech encoder, and
 latents where `config.data.feature_cache` is set). `--config.data.corpus=puppets/tiny` benchmarks any config without its
@@ -48,15 +49,18 @@ OPTIONS = (
 )
 
 
-def interleaved(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-  """Median seconds of each function, called in turn `repeats` times after one call that is not counted."""
+def interleaved(functions: dict[str, Callable[[], object]], repeats: int, clock=time.perf_counter) -> dict[str, float]:
+  """Median seconds of each function, called in turn `repeats` times after one call that is not counted.
+
+  The clock may be `time.process_time`: the processor time of all threads, which other programs hardly disturb.
+  """
   times = {name: [] for name in functions}
   for repeat in range(repeats + 1):
     for name, function in functions.items():
-      start = time.perf_counter()
+      start = clock()
       jax.block_until_ready(function())
       if repeat:
-        times[name].append(time.perf_counter() - start)
+        times[name].append(clock() - start)
   return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -151,7 +155,8 @@ def benchmark(
   size = 4096 if jax.default_backend() != 'cpu' else 1536
   a = jnp.ones((size, size), config.dtype)
   multiply = jax.jit(lambda a: a @ a)
-  times = interleaved({'step': train, 'matmul': lambda: multiply(a)}, repeats)
+  functions = {'step': train, 'matmul': lambda: multiply(a)}
+  times = interleaved(functions, repeats)
   flops = (compiled.cost_analysis() or {}).get('flops', float('nan'))
   memory = compiled.memory_analysis()
   figures.update(
@@ -166,6 +171,10 @@ def benchmark(
     }
   )
   figures['share_of_matmul'] = figures['gflops'] / figures['matmul_gflops']
+  if jax.default_backend() == 'cpu':
+    spent = interleaved(functions, repeats, time.process_time)
+    figures['step_processor_seconds'] = spent['step']
+    figures['processor_share_of_matmul'] = flops * spent['matmul'] / (2 * size**3 * spent['step'])
   if profile:
     figures['profile'] = _profile(train, profile)
 
