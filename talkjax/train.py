@@ -31,7 +31,7 @@ from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, lock, memory, metrics_log, ranges, sharding, state
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
-from talkjax.weights import coefficients, encoders
+from talkjax.weights import encoders
 
 OPTIONS = (
   cli.CONFIG,
@@ -79,8 +79,11 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   if not checkpoint.has_checkpoint(workdir):
     check_sources(config, system)  # what is missing is reported before anything is computed or written
   caches, encoder = encoders.open_caches(config, system.encoder, system.features)
-  if (sized := coefficients.with_sizes(config, caches)) != config:
-    config, system = sized, systems.build(sized)
+  if 'coefficients' in system.features:
+    from talkjax.weights import coefficients  # which other systems need not import
+
+    if (sized := coefficients.with_sizes(config, caches)) != config:
+      config, system = sized, systems.build(sized)
   iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
 
   # State and step.

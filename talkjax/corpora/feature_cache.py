@@ -26,7 +26,7 @@ import numpy as np
 import tqdm
 from array_record.python import array_record_module
 
-from talkjax.corpora import pool, records
+from talkjax.corpora import records
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 
@@ -94,6 +94,8 @@ def _encoded(encode, clips: Iterable[Record], workers: int) -> Iterator[tuple[Re
   if not workers:
     yield from ((record, encode(record)) for record in clips)
     return
+  from talkjax.corpora import pool
+
   for record, rows, error in pool.ordered_map(encode, clips, workers, records.without_frames):
     if error:
       raise UserError(f'clip {record.id} could not be encoded: {error}')
