@@ -9,8 +9,8 @@ import numpy as np
 from configs import vexpress as config_file
 from talkjax.nn.unet import UNet
 from talkjax.systems.portrait import networks
-from talkjax.systems.speech_edit import published as speech_edit_published
 from talkjax.systems.vexpress import model, published
+from talkjax.weights import adm
 from tests import torch_file
 from tests.micro import ENCODER, random_params
 
@@ -30,9 +30,15 @@ def state_dict(seed):
   """A published state dict of such a U-Net, random: names by the map that the goldens prove, layouts as PyTorch's."""
   x = np.zeros((1, SIZE, SIZE, 9), np.float32)
   shapes = jax.eval_shape(UNet(**FIELDS).init, jax.random.key(0), x, np.ones(1), np.zeros((1, 1024)))['params']
-  r = np.random.default_rng(seed)
+  made = adm_state(shapes, adm.layer_names(FIELDS, 'cond_embed'), np.random.default_rng(seed))
   state = {'gammas': np.linspace(1, 0, 5, dtype=np.float32), 'posterior_mean_coef1': np.ones(5, np.float32)}
-  for name, path in speech_edit_published.layer_names(FIELDS).items():
+  return state | {f'denoise_fn.{name}': array for name, array in made.items()}
+
+
+def adm_state(shapes, layers, r) -> dict[str, np.ndarray]:
+  """Random entries of a published ADM U-Net with parameters of these shapes; `layers` is its `adm.layer_names`."""
+  state = {}
+  for name, path in layers.items():
     node = shapes
     for key in path:
       node = node.get(key, {})
@@ -45,7 +51,7 @@ def state_dict(seed):
       elif name.endswith('skip_connection') and leaf == 'kernel':
         shape = (*shape, 1, 1)
       suffix = 'bias' if leaf == 'bias' else 'weight'
-      state[f'denoise_fn.{name}.{suffix}'] = r.standard_normal(shape).astype(np.float32)
+      state[f'{name}.{suffix}'] = r.standard_normal(shape).astype(np.float32)
   return state
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from talkjax.diffusion import samplers, schedules
 from talkjax.nn.unet import UNet
 from talkjax.systems.speech_edit import published as dve
+from talkjax.weights import adm
 
 
 def load(case):
@@ -45,19 +46,19 @@ def dve_unet(case) -> dict[str, np.ndarray]:
     'act_audio_embed': made.get('embed_audio'),
     'act_input_blocks_0': nchw(made['conv_in']),
   }
-  for published, ours in dve.module_names(fields):  # a block's last module is its output
+  for published, ours in adm.module_names(fields):  # a block's last module is its output
     block, _, _ = published.rpartition('.')
     outputs[f'act_{block.replace(".", "_")}'] = nchw(made[ours])
-  return {name: _thin(outputs[name], case.json['outputs'][name]) for name in case.outputs}
+  return {name: thin(outputs[name], case.json['outputs'][name]) for name in case.outputs}
 
 
-def _thin(x, described):
-  """Activations are stored as the slice that their description names."""
-  steps = re.search(r'slice \[:, ::(\d+), ::(\d+), ::(\d+)\]', described['meaning'])
-  if steps:
-    c, h, w = (int(n) for n in steps.groups())
-    x = x[:, ::c, ::h, ::w]
-  return np.asarray(x, np.float32)
+def thin(x, described):
+  """An activation as the slice that its description names, or else as evenly thinned as its stored shape says."""
+  named = re.search(r'slice \[(.*?)\]', described['meaning'])
+  steps = [int(step.strip(' :') or 1) for step in named[1].split(',')] if named else []
+  if [-(-full // step) for full, step in zip(x.shape, steps)] != described['shape'][: len(steps)] or not steps:
+    steps = [-(-full // stored) for full, stored in zip(x.shape, described['shape'])]
+  return np.asarray(x, np.float32)[tuple(slice(None, None, step) for step in steps)]
 
 
 def dve_sampling(case) -> dict[str, np.ndarray]:

@@ -5,12 +5,13 @@ Source: DanBigioi/DiffusionVideoEditing, models/network.py and models/guided_dif
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.weights import adm
 from talkjax.weights.read import read_weights
 
 NAME = 'diffusion_video_editing'  # value of convert --source
@@ -51,67 +52,6 @@ def unet_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def module_names(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-  """Yields (published module, talkjax module) for each residual block and attention of a U-Net with these fields."""
-  last = len(fields['multipliers']) - 1
-
-  def stage(published, level, ours, i):
-    yield f'{published}.0', f'{ours}_{level}_block_{i}'
-    if 2**level in fields['attention_downsamples']:
-      yield f'{published}.1', f'{ours}_{level}_attention_{i}'
-
-  index = 1  # input_blocks.0 is the first convolution
-  for level in range(last + 1):
-    for i in range(fields['num_res_blocks']):
-      yield from stage(f'input_blocks.{index}', level, 'down', i)
-      index += 1
-    if level != last:
-      yield f'input_blocks.{index}.0', f'down_{level}_shrink'
-      index += 1
-  yield 'middle_block.0', 'middle_block_0'
-  yield 'middle_block.1', 'middle_attention'
-  yield 'middle_block.2', 'middle_block_1'
-  index = 0
-  for level in reversed(range(last + 1)):
-    for i in range(fields['num_res_blocks'] + 1):
-      names = list(stage(f'output_blocks.{index}', level, 'up', i))
-      yield from names
-      if level and i == fields['num_res_blocks']:
-        yield f'output_blocks.{index}.{len(names)}', f'up_{level}_grow'
-      index += 1
-
-
-# Layers in a residual block or an attention: published name -> talkjax name.
-_RES_BLOCK = {
-  'in_layers.0': 'norm_0',
-  'in_layers.2': 'conv_0',
-  'emb_layers.1': 'film_0',
-  'audio_emb_layers.1': 'film_1',
-  'out_layers.0': 'norm_1',
-  'out_layers.3': 'conv_1',
-  'skip_connection': 'skip',
-}
-_ATTENTION = {'norm': 'norm', 'qkv': 'qkv', 'proj_out': 'project'}
-_ENDS = {
-  'cond_embed.0': ('embed_noise', 'in'),
-  'cond_embed.2': ('embed_noise', 'out'),
-  'audio_cond_embed.0': ('embed_audio', 'in'),
-  'audio_cond_embed.2': ('embed_audio', 'out'),
-  'input_blocks.0.0': ('conv_in',),
-  'out.0': ('norm_out',),
-  'out.2': ('conv_out',),
-}
-
-
-def layer_names(fields: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-  """talkjax paths by published name of all layers that a published network with these fields may have."""
-  layers = dict(_ENDS)
-  for published, ours in module_names(fields):
-    inside = _ATTENTION if 'attention' in ours else _RES_BLOCK
-    layers |= {f'{published}.{source}': (ours, target) for source, target in inside.items()}
-  return layers
-
-
 def unet_params(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> dict[str, Any]:
   """Converts a published state dict to the parameter tree of `UNet`.
 
@@ -125,7 +65,7 @@ def unet_params(state: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> d
   Raises:
     UserError: an entry belongs to no layer of such a U-Net.
   """
-  layers = layer_names(fields)
+  layers = adm.layer_names(fields, 'cond_embed')
   params: dict[str, Any] = {}
   for full_name, entry in state.items():
     name, array = full_name.removeprefix(_PREFIX), np.asarray(entry, np.float32)
@@ -153,8 +93,7 @@ def _leaf(kind, array, qkv_head_channels):
       'divide: set model.head_channels in --config'
     )
   if qkv_head_channels:  # published rows are ordered (head, q/k/v, channel); ours (q/k/v, head, channel)
-    rows = array.reshape(-1, 3, qkv_head_channels, *array.shape[1:])
-    array = rows.swapaxes(0, 1).reshape(array.shape)
+    array = adm.split_heads(array, qkv_head_channels)
   if kind == 'bias':
     return 'bias', array
   if array.ndim == 1:
@@ -177,36 +116,15 @@ def infer_fields(state: Mapping[str, np.ndarray], head_channels: int) -> dict[st
   Raises:
     UserError: the entries do not belong to such a U-Net.
   """
-  state = {name.removeprefix(_PREFIX): array for name, array in state.items()}
-
-  def index(pattern):
-    return sorted({int(m[1]) for m in (re.match(pattern, name) for name in state) if m})
-
-  up = index(r'output_blocks\.(\d+)\.')
-  grow = index(r'output_blocks\.(\d+)\.[12]\.in_layers')  # every level except the first ends with upsampling
-  levels = len(grow) + 1
-  num_res_blocks = len(up) // levels - 1
-  # Encoder blocks: the first convolution, then `num_res_blocks` and a downsampling block for each level.
-  first = [1 + level * (num_res_blocks + 1) for level in range(levels)]
   try:
-    width = state['input_blocks.0.0.weight'].shape[0]
-    features = [state[f'input_blocks.{i}.0.out_layers.3.weight'].shape[0] for i in first]
-    out_channels = state['out.2.bias'].shape[0]
-  except (KeyError, IndexError):
+    fields = adm.infer_fields({name.removeprefix(_PREFIX): array for name, array in state.items()}, 'the checkpoint')
+  except UserError:
     raise UserError(
       'the checkpoint is not one of DiffusionVideoEditing: expected entries like denoise_fn.input_blocks.0.0.weight '
       '(735_Network.pth or 735_Network_ema.pth)'
     ) from None
-  return {
-    'out_channels': out_channels,
-    'width': width,
-    'multipliers': tuple(f // width for f in features),
-    'attention_downsamples': tuple(
-      2**level for level, i in enumerate(first) if f'input_blocks.{i}.1.qkv.weight' in state
-    ),
-    'num_res_blocks': num_res_blocks,
-    'head_channels': head_channels,
-  }
+  kept = ('out_channels', 'width', 'multipliers', 'attention_downsamples', 'num_res_blocks')
+  return {name: fields[name] for name in kept} | {'head_channels': head_channels}
 
 
 def find(path: pathlib.Path, config=None) -> dict[str, pathlib.Path]:
