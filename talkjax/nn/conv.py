@@ -1,4 +1,4 @@
-"""3x3 convolutions and resizing by 2, channels-last (NHWC)."""
+"""3x3 convolutions, convolutions along one axis and resizing by 2, channels-last (NHWC)."""
 
 import functools
 from collections.abc import Callable
@@ -87,6 +87,20 @@ def _kernel_gradient(x, g, size, low):
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+
+def conv_along(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+  """Same-size convolution along axis 1: x [b, n, ..., i], kernel [k, i, o] (k odd) -> [b, n, ..., o]."""
+  n, taps = x.shape[1], kernel.shape[0]
+  padding = dilation * (taps // 2)
+  if jax.default_backend() != 'cpu':
+    y = x.reshape(*x.shape[:2], -1, x.shape[-1])
+    pads = [(padding, padding), (0, 0)]
+    y = jax.lax.conv_general_dilated(y, kernel[:, None], (1, 1), pads, None, (dilation, 1), _NHWC)
+    return y.reshape(*x.shape[:-1], -1)
+  # On a CPU a sum of matrix products is faster than a convolution with one axis, above all in the gradient.
+  x = jnp.pad(x, [(0, 0), (padding, padding), *[(0, 0)] * (x.ndim - 2)])
+  return sum(x[:, i * dilation : i * dilation + n] @ kernel[i] for i in range(taps))
 
 
 def downsample(x: jax.Array) -> jax.Array:

@@ -75,3 +75,16 @@ def test_ways_agree_whatever_the_device(case, monkeypatch):
   for mine, plain in zip(made[:2], made[2:]):
     for a, b in zip(mine, plain):
       near(a, b)
+
+
+def test_convolutions_along_an_axis_agree_whatever_the_device(monkeypatch):
+  r = np.random.default_rng(0)
+  kernel = jnp.asarray(r.normal(size=(3, 2, 4)), jnp.float32)
+  for shape in ((2, 9, 2), (2, 9, 1, 3, 2)):
+    x, made = jnp.asarray(r.normal(size=shape), jnp.float32), []
+    for backend in ('cpu', 'gpu'):
+      monkeypatch.setattr(jax, 'default_backend', lambda backend=backend: backend)
+      loss = lambda x, k: jnp.sin(conv.conv_along(x, k, 2)).sum()
+      made.append((conv.conv_along(x, kernel, 2), *jax.grad(loss, argnums=(0, 1))(x, kernel)))
+    for a, b in zip(*made, strict=True):
+      near(a, b)
