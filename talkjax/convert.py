@@ -6,10 +6,11 @@ python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=ru
 python -m talkjax.convert --source=wav2vec2 --path=hf:facebook/wav2vec2-base-960h --output=runs/wav2vec2
 
 `generate` and `evaluate` accept the workdir of a system like a trained one; training accepts that of a pretrained
-network (sd15, sd_vae, wav2vec2, animatediff) as --config.pretrained.sd15=runs/sd15. Networks of scores (inception, i3d,
-syncnet, wav2lip_syncnet, hopenet) are read from state dicts, not from TorchScript. PyTorch is not needed, and no code
-in a checkpoint is executed (see talkjax.weights). `hf:ORG/NAME[/FILE][@REVISION]` is fetched from the Hugging Face Hub
-into its cache. Settings that a checkpoint does not contain come from --config.
+network (sd15, sd_vae, wav2vec2, animatediff) as --config.pretrained.sd15=runs/sd15. guided_diffusion and mm_diffusion
+take any of the released files: diffusion models, upsamplers, classifiers; landscape, AIST++ and their SR. Networks of
+scores (inception, i3d, syncnet, wav2lip_syncnet, hopenet) are read from state dicts, not from TorchScript. PyTorch is
+not needed, and no code in a checkpoint is executed (see talkjax.weights). `hf:ORG/NAME[/FILE][@REVISION]` is fetched
+from the Hugging Face Hub into its cache. Settings that a checkpoint does not contain come from --config.
 """
 
 import importlib
@@ -63,10 +64,10 @@ def convert(
   if str(path).startswith(hub.PREFIX):
     path = hub.fetch(str(path), pretrained.FILES.get(source, ()))
   if source in pretrained.FILES:
-    params, file = pretrained.read(source, path)
+    params, fields, file = pretrained.read_with_fields(source, path)
     about = ml_collections.ConfigDict({'pretrained_network': source})
-    if source == 'wav2vec2':
-      about.wav2vec2 = pretrained.wav2vec2_fields(file)
+    if fields or source == 'wav2vec2':
+      about[source] = fields
     checkpoint.save_params(output, about, params, 0)
     return [f'params from {file}']
   if source not in SOURCES:

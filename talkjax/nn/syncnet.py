@@ -107,30 +107,30 @@ class Head(nn.Module):
 
 
 # (features, kernel, strides, padding, residual) of the layers of Wav2Lip's expert.
-_SAME = ((3, 3), (1, 1), 1, True)
+SAME = ((3, 3), (1, 1), 1, True)
 _FACE = (
   (32, (7, 7), (1, 1), 3, False),
   (64, (5, 5), (1, 2), 1, False),
-  *((64, *_SAME),) * 2,
+  *((64, *SAME),) * 2,
   (128, (3, 3), (2, 2), 1, False),
-  *((128, *_SAME),) * 3,
+  *((128, *SAME),) * 3,
   (256, (3, 3), (2, 2), 1, False),
-  *((256, *_SAME),) * 2,
+  *((256, *SAME),) * 2,
   (512, (3, 3), (2, 2), 1, False),
-  *((512, *_SAME),) * 2,
+  *((512, *SAME),) * 2,
   (512, (3, 3), (2, 2), 1, False),
   (512, (3, 3), (1, 1), 0, False),
   (512, (1, 1), (1, 1), 0, False),
 )
 _SPEECH = (
   (32, (3, 3), (1, 1), 1, False),
-  *((32, *_SAME),) * 2,
+  *((32, *SAME),) * 2,
   (64, (3, 3), (3, 1), 1, False),
-  *((64, *_SAME),) * 2,
+  *((64, *SAME),) * 2,
   (128, (3, 3), (3, 3), 1, False),
-  *((128, *_SAME),) * 2,
+  *((128, *SAME),) * 2,
   (256, (3, 3), (3, 2), 1, False),
-  *((256, *_SAME),) * 2,
+  *((256, *SAME),) * 2,
   (512, (3, 3), (1, 1), 0, False),
   (512, (1, 1), (1, 1), 0, False),
 )
@@ -173,12 +173,19 @@ class Encoder(nn.Module):
   def __call__(self, x: jax.Array) -> list[jax.Array]:
     """[b, h, w, c] -> the activation after every layer."""
     made = []
-    for i, (features, size, strides, padding, residual) in enumerate(self.layers):
-      y = nn.Conv(features, size, strides, padding=padding, name=f'{i}_conv_block_0')(x)
-      y = BatchNorm(name=f'{i}_conv_block_1')(y)
-      x = nn.relu(x + y if residual else y)
+    for i, layer in enumerate(self.layers):
+      x = conv_block(x, f'{i}_conv_block', *layer)
       made.append(x)
     return made
+
+
+def conv_block(
+  x: jax.Array, name: str, features: int, size: tuple[int, int], strides: tuple[int, int], padding: int, residual: bool
+) -> jax.Array:
+  """Convolution, batch normalisation, + x if `residual`, ReLU; to be called in a compact method."""
+  y = nn.Conv(features, size, strides, padding=padding, name=f'{name}_0')(x)
+  y = BatchNorm(name=f'{name}_1')(y)
+  return nn.relu(x + y if residual else y)
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -1,4 +1,5 @@
-"""Converts pretrained networks to `talkjax.nn`: Stable Diffusion 1.5, wav2vec 2.0, AnimateDiff, those of the scores.
+"""Converts pretrained networks to `talkjax.nn`: Stable Diffusion 1.5, wav2vec 2.0, AnimateDiff, guided-diffusion and
+MM-Diffusion (in modules of their own), Wav2Lip, those of the scores.
 
 The modules of `talkjax.nn` have the published names. This module defines the exceptions and the names of the files.
 """
@@ -23,8 +24,9 @@ from talkjax.nn.inception import InceptionV3
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.lpips import LPIPS
 from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
+from talkjax.nn.wav2lip import Wav2Lip
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.weights import deep3d, vqgan
+from talkjax.weights import deep3d, guided_diffusion, mm_diffusion, vqgan
 from talkjax.weights.fit import fit
 from talkjax.weights.read import read_weights
 
@@ -35,6 +37,9 @@ FILES = {
   'sd_vae': (*(f'vae/{name}' for name in _DIFFUSERS), *_DIFFUSERS),
   'wav2vec2': ('model.safetensors', 'pytorch_model.bin'),
   'animatediff': ('mm_sd_v15_v2.ckpt', 'mm_sd_v15.ckpt', 'v3_sd15_mm.ckpt', 'mm_sd_v14.ckpt', *_DIFFUSERS),
+  'guided_diffusion': tuple(guided_diffusion.RELEASED),
+  'mm_diffusion': tuple(mm_diffusion.RELEASED),
+  'wav2lip': ('wav2lip_gan.pth', 'wav2lip.pth'),
   'inception': ('pt_inception-2015-12-05-6726825d.pth',),
   'i3d': ('i3d_pretrained_400.pt',),
   'syncnet': ('syncnet_v2.model',),
@@ -59,6 +64,8 @@ SCORING = {
   'lpips': (LPIPS(), (1, 64, 64, 3), (1, 64, 64, 3)),
   'hopenet': (Hopenet(), (1, 224, 224, 3)),
 }
+# Sources whose files hold networks of several kinds and sizes, and the function that reads them.
+_SIZED = {'guided_diffusion': guided_diffusion.read, 'mm_diffusion': mm_diffusion.read}
 # Entries that inference with the networks of the scores does not use: counters, and heads of their training.
 UNUSED = r'num_batches_tracked$|^fc_finetune\.|^fc\.|^classifier\.|^scaling_layer\.'
 # Fields of Wav2Vec2 and their names in the published config.json.
@@ -101,27 +108,39 @@ def read(source: str, path: str | pathlib.Path, *net) -> tuple[dict[str, Any], p
     source: one of FILES.
     path: the file, or the published folder.
     *net: the network (sd_vae and wav2vec2 only) if its sizes differ from those of the published one; that of wav2vec2
-      is by default the one that `wav2vec2_fields` finds. Those of vqgan and lpips are found in the file.
+      is by default the one that `wav2vec2_fields` finds. Those of other sources are found in the file.
 
   Returns:
-    (parameters of LatentUNet, Autoencoder, Wav2Vec2 or the temporal layers of LatentUNet, as `source` says; the file).
+    (parameters of LatentUNet, Autoencoder, Wav2Vec2, the temporal layers of LatentUNet or another network, as `source`
+    says; the file).
 
   Raises:
     UserError: there is no such file, or it belongs to another network.
   """
+  params, _, file = read_with_fields(source, path, *net)
+  return params, file
+
+
+def read_with_fields(
+  source: str, path: str | pathlib.Path, *net
+) -> tuple[dict[str, Any], dict[str, Any], pathlib.Path]:
+  """As `read`, and between both the fields of the network that differ from file to file; {} where none do."""
   path = pathlib.Path(path)
   file = path if path.is_file() else next((path / name for name in FILES[source] if (path / name).is_file()), None)
   if file is None:
     raise UserError(f'--path={path} holds no weights of {source}: expected a file, or a folder with {FILES[source][0]}')
   if source == 'bfm':
-    return deep3d.read_bfm(file), file
+    return deep3d.read_bfm(file), {}, file
+  if source in _SIZED:
+    return *_SIZED[source](read_weights(file), file), file
+  fields = wav2vec2_fields(file) if source == 'wav2vec2' else {}
   if source == 'wav2vec2' and not net:
-    net = (Wav2Vec2(**wav2vec2_fields(file)),)
+    net = (Wav2Vec2(**fields),)
   state = read_weights(file)
   if source == 'lpips':
     state = {**_trunk(file, path, state), **state}
     net = (LPIPS('vgg' if 'features.2.weight' in state else 'alex'),)
-  return _CONVERT[source](state, str(file), *net), file
+  return _CONVERT[source](state, str(file), *net), fields, file
 
 
 def _trunk(file: pathlib.Path, folder: pathlib.Path, heads: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -200,6 +219,12 @@ def scoring(state: Mapping[str, np.ndarray], name: str, net: nn.Module | None = 
   return fit(state, shapes_of(net or published, *shapes), name, UNUSED)
 
 
+def wav2lip(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+  """Parameters of Wav2Lip() from the generator."""
+  state = {k.removeprefix('module.'): v for k, v in state.items()}
+  return fit(state, shapes_of(Wav2Lip(), (1, 80, 16, 1), (1, 96, 96, 6)), name, UNUSED)
+
+
 def shapes_of(net: nn.Module, *shapes: tuple[int, ...]) -> dict[str, Any]:
   """Shapes of the parameters of a network for inputs of these shapes."""
   return jax.eval_shape(net.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))['params']
@@ -212,6 +237,7 @@ _CONVERT: dict[str, Callable] = {
   'animatediff': animatediff,
   'vqgan': vqgan.convert,
   'deep3d': lambda state, name: deep3d.of_state(state, name)[1],
+  'wav2lip': wav2lip,
   **{name: functools.partial(scoring, source=name) for name in SCORING},
 }
 

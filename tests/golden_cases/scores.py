@@ -11,6 +11,7 @@ from talkjax.nn.hopenet import Hopenet
 from talkjax.nn.i3d import I3D
 from talkjax.nn.inception import InceptionV3
 from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
+from talkjax.nn.wav2lip import Wav2Lip
 from talkjax.weights import pretrained
 from talkjax.weights.fit import fit
 
@@ -82,6 +83,31 @@ def wav2lip_syncnet(case):
   return outputs
 
 
+def wav2lip_generator(case):
+  """The generated frame and every block's output; clips [b, c, t, h, w] have their time folded into the batch."""
+  net = Wav2Lip()
+  face, mel = case.inputs['face'], case.inputs['audio']
+  clips, count = face.ndim == 5, len(face)
+  if clips:
+    face, mel = (np.concatenate(list(np.moveaxis(x, axis, 0))) for x, axis in ((face, 2), (mel, 1)))
+  face, mel = (jnp.asarray(x).transpose(0, 2, 3, 1) for x in (face, mel))
+  params = {'params': imported(net, case, mel, face)}
+  frame, state = jax.jit(lambda p: net.apply(p, mel, face, capture_intermediates=True))(params)
+  made = state['intermediates']
+  block = lambda name: made[name]['__call__'][0]
+  frame = channels_first(frame)
+  if clips:
+    frame = np.stack(np.split(np.asarray(frame), len(frame) // count), axis=2)
+  outputs = {'frame': frame, 'act_audio': channels_first(block('audio_encoder')[-1])}
+  for name, described in case.json['outputs'].items():
+    if match := re.fullmatch(r'act_(face|dec)_(\d+)', name):
+      kind = {'face': 'encoder', 'dec': 'decoder'}[match[1]]
+      value = block(f'face_{kind}_blocks_{match[2]}')
+      value = value[-1] if isinstance(value, list) else value
+      outputs[name] = thinned(channels_first(value), described)
+  return outputs
+
+
 def inception_fid(case):
   net = InceptionV3(case.config['resize_input'], case.config['normalize_input'])
   run = jax.jit(net.apply)
@@ -126,6 +152,7 @@ CHECKS = {
   'hopenet': hopenet,
   'syncnet_v2': syncnet_v2,
   'wav2lip_syncnet': wav2lip_syncnet,
+  'wav2lip_generator': wav2lip_generator,
   'inception_fid': inception_fid,
   'i3d_logits': i3d_logits,
 }
