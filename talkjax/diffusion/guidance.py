@@ -138,6 +138,36 @@ def reconstruction(
     loss: (x0, level) -> scalar, used instead of the squared error, such as an expert network's score of x0.
   """
 
+  return _against_error(denoise, known, mask, lambda level: weight * level.signal_scale / 2, target, loss)
+
+
+def correction(denoise: Denoise, known: Any, mask: Any, scale: float, *, target: str) -> Denoise:
+  """Moves the generated part of a step's result x' along the negative gradient of the error of the known part of x'.
+
+  x' - scale * grad_x |known' - x'|^2, the error where mask is 0 (eq. 11 of the joint audio-video paper, there with
+  respect to x' itself, which the known part does not depend on; MM-Diffusion, arXiv 2212.09478, section 3.4, too takes
+  the gradient with respect to x). known' is the step's result from the known values in place of the predicted x0, with
+  the same noise, so the error is that of x0 times the weight of x0 in the step. A step of dpm_solver_pp_2m is taken for
+  one of first order.
+
+  It goes inside of `replacement` (eq. 10), so that the network and this error see the known part as noisy as the rest:
+  replacement(correction(denoise, known, mask, scale, target=target), known, mask, noise).
+
+  Args:
+    known, mask: as in `replacement`.
+    scale: the paper's C.
+  """
+
+  def step(level):
+    # epsilon = (x - s x0) / n: a change of x0 changes the step's epsilon too.
+    return scale * (level.x0 - level.epsilon * level.signal_scale / level.noise_scale)
+
+  return _against_error(denoise, known, mask, step, target)
+
+
+def _against_error(denoise, known, mask, step, target, loss=None):
+  """Moves the generated part of x0 by -step(level) times the gradient with respect to x of the known part's error."""
+
   def guided(x, level):
     def error(y):
       output = denoise(y, level)
@@ -149,8 +179,7 @@ def reconstruction(
       return sum(jnp.sum(jnp.square(d)) for d in jax.tree.leaves(difference)), (output, x0)
 
     gradient, (output, x0) = jax.grad(error, has_aux=True)(x)
-    step = weight * level.signal_scale / 2
-    guided_x0 = _choose(mask, jax.tree.map(lambda a, g: a - step * g, x0, gradient), x0)
+    guided_x0 = _choose(mask, jax.tree.map(lambda a, g: a - step(level) * g, x0, gradient), x0)
     return _rejoin(targets.from_x0(target, guided_x0, x, level), split_variance(output, x)[1])
 
   return guided

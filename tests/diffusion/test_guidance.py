@@ -130,3 +130,70 @@ def test_reconstruction_takes_another_loss():
   guided = guidance.reconstruction(denoise, None, jnp.ones((1, 2)), 1.0, target='x0', loss=loss)
   s = float(ROW.signal_scale)
   np.testing.assert_allclose(guided(jnp.zeros((1, 2)), ROW), np.full((1, 2), -s / 2 * 5 * s), rtol=1e-5)
+
+
+# Two modalities of one number each, jointly normal with correlation RHO: x0 given both is linear in x, and the video
+# given the sound SOUND is normal with mean RHO * SOUND.
+RHO, SOUND = 0.9, 1.5
+
+
+def joint_gaussian(x, level):
+  both = jnp.concatenate([x['video'], x['audio']], axis=-1)
+  covariance = jnp.array([[1.0, RHO], [RHO, 1.0]])
+  s, n = level.signal_scale, level.noise_scale
+  x0 = both @ jnp.linalg.solve(s**2 * covariance + n**2 * jnp.eye(2), s * covariance)
+  return {'video': x0[:, :1], 'audio': x0[:, 1:]}
+
+
+@pytest.mark.parametrize('table', [samplers.ddpm(LINEAR, 100), samplers.ddim(LINEAR, 100, spacing='trailing')])
+def test_replacement_and_correction_bring_the_video_to_the_given_sound(table):
+  shape = (10_000, 1)
+  known = {'video': jnp.zeros(shape), 'audio': jnp.full(shape, SOUND)}
+  mask = {'video': 1.0, 'audio': 0.0}
+
+  def normal(key):
+    keys = jax.random.split(key)
+    return {'video': jax.random.normal(keys[0], shape), 'audio': jax.random.normal(keys[1], shape)}
+
+  fresh = lambda step: normal(jax.random.fold_in(jax.random.key(1), step))
+  at_level = lambda level: normal(jax.random.fold_in(jax.random.key(2), level.timestep.astype(jnp.int32)))
+  corrected = guidance.correction(joint_gaussian, known, mask, 5.0, target='x0')
+  means, deviations = [], []
+  for denoise in (
+    joint_gaussian,
+    guidance.replacement(joint_gaussian, known, mask, at_level),
+    guidance.replacement(corrected, known, mask, at_level),
+  ):
+    done = jax.jit(lambda x, d=denoise: samplers.sample(d, x, table, fresh, target='x0'))(fresh(999))['video']
+    means.append(float(done.mean()))
+    deviations.append(float(done.std()))
+  none, replaced, both = (abs(mean - RHO * SOUND) for mean in means)
+  assert both < 0.8 * replaced < 0.6 * none, means
+  assert deviations[2] < deviations[1] < deviations[0] <= 1.05
+
+
+@pytest.mark.parametrize('target', targets.TARGETS)
+@pytest.mark.parametrize('table', [samplers.ddpm(LINEAR, 10), samplers.ddim(LINEAR, 10)])
+def test_correction_moves_the_step_by_the_gradient_of_its_error(table, target):
+  row = table.rows(slice(4, 5))
+  x = {'video': jnp.array([[0.3, -1.0]]), 'audio': jnp.array([[0.8]])}
+  weights = jnp.array([[0.5], [-0.7]])
+
+  def denoise(x, level):
+    x0 = {'video': jnp.sin(x['video']), 'audio': x['video'] @ weights + 0.2 * x['audio']}
+    return targets.from_x0(target, x0, x, level)
+
+  known, mask, noise = {'video': 0 * x['video'], 'audio': jnp.array([[0.1]])}, {'video': 1.0, 'audio': 0.0}, None
+  if 'noise' in table.terms:
+    noise = lambda step: jax.tree.map(jnp.ones_like, x)
+  step = lambda denoise, x: samplers.sample(denoise, x, row, noise, target=target)
+
+  def error(x):  # of the sound after the step, against the step from the known sound
+    right = lambda x, level: targets.from_x0(target, {**known, 'audio': known['audio']}, x, level)
+    wanted = jax.lax.stop_gradient(step(right, x)['audio'])
+    return jnp.sum(jnp.square(step(denoise, {**x, 'audio': jax.lax.stop_gradient(x['audio'])})['audio'] - wanted))
+
+  gradient = jax.grad(error)(x)['video']
+  guided = step(guidance.correction(denoise, known, mask, 3.0, target=target), x)
+  np.testing.assert_allclose(guided['video'], step(denoise, x)['video'] - 3.0 * gradient, rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(guided['audio'], step(denoise, x)['audio'], rtol=1e-4, atol=1e-5)
