@@ -56,5 +56,5 @@ def call(module: str, *args: str, check: bool = True) -> types.SimpleNamespace:
 
 def build_puppets(folder: pathlib.Path) -> pathlib.Path:
   """Builds the tiny puppets corpus under a folder and returns that."""
-  run('talkjax.build', 'data/puppets', '--config=tiny', f'--data_dir={folder}')
+  run('talkjax.build', 'data/puppets', '--config=tiny', '--workers=0', f'--data_dir={folder}')
   return folder

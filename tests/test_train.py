@@ -70,7 +70,7 @@ def test_sigterm_saves_and_exits(micro, tmp_path):
   assert checkpoint.load_params(tmp_path)[2] == max(losses(tmp_path))
 
 
-@pytest.mark.parametrize('mesh', [('data=8',), ('data=2', 'fsdp=4')])
+@pytest.mark.parametrize('mesh', [pytest.param(('data=8',), marks=pytest.mark.slow), ('data=2', 'fsdp=4')])
 def test_eight_devices_have_the_losses_of_one(micro_workdir, micro, tmp_path, mesh):
   # Saved once: slicing what is on eight devices takes seconds.
   changes = ('--config.checkpoint_every=6', *(f'--config.mesh.{m}' for m in mesh))

@@ -13,8 +13,8 @@ SCRIPT = pathlib.Path(__file__).with_name('fuzz.py')
 @pytest.mark.parametrize(
   ('kind', 'examples'),
   [
-    ('pickles', 300),
-    ('mutations', 500),
+    ('pickles', 100),
+    ('mutations', 200),
     pytest.param('pickles', 10_000, marks=pytest.mark.slow),
     pytest.param('mutations', 20_000, marks=pytest.mark.slow),
   ],
