@@ -27,6 +27,7 @@ def micro(**changes):
   config.update_from_flattened_dict(
     {
       **{'frames': 8, 'windows.overlap': 3, 'windows.batch_size': 4, 'sampler.steps': 3},
+      **{'sampler.eta': 1.0, 'temperature.expression': 1.0},
       **{'model.width': 16, 'model.layers': 1, 'model.heads': 2, 'audio.kind': 'mel', 'audio.bands': 4},
       **{'expert.features': 8, 'expert.width': 16, 'expert.layers': 1},
       **{'data.examples_per_record': 4, 'batch_size': 4, 'data.corpus': 'puppets/tiny'},
