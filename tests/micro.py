@@ -14,6 +14,7 @@ from talkjax import options, pipeline, systems
 from talkjax.corpora.records import Record
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import input_pipeline
+from talkjax.training.compile import Program, training_program
 from talkjax.weights import encoders
 
 SHARED = {
@@ -62,6 +63,25 @@ def random_params(shapes, seed: int = 0):
     return jnp.asarray(size * generator.standard_normal(x.shape, np.float32) + (path[-1].key == 'scale'))
 
   return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def program_from_numpy(*args) -> Program:
+  """`training_program`, but NumPy draws the first parameters.
+
+  Compiling how the hundreds of layers of a portrait system are initialised takes some 20 s of processor time.
+  """
+  program = training_program(*args)
+
+  def create(rng):
+    del rng
+    params = random_params(program.state.params)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.state)
+    average = jax.tree.map(
+      lambda a, p: None if a is None else np.array(p), zeros.ema, params, is_leaf=lambda a: a is None
+    )
+    return jax.device_put(zeros.replace(params=params, ema=average), program.layout)
+
+  return dataclasses.replace(program, create=create)
 
 
 def training_batch(made: ml_collections.ConfigDict, system: systems.System) -> dict[str, np.ndarray]:

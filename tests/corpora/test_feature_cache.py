@@ -23,7 +23,7 @@ from talkjax.systems.audio import Sound
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.weights import encoders
 from tests.commands import ROOT
-from tests.micro import ENCODER, random_params, training_batch
+from tests.micro import ENCODER, program_from_numpy, random_params, training_batch
 
 WIDTHS = (32, 32)
 MICRO = {
@@ -180,7 +180,8 @@ def test_no_encoder_runs(file, folder):
   jax.eval_shape(lambda params: system.loss(params, batch, jax.random.key(0), True), slim)  # needs neither
 
 
-def test_training_keeps_what_generation_needs(folder, nets, tmp_path):
+def test_training_keeps_what_generation_needs(folder, nets, tmp_path, monkeypatch):
+  monkeypatch.setattr(train, 'training_program', program_from_numpy)
   state = train.train(micro(emo, folder, **{'pretrained.sd_vae': str(folder / 'sd_vae')}), str(tmp_path / 'run'))
   for kind, (_, params) in nets.items():
     trained = state.params[BRANCHES[kind]]

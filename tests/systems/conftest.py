@@ -19,7 +19,7 @@ def emo(puppets):
 @pytest.fixture(scope='session')
 def vexpress(puppets):
   """Stage 3 of vexpress, see `micro.setup`, and the `sampler` that generates."""
-  made = micro.setup(micro.vexpress_config(3, puppets, **{'windows.batch_size': 3}))
+  made = micro.setup(micro.vexpress_config(3, puppets, **{'windows.batch_size': 2}))
   made.sampler = generation.Sampler(model.make_networks(made.config), made.config, make_table(made.config))
   made.system = dataclasses.replace(made.system, generate=functools.partial(generation.generate, sampler=made.sampler))
   return made

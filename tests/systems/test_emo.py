@@ -93,11 +93,11 @@ def test_head_speed_is_degrees_per_second():
 
 def test_the_loss_depends_on_every_condition(emo):
   given = {k: emo.batch[k].astype(np.float32) for k in ('reference', 'motion', 'region', 'audio', 'speed')}
-  loss = lambda given, has: emo.system.loss(
-    emo.params, {**emo.batch, **given, 'has_motion': has}, jax.random.key(1), False
+  loss = lambda given, has, params: emo.system.loss(
+    params, {**emo.batch, **given, 'has_motion': has}, jax.random.key(1), False
   )[0]
   gradient = jax.jit(jax.grad(loss))
-  sizes = lambda has: {k: float(jnp.abs(x).max()) for k, x in gradient(given, has).items()}
+  sizes = lambda has: {k: float(jnp.abs(x).max()) for k, x in gradient(given, has, emo.params).items()}
   has = np.ones_like(emo.batch['has_motion'])
   assert all(size > 0 for size in sizes(has).values())
   assert [k for k, size in sizes(0 * has).items() if size == 0] == ['motion']
@@ -222,7 +222,8 @@ def test_records_are_generated_as_a_users_portrait_is_unless_by_the_oracle(emo, 
 
 def test_scores_of_the_oracle_have_names_of_their_own(emo):
   clips = [cut(record, 5) for record in emo.records]
-  scores = scoring.score_workdir(emo.system, emo.config, emo.params, clips, scoring.Settings(oracle=True))
+  settings = scoring.Settings(batch_size=1, oracle=True)  # a size that is compiled already
+  scores = scoring.score_workdir(emo.system, emo.config, emo.params, clips, settings)
   assert {'oracle_lip_score', 'oracle_in_region', 'oracle_psnr'} <= set(scores.names) & scores.means.keys()
   assert all(name.startswith('oracle_') for name in scores.means.keys() - {'clips', 'frames'})
   assert emo.system.oracle and not emo.system.true_conditions
