@@ -142,6 +142,13 @@ def lip_expert(size: str) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dict(features=64, width=192, layers=2, dropout=0.2))
 
 
+def packaged_latents(name: str) -> dict:
+  """`config.latents` of an autoencoder that comes with the package (`talkjax.weights.packaged`)."""
+  from talkjax.weights import packaged
+
+  return packaged.about(name)['latents']
+
+
 def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.ConfigDict:
   """Applies key=value arguments ('model.width=32') to keys that exist.
 

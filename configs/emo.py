@@ -74,4 +74,4 @@ def get_config(arg: str | None = None):
     ('motion_modules', 'transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/'),
     ('speed',),
   )[stage - 1]
-  return common.finish(c, changes)
+  return portrait.finish(c, size, stage, changes)

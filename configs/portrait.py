@@ -80,6 +80,19 @@ LOAD = {
 }
 
 
+def finish(c: ml_collections.ConfigDict, size: str, stage: int, changes: dict) -> ml_collections.ConfigDict:
+  """`common.finish`; with `latents.kind=vae`, `small` and `tiny` diffuse in the latents of puppets_autoencoder."""
+  c = common.finish(c, changes)
+  if size != 'paper' and c.latents.kind == 'vae':
+    c.latents.update(common.packaged_latents('puppets_autoencoder'))
+    if 'latents.residual_scale' not in changes:
+      c.latents.residual_scale = 1.5
+    if stage == 1:
+      c.pretrained = dict(autoencoder='puppets_autoencoder')
+      c.load = (('autoencoder', 'autoencoder', '', ''),)
+  return c
+
+
 def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   """The changes of `small` and `tiny`, which learn from scratch; docs/experiments.md has what each setting gave."""
   c.pretrained, c.load = {}, ()

@@ -87,4 +87,4 @@ def get_config(arg: str | None = None):
     ('motion_modules', '^backbone/.*transformer_blocks_0/(attn2|norm2)/', 'modulation', '^audio/'),
     (),
   )[stage - 1]
-  return common.finish(c, changes)
+  return portrait.finish(c, size, stage, changes)

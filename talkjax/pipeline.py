@@ -115,7 +115,7 @@ class Pipeline:
       UsageError, UserError: as `generate`; or a file cannot be written.
     """
     config, system, inputs = self._prepare(inputs)
-    check = functools.partial(_check_output, inputs=inputs, overwrite=overwrite)
+    check = functools.partial(_check_output, inputs=inputs, overwrite=overwrite, pictures=system.pictures)
     if pathlib.Path(output).suffix:  # before inputs are read, which can take minutes
       check(output)
     else:
@@ -147,20 +147,22 @@ class Pipeline:
     return checkpoint.load_params(self.workdir, self.weights)[1:]
 
 
-def _check_output(path: str, *, inputs: Mapping[str, Any], overwrite: bool) -> None:
-  """Raises UserError or UsageError unless a video can be written without loss, see `outputs.check`."""
+def _check_output(path: str, *, inputs: Mapping[str, Any], overwrite: bool, pictures: bool) -> None:
+  """Raises UserError or UsageError unless a video (or picture) can be written without loss, see `outputs.check`."""
   given = itertools.chain.from_iterable(v if isinstance(v, tuple) else (v,) for v in inputs.values())
   outputs.check(
     path,
-    ('.mp4',),
+    ('.mp4', '.png') if pictures else ('.mp4',),
     inputs=[value for value in given if isinstance(value, str)],
     replaceable=None if overwrite else _generated,
   )
 
 
 def _generated(path: str) -> bool:
-  """Whether a file is a video that talkjax generated."""
+  """Whether a file is a video or picture that talkjax generated."""
   try:
+    if path.lower().endswith('.png'):
+      return picture.read_metadata(path).get('title') == TITLE
     return video.read_metadata(path).get('title') == TITLE
   except UserError:
     return False
@@ -235,9 +237,22 @@ def _write(system, params, batch: systems.FileBatch, seeds, open_file, progress:
   return {file.path: count for file, count in zip(batch.videos, counts)}
 
 
-def _open(file: systems.Video, metadata: Mapping[str, str] | None = None) -> video.VideoWriter:
+def _open(file: systems.Video, metadata: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager:
+  if file.path.lower().endswith('.png'):
+    return _Picture(file.path, metadata)
   sound = audio.read_audio_native(file.sound) if file.sound else (None, AUDIO_RATE)
   return video.VideoWriter(file.path, file.fps, file.size, *sound, metadata, pixel_aspect=file.pixel_aspect)
+
+
+class _Picture(contextlib.nullcontext):
+  """Writes a picture in place of a video of one frame."""
+
+  def __init__(self, path: str, metadata: Mapping[str, str] | None):
+    super().__init__(self)
+    self._path, self._metadata = path, metadata
+
+  def write(self, frame: np.ndarray) -> None:
+    picture.write(self._path, frame, self._metadata)
 
 
 class _Memory(contextlib.nullcontext):

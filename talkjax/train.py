@@ -31,7 +31,7 @@ from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, lock, memory, metrics_log, ranges, sharding, state
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
-from talkjax.weights import encoders
+from talkjax.weights import encoders, packaged
 
 OPTIONS = (
   cli.CONFIG,
@@ -173,7 +173,8 @@ def check_sources(config, system: systems.System) -> None:
   load = (*config.load, *system.load)
   given = {name: _pretrained(config, name) for name, *_ in load}
   for workdir in filter(is_workdir, (config.init_from, *config.pretrained.values(), *given.values())):
-    read_config(workdir)
+    if workdir not in packaged.NETWORKS:
+      read_config(workdir)
   earlier = checkpoint.saved_paths(config.init_from) if is_workdir(config.init_from) else ()
   for name, into, _, missing in load:
     inside = [path.removeprefix(f'{into}/') for path in earlier if path.startswith(f'{into}/')]
@@ -206,16 +207,20 @@ def _pretrained(config, name: str) -> str:
 def _load(config, system, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters by path that a run starts from: of an earlier stage (`config.init_from`) and of pretrained networks.
 
-  Loading is strict, except for what `config.init_new` and `config.load` allow to be missing.
+  Loading is strict, except for what `config.init_new` and `config.load` allow to be missing, and what
+  `config.init_ignored` leaves out.
   """
   loaded = {}
   if is_workdir(config.init_from):
     missing = (*config.init_new, *(f'^{path}$' for path in encoder))
-    loaded |= checkpoint.load_part(config.init_from, wanted, '', missing=missing)
+    loaded |= checkpoint.load_part(config.init_from, wanted, '', config.get('init_ignored', ''), missing)
   for name, into, ignored, missing in (*config.load, *system.load):
-    if is_workdir(workdir := _pretrained(config, name)):
-      loaded |= checkpoint.load_part(workdir, wanted, into, ignored, (missing,) if missing else ())
-      _check_helper(workdir, caches)
+    source, new = _pretrained(config, name), (missing,) if missing else ()
+    if source in packaged.NETWORKS:
+      loaded |= packaged.load_part(source, wanted, into, new)
+    elif is_workdir(source):
+      loaded |= checkpoint.load_part(source, wanted, into, ignored, new)
+      _check_helper(source, caches)
   shapes = {sharding.path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
   for path, value in encoder.items():
     if shapes.get(path) != value.shape:

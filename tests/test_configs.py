@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import common, emo, fd2talk, lip_expert, portrait, speech_edit, speech_encoder, vexpress
+from configs import autoencoder, common, emo, fd2talk, lip_expert, portrait, speech_edit, speech_encoder, vexpress
 from talkjax import systems, train
 from talkjax.errors import UsageError, UserError
 from talkjax.systems.sampling import make_schedule, make_table
@@ -16,7 +16,7 @@ from talkjax.training import checkpoint, input_pipeline
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.state import trainable_mask
 from talkjax.training.workdir import write_config
-from talkjax.weights import encoders
+from talkjax.weights import encoders, packaged
 from talkjax.weights.speech import KINDS
 from tests import made_up_face
 from tests.micro import ENCODER
@@ -85,7 +85,7 @@ def portrait_config(system, size, stage, puppets):
   return config
 
 
-def check_step(config):
+def check_step(config, frozen=('autoencoder', 'morphable', *KINDS)):
   """Traces the training step on an example of the corpus: a state goes in and one of the same shapes comes out."""
   system = systems.build(config)
   caches, _ = encoders.open_caches(config, system.encoder, system.features)
@@ -99,7 +99,7 @@ def check_step(config):
   assert all(x.dtype == 'float32' for x in jax.tree.leaves(floats))
   learns = trainable_mask(state.params, train_patterns(config, system))
   assert any(jax.tree.leaves(learns))
-  for branch in ('autoencoder', 'morphable', *KINDS):
+  for branch in frozen:
     assert not any(jax.tree.leaves(learns.get(branch, {})))
 
 
@@ -111,6 +111,41 @@ def test_every_size_of_speech_edit_has_a_step(size, puppets):
 @pytest.mark.parametrize(('system', 'size', 'stage'), TRACED, ids=lambda value: getattr(value, '__name__', value))
 def test_other_sizes_have_a_step(system, size, stage, puppets):
   check_step(portrait_config(system, size, stage, puppets))
+
+
+@pytest.mark.parametrize('change', ['', ',loss.adversarial=0.5', ',loss.lpips=0'])
+@pytest.mark.parametrize('size', autoencoder.SIZES)
+def test_every_size_of_the_autoencoder_has_a_step(size, change, puppets):
+  config = autoencoder.get_config(size + change)
+  config.update(ONE)
+  config.update_from_flattened_dict({'size': 32, 'latents.widths': (32, 64)})
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  assert {name for name, *_ in config.load} <= set(config.pretrained)
+  check_step(config, ('lpips',))
+
+
+@pytest.mark.parametrize('size', fd2talk.SIZES)
+def test_every_size_of_the_wider_decoder_has_a_step(size, puppets):
+  config = fd2talk.get_config(f'{size},stage=2')
+  config.update(ONE)
+  config.update_from_flattened_dict({'size': 32, 'latents.widths': (32, 64)})
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  check_step(config, ('lpips',))
+
+
+@pytest.mark.parametrize('system', [emo, vexpress])
+def test_small_sizes_may_diffuse_in_the_latents_of_puppets_autoencoder(system, puppets):
+  """By one argument, from which sizes and weights follow; later stages take them from the first."""
+  first, second = (system.get_config(f'tiny,stage={stage},latents.kind=vae') for stage in (1, 2))
+  widths = tuple(packaged.about('puppets_autoencoder')['latents']['widths'])
+  assert tuple(first.latents.widths) == tuple(second.latents.widths) == widths
+  assert [config.pretrained.get('autoencoder') for config in (first, second)] == ['puppets_autoencoder', None]
+  assert system.get_config('tiny,stage=1').latents.kind == 'fold'
+  first.update(ONE)
+  first.audio.kind = 'mel'
+  first.data.update({**SMALL, 'dir': str(puppets)})
+  train.check_sources(first, systems.build(first))
+  check_step(first)
 
 
 @pytest.mark.parametrize('size', speech_edit.SIZES)

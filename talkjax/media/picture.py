@@ -5,11 +5,11 @@ import io
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from talkjax.errors import UserError
 from talkjax.media import files, outputs
@@ -49,26 +49,55 @@ def _num_pixels(data: bytes) -> int:
     return 0
 
 
-def write(path, rgb: np.ndarray) -> None:
+def write(path, rgb: np.ndarray, metadata: Mapping[str, str] | None = None) -> None:
   """Writes uint8 [h, w, 3] RGB to a .png or .jpg file atomically.
+
+  Args:
+    path: of the file.
+    rgb: the picture.
+    metadata: texts by name, which a .png carries.
 
   Raises:
     UserError: the file cannot be written.
   """
   path = pathlib.Path(path)
   kind = path.suffix.lower() if path.suffix.lower() in ('.png', '.jpg', '.jpeg') else '.png'
-  ok, data = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
+  ok, encoded = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
   assert ok
+  data = encoded.tobytes()
+  if metadata and kind == '.png':
+    data = _with_metadata(data, metadata)
   temporary = outputs.partial(path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     outputs.remove_partial(path)
-    temporary.write_bytes(data.tobytes())
+    temporary.write_bytes(data)
     os.replace(temporary, path)
   except OSError as error:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
     raise UserError(f'cannot write {path} ({error.strerror}): choose a writable folder') from error
+
+
+def _with_metadata(png: bytes, metadata: Mapping[str, str]) -> bytes:
+  """A PNG file with texts by name."""
+  info, result = PngImagePlugin.PngInfo(), io.BytesIO()
+  for name, text in metadata.items():
+    info.add_itxt(name, text)
+  with Image.open(io.BytesIO(png)) as image:
+    image.save(result, 'PNG', pnginfo=info)
+  return result.getvalue()
+
+
+def read_metadata(path) -> dict[str, str]:
+  """The texts by name of a PNG file; {} of another picture.
+
+  Raises:
+    UserError: the file cannot be read or is not an image.
+  """
+  read(path)
+  with Image.open(path) as image:
+    return dict(getattr(image, 'text', {}))
 
 
 def strip(rows: Sequence[Sequence[np.ndarray]], columns: int = 12, labels: Sequence[str] = ()) -> np.ndarray:

@@ -31,7 +31,9 @@ class Autoencoder(nn.Module):
       Chen et al. 2024, "Deep Compression Autoencoder", have it without weights): a small one learns much faster.
     inner_channels: channels between encoder and `quant_conv`, and of the decoder's input; 0: the latents'.
     codebook: number of codes of a VQ autoencoder; 0: a KL autoencoder.
-    decoded: latents that the decoder takes at once, concatenated along the channels (FD2Talk, eq. 13: 2).
+    decoded: latents that the decoder takes at once, concatenated along the channels: 1, or 2, where those of a
+      reference image come first (FD2Talk, eq. 13). The part of the first convolution that reads these is a module of
+      its own, `conv_in_reference`, and initialised with zeros: a pretrained decoder begins as what it was.
     dtype: of the computation.
   """
 
@@ -73,8 +75,14 @@ class Autoencoder(nn.Module):
     return self.folding * 2 ** (len(self.widths) - 1)
 
   def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and log variance (between -30 and 20) of the unscaled latents of images [b, h, w, 3] in [-1, 1] (KL)."""
-    mean, logvar = jnp.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
+    """Mean and log variance (between -30 and 20) of the unscaled latents of images [b, h, w, 3] in [-1, 1].
+
+    Those of a VQ autoencoder are not random: its log variance is -30.
+    """
+    moments = self.quant_conv(self.encoder(images))
+    if self.codebook:
+      return moments, jnp.full_like(moments, -30)
+    mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(logvar, -30, 20)
 
   def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -82,11 +90,8 @@ class Autoencoder(nn.Module):
 
     Args:
       images: height and width are multiples of `factor`.
-      rng: samples from the posterior; None returns its mean. A VQ autoencoder has no posterior: its latents are those
-        before quantisation.
+      rng: samples from the posterior; None returns its mean. Latents of a VQ autoencoder are those before quantisation.
     """
-    if self.codebook:
-      return self.quant_conv(self.encoder(images)) * self.scaling
     return self.draw(*self.moments(images), rng)
 
   def draw(self, mean: jax.Array, logvar: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -121,8 +126,8 @@ class Autoencoder(nn.Module):
     parts = jnp.split(latents / self.scaling, self.decoded, axis=-1)
     if self.codebook and quantise:
       parts = [straight_through(part, self.quantise(part)[0]) for part in parts]
-    x = jnp.concatenate([self.post_quant_conv(part) for part in parts], axis=-1)
-    return self.decoder(x).astype(jnp.float32)
+    *reference, x = map(self.post_quant_conv, parts)
+    return self.decoder(x, *reference).astype(jnp.float32)
 
   def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
     """Reconstructed images: encode, then decode (with `decoded` > 1 from so many copies of the latents)."""
@@ -181,10 +186,14 @@ class Decoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[b, h', w', c] -> [b, h, w, out_channels]."""
+  def __call__(self, x: jax.Array, reference: jax.Array | None = None) -> jax.Array:
+    """[b, h', w', c], and as many of a reference image -> [b, h, w, out_channels]."""
     latents, factor = x, self.folding * 2 ** (len(self.widths) - 1)
     x = Conv3x3(self.widths[-1], self.dtype, name='conv_in')(x)
+    if reference is not None:  # together with the line above one convolution of both, concatenated
+      x = x + Conv3x3(self.widths[-1], self.dtype, kernel_init=nn.initializers.zeros, name='conv_in_reference')(
+        reference
+      )
     x = Middle(self.groups, self.middle_attention, self.dtype, name='mid_block')(x)
     for block, width in enumerate(reversed(self.widths)):
       level = len(self.widths) - 1 - block

@@ -66,10 +66,10 @@ class RecordBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """A video file to be written.
+  """A video file to be written, or a picture.
 
   Attributes:
-    path: of the file.
+    path: of the file; a picture (.png) has one frame and no sound.
     num_frames: its length; None: as long as what is generated.
     fps: frames per second.
     size: (h, w) of its frames.
@@ -101,7 +101,7 @@ class Request:
   """What a user asks `talkjax.generate` for.
 
   Attributes:
-    output: the video file; a folder where there are several videos.
+    output: the video file (or picture); a folder where there are several videos.
     inputs: values of the system's options that have no config key, by name; files of `several` are tuples.
     sweep: an option and its values: one video for each.
     batch_size: videos generated together; None: the system's choice.
@@ -127,6 +127,7 @@ class System:
     from_records: `(records, speech=None, num_frames=None, settings={}) -> RecordBatch`: the conditions of corpus
       records. `speech` are the records whose sound is used instead; `settings` are values [b] of sweepable options.
       Systems with `oracle` also take `oracle=False`.
+    pictures: `from_files` can also ask for pictures, see `Video`.
     true_conditions: what `from_records` always takes from the true video, besides portrait and sound.
     oracle: what it takes from the true video only with `oracle=True`; by default it is as `generate` has it.
     from_files: `(params, request) -> batches`: checks and reads all files of a request before the first is generated.
@@ -147,6 +148,7 @@ class System:
   generate: Callable[..., Iterator[Chunk]] | None = None
   from_records: Callable[..., RecordBatch] | None = None
   from_files: Callable[[Any, Request], Sequence[FileBatch]] | None = None
+  pictures: bool = False
   true_conditions: tuple[str, ...] = ()
   oracle: tuple[str, ...] = ()
   options: tuple[Option, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from talkjax.corpora import feature_cache
 from talkjax.corpora.records import Record
@@ -19,7 +19,7 @@ from talkjax.errors import UsageError, UserError
 from talkjax.media import picture
 from talkjax.nn.autoencoder import Autoencoder
 from talkjax.training import checkpoint, sharding
-from talkjax.weights import autoencoders
+from talkjax.weights import autoencoders, packaged
 from talkjax.weights.encoders import Encoder
 
 BATCH = 8  # images per device and batch
@@ -29,7 +29,8 @@ def encoder(workdir: str, size: int) -> Encoder:
   """Latent mean and log variance of every frame, before scaling: rows [size / 8, size / 8, 2c].
 
   Args:
-    workdir: folder of a converted sd_vae, or of a system that has an autoencoder.
+    workdir: folder of a converted sd_vae or vqgan, or of a system that has an autoencoder; or the name of one that
+      comes with the package (`talkjax.weights.packaged`).
     size: side of the encoded square frames in pixels.
 
   Raises:
@@ -67,17 +68,27 @@ def encoder(workdir: str, size: int) -> Encoder:
 
 def _load_autoencoder(workdir: str) -> tuple[Autoencoder, Any, dict[str, Any]]:
   """The network, its parameters, and a description that identifies them."""
+  if workdir in packaged.NETWORKS:
+    net, params = autoencoders.packaged_network(workdir), unflatten_dict(packaged.load(workdir), sep='/')
+  else:
+    net, params = _of_workdir(workdir)
+  wanted = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, net.factor, net.factor, 3)))['params']
+  checkpoint.check_fit(params, wanted, workdir)
+  weights = feature_cache.fingerprint({p: np.asarray(x) for p, x in flatten_dict(params, sep='/').items()})
+  return net, params, {'branch': 'autoencoder', 'weights': weights, 'workdir': workdir}
+
+
+def _of_workdir(workdir: str) -> tuple[Autoencoder, Any]:
   config, params, _ = checkpoint.load_params(workdir)
   if config.get('pretrained_network') == 'sd_vae':
     net = Autoencoder()
+  elif config.get('pretrained_network') == 'vqgan':
+    net = autoencoders.network(config.vqgan)
   elif 'autoencoder' in params:
     params, net = params['autoencoder'], autoencoders.network(config.latents)
   else:
     raise UserError(
-      f'--latents={workdir} has no autoencoder: expected a workdir made by `talkjax.convert --source=sd_vae`, or '
-      'the workdir of a system that has one'
+      f'--latents={workdir} has no autoencoder: expected a workdir made by `talkjax.convert --source=sd_vae`, '
+      'the workdir of a system that has one, or puppets_autoencoder'
     )
-  wanted = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
-  checkpoint.check_fit(params, wanted, workdir)
-  weights = feature_cache.fingerprint({p: np.asarray(x) for p, x in flatten_dict(params, sep='/').items()})
-  return net, params, {'branch': 'autoencoder', 'weights': weights, 'workdir': workdir}
+  return net, params

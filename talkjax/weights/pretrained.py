@@ -65,7 +65,7 @@ SCORING = {
   'hopenet': (Hopenet(), (1, 224, 224, 3)),
 }
 # Sources whose files hold networks of several kinds and sizes, and the function that reads them.
-_SIZED = {'guided_diffusion': guided_diffusion.read, 'mm_diffusion': mm_diffusion.read}
+_SIZED = {'guided_diffusion': guided_diffusion.read, 'mm_diffusion': mm_diffusion.read, 'vqgan': vqgan.read}
 # Entries that inference with the networks of the scores does not use: counters, and heads of their training.
 UNUSED = r'num_batches_tracked$|^fc_finetune\.|^fc\.|^classifier\.|^scaling_layer\.'
 # Fields of Wav2Vec2 and their names in the published config.json.
@@ -235,7 +235,6 @@ _CONVERT: dict[str, Callable] = {
   'sd_vae': sd_vae,
   'wav2vec2': wav2vec2,
   'animatediff': animatediff,
-  'vqgan': vqgan.convert,
   'deep3d': lambda state, name: deep3d.of_state(state, name)[1],
   'wav2lip': wav2lip,
   **{name: functools.partial(scoring, source=name) for name in SCORING},

@@ -21,6 +21,7 @@ from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import checkpoint
 from talkjax.training.workdir import RANDOM, is_workdir
 
+PACKAGED = 'speech_encoder_tiny'  # of talkjax.weights.packaged
 KINDS = ('speech_encoder', 'wav2vec2')  # names of the encoders, and of their branches in a system's parameters
 RATE = 50  # states per second
 HOP = AUDIO_RATE // RATE
@@ -148,7 +149,7 @@ def load(encoder: Encoder, workdir: str = '', earlier: str = '') -> dict[str, np
   elif encoder.kind == 'speech_encoder':
     from talkjax.weights import packaged
 
-    workdir, loaded = str(packaged.PATH), packaged.load()
+    workdir, loaded = str(packaged.file(PACKAGED)), packaged.load(PACKAGED)
   else:
     raise UserError(
       'config.audio.kind=wav2vec2 needs weights: set --config.audio.weights to a workdir made by '

@@ -3,6 +3,7 @@
 Their modules are those of diffusers' AutoencoderKL, after which `talkjax.nn.autoencoder` names its own, by other names.
 """
 
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,11 @@ def convert(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
   net = Autoencoder(**fields(state, name))
   wanted = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, net.factor, net.factor, 3)))['params']
   return fit(renamed(state), wanted, name)
+
+
+def read(state: Mapping[str, np.ndarray], file: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """`convert` and `fields` of a state dict; `file` is where it was read from."""
+  return convert(state, str(file)), fields(state, str(file))
 
 
 def own(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

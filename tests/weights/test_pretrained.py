@@ -1,5 +1,6 @@
 """Published state dicts as parameters: names, layouts, old spellings, and wrong files."""
 
+import dataclasses
 import json
 import pickle
 import zipfile
@@ -8,14 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from talkjax import convert
 from talkjax.errors import UserError
+from talkjax.nn.autoencoder import Autoencoder
+from talkjax.nn.lpips import LPIPS
 from talkjax.nn.resnet import ResNet
 from talkjax.nn.wav2vec2 import Wav2Vec2
-from talkjax.weights import pretrained
+from talkjax.training import checkpoint
+from talkjax.weights import autoencoders, pretrained, vqgan
 from talkjax.weights.fit import fit
-from tests import published_files
+from tests import published_files, torch_file
 
 SHAPES = {
   'blocks_0_resnets_1': {'conv1': {'kernel': (3, 3, 2, 4), 'bias': (4,)}, 'conv_shortcut': {'kernel': (2, 4)}},
@@ -167,3 +172,74 @@ def test_a_torchscript_program_is_not_run(tmp_path):
   with pytest.raises(UserError, match='is a TorchScript program, and no code is executed: give the state dict'):
     convert.convert('i3d', tmp_path / 'i3d_torchscript.pt', str(tmp_path / 'out'))
   assert not (tmp_path / 'out').exists()
+
+
+def taming_state(attention=True, codebook=True):
+  """A small state dict in the layout of VQGAN, with entries of its training."""
+  net = Autoencoder((32, 64), 3, 1, attention=(False, attention), codebook=5 * codebook)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 4, 4, 3)))['params']
+  r = np.random.default_rng(0)
+  names = {'down_blocks_0_resnets_0': 'down.0.block.0', 'down_blocks_1_resnets_0': 'down.1.block.0'}
+  names |= {f'up_blocks_{b}_resnets_{i}': f'up.{1 - b}.block.{i}' for b in range(2) for i in range(2)}
+  names |= {'down_blocks_0_downsamplers_0': 'down.0.downsample', 'up_blocks_0_upsamplers_0': 'up.1.upsample'}
+  names |= {'down_blocks_1_attentions_0': 'down.1.attn.0'}
+  names |= {f'up_blocks_0_attentions_{i}': f'up.1.attn.{i}' for i in range(2)}
+  names |= {'mid_block_resnets_0': 'mid.block_1', 'mid_block_resnets_1': 'mid.block_2'}
+  names |= {'mid_block_attentions_0': 'mid.attn_1', 'conv_norm_out': 'norm_out', 'conv_shortcut': 'nin_shortcut'}
+  names |= {'quantize_embedding': 'quantize.embedding', 'group_norm': 'norm', 'to_out_0': 'proj_out'}
+  names |= {'to_q': 'q', 'to_k': 'k', 'to_v': 'v', 'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
+  state = {'loss.logvar': np.zeros(()), 'loss.discriminator.main.0.weight': np.zeros((4, 3, 4, 4))}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+    joined = '/'.join(k.key for k in path).replace('mid_block/', 'mid_block_').replace('_group_norm', '/group_norm')
+    name = '.'.join(names.get(part, part) for part in joined.split('/'))
+    shape = leaf.shape
+    if path[-1].key == 'kernel':
+      shape = (*shape[:-3:-1], *(shape[:2] if len(shape) == 4 else (1, 1)))
+    state[name] = r.normal(size=shape).astype(np.float32)
+  return state, net
+
+
+@pytest.mark.parametrize('prefix', ['', 'first_stage_model.'])
+@pytest.mark.parametrize(('attention', 'codebook'), [(True, True), (False, True), (False, False)])
+def test_vqgan_by_its_shapes(attention, codebook, prefix, tmp_path):
+  """Also where it is a part of a latent diffusion model; the workdir says which sizes it has."""
+  state, net = taming_state(attention, codebook)
+  published = {prefix + k: v for k, v in state.items()} | ({'model.x.weight': np.zeros(3)} if prefix else {})
+  safetensors.numpy.save_file(published, tmp_path / 'model.safetensors')
+  convert.convert('vqgan', tmp_path / 'model.safetensors', str(tmp_path / 'out'))
+  config, params, _ = checkpoint.load_params(tmp_path / 'out')
+  made = autoencoders.network(config.vqgan)
+  wanted = dataclasses.replace(net, scaling=1.0, inner_channels=3, attention=(False, attention))
+  assert made == wanted
+  kernel = state['encoder.down.1.block.0.conv1.weight']
+  np.testing.assert_array_equal(
+    params['encoder']['down_blocks_1_resnets_0']['conv1']['kernel'][1, 2], kernel[:, :, 1, 2].T
+  )
+  coarse = state['decoder.up.1.block.1.conv2.bias']
+  np.testing.assert_array_equal(params['decoder']['up_blocks_0_resnets_1']['conv2']['bias'], coarse)
+
+
+def test_what_is_not_vqgan():
+  with pytest.raises(UserError, match=r'x lacks .*: it is not an autoencoder in the layout of VQGAN'):
+    vqgan.fields({'encoder.down.0.x': np.zeros(1)}, 'x')
+
+
+def test_lpips_needs_its_trunk(tmp_path):
+  """Published in two files, which may also be one."""
+  wanted = jax.eval_shape(LPIPS().init, jax.random.key(0), *[jnp.zeros((1, 32, 32, 3))] * 2)['params']
+  state = {}
+  for layer, leaves in wanted.items():
+    for leaf, x in leaves.items():
+      name = layer.replace('_', '.') + ('.weight' if leaf == 'kernel' else '.bias')
+      shape = x.shape if leaf == 'bias' else (1, x.shape[0], 1, 1) if 'lin' in layer else x.shape[::-1]
+      state[name] = np.full(shape, 0.5, np.float32)
+  heads = {k: v for k, v in state.items() if k.startswith('lin')}
+  trunk = {k: v for k, v in state.items() if k not in heads} | {'classifier.1.weight': np.zeros((2, 2), np.float32)}
+  save = lambda name, state: torch_file.save(tmp_path / name, {k: torch_file.Tensor(x) for k, x in state.items()})
+  save('alex.pth', heads)
+  with pytest.raises(UserError, match='alex.pth has the heads of LPIPS only: put .* alexnet-owt-7be5be79.pth'):
+    convert.convert('lpips', tmp_path, str(tmp_path / 'out'))
+  save('alexnet-owt-7be5be79.pth', trunk)
+  convert.convert('lpips', tmp_path, str(tmp_path / 'out'))
+  _, params, _ = checkpoint.load_params(tmp_path / 'out')
+  assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, wanted)

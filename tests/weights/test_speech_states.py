@@ -1,7 +1,6 @@
 """Frozen speech encoders: states of sound of any length, by time, and the weights that come with the package."""
 
 import hashlib
-import json
 import pickle
 
 import jax
@@ -134,8 +133,8 @@ def test_pieces_of_wav2vec2_give_nearly_the_states_of_the_whole():
 
 
 def test_the_weights_of_the_package_are_those_described():
-  about = json.loads(packaged.ABOUT.read_text())
-  data = packaged.PATH.read_bytes()
+  about = packaged.about(speech.PACKAGED)
+  data = packaged.file(speech.PACKAGED).read_bytes()
   assert hashlib.sha256(data).hexdigest() == about['sha256'] and len(data) <= 2 * 2**20
   assert about['corpus'] == 'puppets' and about['trained_on'] == 'train' and about['evaluated_on'] == 'test'
   assert about['scores']['pearson_opening'] >= 0.96

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from talkjax.nn.autoencoder import Autoencoder, straight_through
+from talkjax.nn.conv import conv3x3
 from talkjax.training.sharding import path_name
 from tests.micro import random_params
 
@@ -106,21 +107,26 @@ def test_the_nearest_code_is_found_and_passes_its_gradient_through():
   np.testing.assert_allclose(decode(latents), decode(vectors), atol=1e-4)
 
 
-def test_several_latents_are_decoded_at_once():
-  """FD2Talk's decoder (eq. 13): only its first convolution is wider; zero there, further latents change nothing."""
+def test_the_decoder_may_read_a_reference_too():
+  """FD2Talk's first convolution (eq. 13) is one of both latents, concatenated; it begins as the plain one."""
   one, two = Autoencoder(**TINY), Autoencoder(**TINY, decoded=2)
-  params, images = made(one)
-  wide, _ = made(two)
-  shapes = lambda tree: {path_name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(tree)}
-  differ = {k for k in shapes(params) if shapes(params)[k] != shapes(wide)[k]}
-  assert differ == {'decoder/conv_in/kernel'}
-  kernel = params['decoder']['conv_in']['kernel']
-  wide = params | {'decoder': params['decoder'] | {'conv_in': dict(params['decoder']['conv_in'])}}
-  wide['decoder']['conv_in']['kernel'] = jnp.concatenate([jnp.zeros_like(kernel), kernel], axis=2)
-  latents = one.apply({'params': params}, images, method='encode')
-  pair = jnp.concatenate([noise(7, *latents.shape), latents], axis=-1)
-  np.testing.assert_allclose(
-    two.apply({'params': wide}, pair, method='decode'),
-    one.apply({'params': params}, latents, method='decode'),
-    atol=1e-5,
-  )
+  wide, images = made(two)
+  latents = one.apply({'params': wide}, images, method='encode')
+  reference = noise(7, *latents.shape)
+  decode = lambda net, params, z: net.apply({'params': params}, z, method='decode')
+  pair = jnp.concatenate([reference, latents], axis=-1)
+
+  parts = [wide['decoder'].pop(name) for name in ('conv_in', 'conv_in_reference')]
+  kernel = jnp.concatenate([parts[1]['kernel'], parts[0]['kernel']], axis=2)
+  both = jnp.concatenate([z @ wide['post_quant_conv']['kernel'] for z in (reference, latents)], -1) / one.scaling
+  both += jnp.tile(wide['post_quant_conv']['bias'], 2)
+  concatenated = conv3x3(both, kernel) + parts[0]['bias'] + parts[1]['bias']
+  apart = [conv3x3(x, p['kernel']) + p['bias'] for x, p in zip(jnp.split(both, 2, -1), parts[::-1])]
+  np.testing.assert_allclose(sum(apart), concatenated, atol=1e-4)
+
+  wide['decoder']['conv_in'] = parts[0]
+  plain = decode(one, wide, latents)
+  silent = {**wide['decoder'], 'conv_in_reference': jax.tree.map(jnp.zeros_like, parts[1])}
+  np.testing.assert_array_equal(decode(two, {**wide, 'decoder': silent}, pair), plain)
+  wide['decoder']['conv_in_reference'] = parts[1]
+  assert np.abs(decode(two, wide, pair) - plain).max() > 0.01
