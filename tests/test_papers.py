@@ -1,4 +1,4 @@
-"""docs/papers.md: every key that it gives for a statement of a paper has that value in `paper`."""
+"""docs/papers.md: every key has the value that it says in `paper`, and a training starts from what the papers name."""
 
 import ast
 import re
@@ -7,7 +7,9 @@ import pytest
 
 from configs import emo, fd2talk, speech_edit, vexpress
 from talkjax.training.workdir import flatten
+from tests import paper_stages
 from tests.commands import ROOT
+from tests.micro import ENCODER
 
 FILES = {'speech_edit': speech_edit, 'emo': emo, 'vexpress': vexpress, 'fd2talk': fd2talk}
 
@@ -40,3 +42,28 @@ def test_every_table_is_read():
     ('fd2talk', 'paper,stage=1'),
   }
   assert len(found) > 80
+
+
+@pytest.mark.parametrize('system', paper_stages.SYSTEMS)
+def test_a_training_starts_from_what_the_paper_says(system, puppets, tmp_path):
+  """`paper`, all default keys: what each stage loads, initialises, trains and freezes, and its audio features."""
+  first, second, third = paper_stages.stages(system, tmp_path, puppets)
+  # Stage 1: backbone and ReferenceNet from Stable Diffusion, its autoencoder frozen, no audio (EMO 3.3, V-Express 2.3).
+  assert set(first.loaded) == {('sd15', 'backbone'), ('sd15', 'reference'), ('sd_vae', 'autoencoder')}
+  assert set(first.frozen) == {'autoencoder'} and {'backbone', 'reference'} <= set(first.trained)
+  assert first.audio == 'none' and 'audio' not in first.trained
+  # Stage 2 adds motion layers, which start from AnimateDiff, and audio from wav2vec 2.0, which is frozen.
+  assert ('animatediff', 'backbone (motion)') in second.loaded and ('wav2vec2', 'wav2vec2') in second.loaded
+  assert {'autoencoder', 'wav2vec2'} <= set(second.frozen) and 'audio' in second.fresh
+  # A frame has the states of all layers in emo (3.2), two states of the last one in V-Express (2.2).
+  states = ENCODER['layers'] if system == 'emo' else 2
+  assert second.audio == 'wav2vec2' and second.audio_shape[-1] == states * ENCODER['width']
+  # Stage 3 loads everything from stage 2 but emo's speed layers.
+  assert {source for source, _ in third.loaded} <= {'stage_2', 'wav2vec2'}
+  assert third.audio_shape == second.audio_shape
+  if system == 'emo':
+    assert set(second.frozen) == {'autoencoder', 'wav2vec2'}
+    assert 'speed' in third.fresh and set(third.trained) == {'backbone (motion)', 'speed'}
+  else:
+    assert set(third.frozen) == {'autoencoder', 'wav2vec2'} and not third.fresh
+    assert {'reference', 'guider'} <= set(second.frozen)
