@@ -1,12 +1,17 @@
-"""FD2Talk. Sizes `paper`, `tiny`; stages 1 (motion), 2 (decoder).
+"""FD2Talk. Sizes `paper`, `tiny`; stages 1 (motion), 2 (decoder), 3 (frames).
 
   python -m talkjax.train --config=configs/lip_expert.py:tiny --workdir=runs/lip_expert
   python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=1 --workdir=runs/fd_1 \\
     --config.lip_expert=runs/lip_expert
+  python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=2 --workdir=runs/fd_2 --config.init_from=runs/fd_1
+  python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=3 --workdir=runs/fd_3 --config.init_from=runs/fd_2
 
 Stage 1 learns the coefficients of a morphable model from speech. `paper` has the numbers of section 4.1 and reads those
 of Deep3D (`talkjax.build --coefficients=deep3d:NETWORK,BFM`); `tiny` learns puppets on two CPU cores, with a model that
 is fitted to their meshes, our own speech encoder and a narrower network of fewer layers.
+
+Stage 3 learns to draw a frame from its coefficients and a portrait. Its workdir has all that generation needs. Its
+`tiny` folds pixels into channels in place of an autoencoder, so that it can start from stage 1 too.
 """
 
 import ml_collections
@@ -106,4 +111,81 @@ def _decoder(c: ml_collections.ConfigDict, size: str) -> None:
     c.load = (('autoencoder', 'autoencoder', '', new),)
 
 
-_STAGES = {1: _motion, 2: _decoder}
+def _frames(c: ml_collections.ConfigDict, size: str) -> None:
+  """Stage 3: the latent diffusion U-Net (sections 3.3, 3.4.2 and 4.1)."""
+  # The networks of stage 1, which generation needs: keys as there, which must be those that it was trained with.
+  first = common.base()
+  _motion(first, size)
+  c.first_stage = {k: first[k] for k in ('frames', 'model', 'diffusion', 'sampler', 'temperature', 'windows')}
+  c.audio, c.morphable = first.audio, first.morphable
+  c.fps = 25.0
+  c.size = 256
+  # The expression that frames are learned from: 'predicted' by stage 1, or 'true'. The pose is the true one.
+  c.motion = 'predicted'
+  c.clip = 25  # frames of a clip, whose first one is the portrait; 0: to the end of the video
+  # Of the latent space, see configs/autoencoder.py: 'vae', or 'fold' without an autoencoder.
+  c.latents = dict(
+    kind='vae', widths=(128, 256, 512), latent_channels=3, layers=2, groups=32, scaling=1.0, attention=(),
+    middle_attention=True, folding=1, shortcut=False, inner_channels=0, codebook=8192, decoded=2,
+  )  # fmt: skip
+  # The paper gives no sizes; these are those of latent diffusion on faces of 256 pixels in the same latent space.
+  c.model = dict(
+    widths=(224, 448, 672, 896),
+    attention=(False, True, True, True),
+    layers=2,
+    heads=(7, 14, 21, 28),
+    groups=32,
+    context=512,  # channels of the motion token and of the portrait's tokens
+    joint=False,  # one attention reads both conditions, concatenated (the ablation of section 4.5.2)
+    guider=(16, 32, 96),  # widths of the encoder of `aids.face_map`
+  )
+  # What small networks are helped with (ours), see talkjax/systems/fd2talk/guide.py.
+  c.aids = dict(
+    overlay=False,  # the portrait is laid over the face that is asked for, and the residual from it is predicted
+    face_map=False,  # a drawing of mouth, eyes, brows, nose and jaw is added to the first features
+    modulation=False,  # the coefficients scale and shift the features of residual blocks
+  )
+  c.mouth_weight = 1.0  # of the loss in twice the lips' box
+  c.diffusion = dict(
+    schedule='linear', steps=1000, start=1e-4, end=0.02, zero_snr=False, target='x0', min_snr=0.0, noise_offset=0.0
+  )
+  # noise: 'video', every frame of a video starts from the same noise; 'frame', each from its own.
+  c.sampler = dict(name='ddim', steps=50, eta=0.0, spacing='trailing', clip=0.0, noise='video')
+  c.frames_at_once = 8  # generated together on a device, which bounds memory
+  c.pose = 'predicted'  # of generated videos: 'predicted', 'still', or a video
+  c.optimizer.learning_rate = 1e-4
+  # Corpora without sound (vfhq) train on true expressions; `first_frames` is the share of clips from the first frame.
+  c.data.update(corpus='hdtf:2,vfhq:1', workers=4, feature_cache='', mouth='landmarks', first_frames=0.0)
+  c.data.coefficients = first.data.coefficients
+  c.train = (('^frames/', True), ('.*', False))
+  c.init_new = ('^frames/',)
+  # What earlier stages have and generation does not need: the networks of their losses.
+  c.init_ignored = '^(lip_expert|lpips|discriminator)/'
+  c.batch_size = 32
+  c.steps = 400_000
+  c.checkpoint_every = 5000
+  c.sample_every = 10_000
+  if size == 'tiny':
+    c.size = 64
+    c.clip = 0
+    c.motion = 'true'
+    c.latents = dict(kind='fold', patch=4)
+    c.init_ignored += '|^autoencoder/'
+    c.model.update(
+      widths=(48, 64), attention=(False, True), layers=1, heads=(4, 4), groups=8, context=48, guider=(8, 16, 32)
+    )
+    c.aids = dict(overlay=True, face_map=True, modulation=True)
+    c.mouth_weight = 16.0
+    c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0)
+    c.sampler.update(steps=4, clip=1.0)
+    c.frames_at_once = 32
+    c.optimizer.update(learning_rate=1.5e-3, schedule='cosine', warmup=30)
+    c.data.update(corpus='puppets', workers=0, examples_per_record=4, mouth='found', first_frames=0.5)
+    c.ema = 0.99
+    c.batch_size = 16
+    c.steps = 2400
+    c.checkpoint_every = 100
+    c.sample_every = 300
+
+
+_STAGES = {1: _motion, 2: _decoder, 3: _frames}

@@ -84,6 +84,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
     if (sized := coefficients.with_sizes(config, caches)) != config:
       config, system = sized, systems.build(sized)
+  caches += system.precompute(caches) if system.precompute else ()
   iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed, caches)
 
   # State and step.

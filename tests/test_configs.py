@@ -52,7 +52,7 @@ TRACED = [(system, size, stage) for system in (emo, vexpress) for size, stage in
 
 SAMPLED = (
   [(speech_edit, size) for size in speech_edit.SIZES]
-  + [(fd2talk, f'{size},stage=1') for size in fd2talk.SIZES]
+  + [(fd2talk, f'{size},stage={stage}') for size in fd2talk.SIZES for stage in (1, 3)]
   + [(system, f'{size},stage={stage}') for system, size, stage in STAGES]
 )
 
@@ -186,6 +186,48 @@ def test_every_size_of_motion_has_a_step(system, arg, faces):
   if arg.startswith('paper'):
     config.audio.update(weights='random', wav2vec2=ENCODER)
   check_step(config)
+
+
+FRAMES = {
+  **{k: v for k, v in NARROW.items() if k not in ('model.audio_tokens', 'latents.widths')},
+  'model.heads': (4,),
+  'first_stage.model.width': 16,
+  'first_stage.model.layers': 1,
+  'first_stage.model.heads': 2,
+}
+
+
+def frames_config(size, faces):
+  config = fd2talk.get_config(f'{size},stage=3')
+  config.update({**ONE, 'init_from': 'random', 'motion': 'true'})  # there is no earlier stage
+  config.update_from_flattened_dict(FRAMES | {f'morphable.{k}': v for k, v in made_up_face.SIZES.items()})
+  config.morphable.name = 'mesh_pca'
+  if size == 'paper':
+    config.latents.update(widths=(32, 32), codebook=16)
+    config.audio.update(weights='random', wav2vec2=ENCODER)
+  config.optimizer.warmup = 0
+  config.data.update({**SMALL, 'dir': str(faces), 'coefficients': 'mesh_pca'})
+  return config
+
+
+@pytest.mark.parametrize('size', fd2talk.SIZES)
+def test_every_size_of_frames_has_a_step(size, faces):
+  check_step(frames_config(size, faces))
+
+
+def test_the_frames_of_fd2talk_take_a_step(faces, tmp_path):
+  state = train.train(frames_config('tiny', faces), str(tmp_path))
+  assert int(state.step) == 1
+  moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.averaged)
+  assert {branch for branch, tree in moved.items() if any(jax.tree.leaves(tree))} == {'frames'}
+
+
+def test_frames_learned_from_predicted_motion_need_stage_1(faces, tmp_path):
+  config = frames_config('tiny', faces)
+  config.motion = 'predicted'
+  with pytest.raises(UserError, match='^config.motion=predicted .* --config.init_from to a workdir .*motion=true'):
+    train.train(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run' / 'config.json').exists()
 
 
 def test_motion_of_paper_needs_coefficients_and_a_lip_expert(puppets, tmp_path):

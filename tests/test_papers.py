@@ -40,6 +40,7 @@ def test_every_table_is_read():
     *(('speech_edit', size) for size in ('paper', 'grid_s1')),
     *((system, f'paper,stage={stage}') for system in ('emo', 'vexpress') for stage in (1, 2, 3)),
     ('fd2talk', 'paper,stage=1'),
+    ('fd2talk', 'paper,stage=3'),
   }
   assert len(found) > 80
 

@@ -30,9 +30,9 @@ from talkjax.corpora import records
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 
-KINDS = ('latents', 'speech', 'coefficients')
+KINDS = ('latents', 'speech', 'coefficients', 'motion')
 # By kind, the config key of the encoder that a run starts with; that of coefficients is in the cache itself.
-ENCODER_KEYS = {'latents': 'pretrained.sd_vae', 'speech': 'audio.weights'}
+ENCODER_KEYS = {'latents': 'pretrained.sd_vae', 'speech': 'audio.weights', 'motion': 'init_from'}
 CLIPS = 64  # per file; an interrupted run loses at most one file
 
 

@@ -104,28 +104,28 @@ class MorphableModel:
     """The inverse of `normalise`."""
     return rows * self.row_std + self.row_mean
 
-  def project(self, rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  def project(self, rows, size: tuple[int, int]):
     """Rows [..., k] -> vertices in a picture of (h, w) pixels: x, y and depth [..., n, 3], smaller depth is nearer."""
-    alpha, beta, angles, translation = self.split(np.asarray(rows, np.float32))
+    alpha, beta, angles, translation = self.split(rows.astype(np.float32))
     placed = posed(self.shape(alpha, beta), angles, translation)
-    (focal, distance, perspective), (height, width) = (float(x) for x in self.camera), size
+    (focal, distance, perspective), (height, width) = (self.camera[i] for i in range(3)), size
     centre = translation[..., None, 2:]
     relative = placed[..., 2:] - centre
     scale = focal * min(height, width) / (distance - centre - perspective * relative)
     x, y = placed[..., :1] * scale + width / 2, height / 2 - placed[..., 1:2] * scale
-    return np.concatenate([x, y, -relative * scale], axis=-1)
+    return rows.__array_namespace__().concatenate([x, y, -relative * scale], axis=-1)
 
 
-def rotation(angles: np.ndarray) -> np.ndarray:
+def rotation(angles):
   """Angles [..., 3] in radians -> matrices [..., 3, 3] for row vectors, points @ matrix: (Rz Ry Rx) transposed."""
-  x, y, z = np.moveaxis(np.asarray(angles), -1, 0)
-  (sx, cx), (sy, cy), (sz, cz) = ((np.sin(a), np.cos(a)) for a in (x, y, z))
+  of = angles.__array_namespace__()  # numpy or JAX
+  (sx, cx), (sy, cy), (sz, cz) = ((of.sin(angles[..., i]), of.cos(angles[..., i])) for i in range(3))
   columns = (
     (cz * cy, sz * cy, -sy),
     (cz * sy * sx - sz * cx, sz * sy * sx + cz * cx, cy * sx),
     (cz * sy * cx + sz * sx, sz * sy * cx - cz * sx, cy * cx),
   )
-  return np.stack([np.stack(column, -1) for column in columns], -2)
+  return of.stack([of.stack(column, -1) for column in columns], -2)
 
 
 def angles_of(matrix: np.ndarray) -> np.ndarray:
@@ -136,9 +136,9 @@ def angles_of(matrix: np.ndarray) -> np.ndarray:
   return np.stack([x, y, z], -1)
 
 
-def posed(shape: np.ndarray, angles: np.ndarray, translation: np.ndarray) -> np.ndarray:
+def posed(shape, angles, translation):
   """Rotates and moves vertices: shape [..., n, 3], angles and translation [..., 3] -> [..., n, 3]."""
-  return shape @ rotation(angles) + np.asarray(translation)[..., None, :]
+  return shape @ rotation(angles) + translation[..., None, :]
 
 
 def degrees(angles: np.ndarray) -> np.ndarray:

@@ -135,6 +135,8 @@ class System:
     scores: suites of `talkjax.metrics.suites` that say whether it works.
     frozen: branches of the parameters that never train: pretrained encoders.
     load: pretrained networks that it needs with this config, in the form of `config.load`, to which they are added.
+    precompute: `caches -> caches`: feature caches of what an earlier stage predicts, which are written where they are
+      missing, given those of `features` and `encoder`; or None.
     encoder: the speech encoder whose cached states `read` needs, or None.
     features: other cached features that `read` needs: `coefficients`, with whose morphable model's arrays training
       fills the frozen branch `morphable`.
@@ -155,6 +157,7 @@ class System:
   scores: tuple[Suite, ...] = ()
   frozen: tuple[str, ...] = ()
   load: tuple[tuple[str, str, str, str], ...] = ()
+  precompute: Callable[[Sequence[Any]], Sequence[Any]] | None = None
   encoder: Encoder | None = None
   features: tuple[str, ...] = ()
   predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None

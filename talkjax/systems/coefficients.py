@@ -3,6 +3,7 @@
 A system that needs the model has it in its parameters as the frozen branch `morphable`, so that a workdir is complete.
 """
 
+import jax
 import numpy as np
 
 from talkjax.corpora.records import Record
@@ -16,6 +17,11 @@ BRANCH = 'morphable'
 def model_of(params, config) -> MorphableModel:
   """The model in the parameters of a system."""
   return morphable.of_arrays(config.morphable.name, params[BRANCH])
+
+
+def numpy_model_of(params, config) -> MorphableModel:
+  """The same with arrays of numpy, for arithmetic on the host."""
+  return model_of({BRANCH: jax.device_get(params[BRANCH])}, config)
 
 
 def blank(config) -> dict:

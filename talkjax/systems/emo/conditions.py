@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import measures
-from talkjax.media import audio
 from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import conditions
@@ -102,7 +100,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
   images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
   regions = {path: portrait_region(portrait.landmarks, box, config.size) for path, portrait in images.items()}
-  sounds = {path: read_sound(path) for path in inputs['audio']}
+  sounds = {path: conditions.read_sound(path, FPS) for path in inputs['audio']}
   lengths = {path: sound.num_frames for path, sound in sounds.items()}
   jobs = sorted(paths, key=lambda job: lengths[job.voice])
   devices = jax.device_count()
@@ -130,12 +128,6 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     padded = [batch[i % len(batch)] for i in range(size)]  # one compiled shape: the last batch is filled up
     batches.append(FileBatch(tuple(videos), size, functools.partial(make, padded)))
   return batches
-
-
-def read_sound(path: str) -> Sound:
-  """The sound of a file, for as many frames as it lasts (rounded up)."""
-  samples, rate = audio.read_audio_native(path)
-  return Sound(audio.read_audio(path), max(1, math.ceil(len(samples) / rate * FPS - 1e-3)), FPS)
 
 
 def portrait_region(face: np.ndarray, box: tuple[float, ...] | None, size: int) -> np.ndarray:

@@ -9,9 +9,22 @@ published.
 import importlib
 
 from talkjax.errors import UserError
-from talkjax.systems import System
+from talkjax.options import SAMPLER, Option
+from talkjax.systems import System, portrait
 
-OPTIONS = ()
+OPTIONS = (
+  *(option for option in portrait.OPTIONS if option.required),  # image and audio
+  *SAMPLER,
+  Option('pose', str, 'The head pose: predicted, still, or a video to take it from.', key='pose', evaluate=True),
+  Option('motion', str, 'A file of motion to render, in place of generated motion (--save_motion).'),
+  Option('save_motion', str, 'An .npz file for the motion, which can be edited and rendered with --motion.'),
+  Option('mesh', bool, 'Show the mesh of each frame on the left of it.'),
+  Option(
+    'noise', str, 'What frames start from: one noise for the whole video, or one for each frame, which flickers.',
+    key='sampler.noise', evaluate=True, choices=('video', 'frame'),
+  ),
+  Option('seed', int, 'Of the noise.', sweep=True),
+)  # fmt: skip
 SOURCES = {}
 _STAGES = {1: 'motion', 2: 'decoder', 3: 'frames'}  # module of each stage, with `build(config) -> System`
 

@@ -1,7 +1,7 @@
 """Stage 1 of FD2Talk: expression and pose coefficients from speech (sections 3.2 and 3.4.1)."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,18 +116,22 @@ def init(
   expert: lip_expert.LipExpert | None,
 ) -> Any:
   """Fresh parameters; the frozen branches are filled by training."""
-  keys, net = jax.random.split(rng, 4), make_network(config)
-  audio = batch['audio'][:1].astype(jnp.float32)
-  f = audio.shape[1]
-  params = {coefficients.BRANCH: coefficients.blank(config)}
-  for part, key, d in zip(PARTS, keys, (config.morphable.expression, 6)):
-    params[part] = net.init(key, jnp.zeros((1, f, d)), jnp.zeros(1), audio)['params']
+  keys, audio = jax.random.split(rng, 4), batch['audio'][:1].astype(jnp.float32)
+  params = {coefficients.BRANCH: coefficients.blank(config), **init_networks(keys, config, audio.shape[-1])}
   if expert:
     mouth = jnp.zeros((1, lip_expert.FRAMES, 3 * config.morphable.mouth))
     params[EXPERT] = expert.init(keys[2], mouth, audio[:, : lip_expert.FRAMES])['params']
   if encoder:
     params[encoder.kind] = encoder.init(keys[3])
   return params
+
+
+def init_networks(keys: Sequence[jax.Array], config, channels: int) -> dict[str, Any]:
+  """Fresh parameters of PARTS, for audio features of so many channels."""
+  net, f = make_network(config), config.frames
+  sizes = (config.morphable.expression, 6)
+  fresh = lambda key, d: net.init(key, jnp.zeros((1, f, d)), jnp.zeros(1), jnp.zeros((1, f, channels)))['params']
+  return {part: fresh(key, d) for part, key, d in zip(PARTS, keys, sizes)}
 
 
 def predict(params, part: str, x: jax.Array, timestep: jax.Array, audio: jax.Array, config) -> jax.Array:

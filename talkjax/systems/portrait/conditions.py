@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,9 +13,10 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import landmarks
-from talkjax.media import picture
+from talkjax.media import audio, picture
 from talkjax.metrics.suites import Truth
 from talkjax.systems import Request, Video
+from talkjax.systems.audio import Sound
 from talkjax.systems.portrait.reading import face_region, square_frame, to_square
 
 
@@ -89,10 +91,15 @@ def jobs(request: Request) -> dict[Job, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Portrait:
-  """A portrait file: uint8 [size, size, 3], and its face's landmarks [68, 2] in pixels."""
+  """A portrait file: uint8 [size, size, 3], and its face in pixels of that, tracked over this one frame."""
 
   image: np.ndarray
-  landmarks: np.ndarray
+  track: landmarks.FaceTrack
+
+  @property
+  def landmarks(self) -> np.ndarray:
+    """[68, 2]"""
+    return self.track.landmarks[0]
 
 
 def read_portrait(path: str, size: int) -> Portrait:
@@ -111,7 +118,19 @@ def read_portrait(path: str, size: int) -> Portrait:
   )
   left, top = corner
   square = picture.fit_square(np.ascontiguousarray(image[top : top + side, left : left + side]), size)
-  return Portrait(square, (track.landmarks[0] - corner) * np.float32(size / side))
+  scale = np.float32(size / side)
+  moved = {
+    'landmarks': (track.landmarks - corner) * scale,
+    'mesh': (track.mesh - [*corner, 0]) * scale,
+    'box': (track.box - np.tile(corner, 2)) * scale,
+  }
+  return Portrait(square, dataclasses.replace(track, **moved))
+
+
+def read_sound(path: str, fps: float) -> Sound:
+  """The sound of a file, for as many frames as it lasts (rounded up)."""
+  samples, rate = audio.read_audio_native(path)
+  return Sound(audio.read_audio(path), max(1, math.ceil(len(samples) / rate * fps - 1e-3)), fps)
 
 
 def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: Request) -> Portraits:

@@ -40,30 +40,63 @@ def loss(
     (loss, metrics).
   """
   latent_rng, level_rng, noise_rng, *condition_rngs, hide_rng = jax.random.split(rng, 6)
-  settings = config.diffusion
   latents = encode(params, batch, 'target', nets, latent_rng)
   portrait = encode(params, batch, 'reference', nets)
-  b, f = latents.shape[:2]
-  conditioning = condition(params, batch, portrait, f, condition_rngs, train)
+  conditioning = condition(params, batch, portrait, latents.shape[1], condition_rngs, train)
   latents = to_residual(latents, portrait, nets)
 
+  def hide(x, noise, level):
+    return hide_mouths(x, noise, level, batch['weight'] > 1, config.augment.hidden_mouth, hide_rng)
+
+  value = denoising_loss(
+    lambda x, level: predict(params, x, level, conditioning, nets=nets),
+    latents,
+    (level_rng, noise_rng),
+    schedule,
+    config.diffusion,
+    weight=batch.get('weight'),
+    corrupt=hide if train and config.augment.hidden_mouth else None,
+  )
+  return value, {}
+
+
+def denoising_loss(
+  predict: Callable[[jax.Array, schedules.Level], jax.Array],
+  latents: jax.Array,
+  rngs: tuple[jax.Array, jax.Array],
+  schedule: schedules.Schedule,
+  settings,
+  *,
+  weight: jax.Array | None = None,
+  corrupt: Callable | None = None,
+) -> jax.Array:
+  """The squared error of what a network predicts from noisy latents.
+
+  Args:
+    predict: (noisy latents, level) -> the prediction of `settings.target`.
+    latents: [b, ..., h, w, c], clean.
+    rngs: of the level and of the noise.
+    schedule: of the noise.
+    settings: `config.diffusion`: target, noise_offset, min_snr and zero_snr.
+    weight: of the error, broadcast against the latents.
+    corrupt: (noisy latents, noise, level) -> what the network is given in place of the noisy latents.
+  """
+  level_rng, noise_rng = rngs
+  b = latents.shape[0]
   level = schedules.uniform_level(level_rng, schedule, b)
   noise = jax.random.normal(noise_rng, latents.shape)
   if settings.noise_offset:
-    offset = jax.random.normal(jax.random.fold_in(noise_rng, 1), (b, 1, 1, 1, latents.shape[-1]))
-    noise += settings.noise_offset * offset
+    shape = (b, *[1] * (latents.ndim - 2), latents.shape[-1])
+    noise += settings.noise_offset * jax.random.normal(jax.random.fold_in(noise_rng, 1), shape)
   x = targets.add_noise(latents, noise, level)
-  if train and config.augment.hidden_mouth:
-    x = hide_mouths(x, noise, level, batch['weight'] > 1, config.augment.hidden_mouth, hide_rng)
-
-  output = predict(params, x, level, conditioning, nets=nets)
+  output = predict(corrupt(x, noise, level) if corrupt else x, level)
   example_weight = None
   if settings.min_snr:
     # With a zero-terminal-SNR schedule one is added, so that the level without signal is learned too.
     ratio, offset = losses.snr(level), float(settings.zero_snr)
     example_weight = losses.min_snr_weight(ratio, settings.target, settings.min_snr, offset)
   target = targets.make(settings.target, latents, noise, level)
-  return losses.loss(output, target, weight=batch.get('weight'), example_weight=example_weight), {}
+  return losses.loss(output, target, weight=weight, example_weight=example_weight)
 
 
 def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: float, rng: jax.Array) -> jax.Array:
