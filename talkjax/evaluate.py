@@ -46,7 +46,7 @@ from talkjax.metrics.suites import Suite
 from talkjax.options import Option
 from talkjax.systems.scoring import Settings, score_workdir, sweep
 from talkjax.training import checkpoint, input_pipeline, sharding
-from talkjax.training.workdir import read_config
+from talkjax.training.workdir import flatten, read_config
 from talkjax.weights import coefficients
 
 OPTIONS = (
@@ -154,6 +154,7 @@ def _evaluate_workdir(args) -> dict:
   print(*missing, sep='\n', end='\n' if missing else '')
   if true_conditions:
     print(f'generated with the {", ".join(true_conditions)} of the true videos')
+  keys = flatten(config.to_dict())
   about = {
     'workdir': args.workdir,
     'step': step,
@@ -166,7 +167,7 @@ def _evaluate_workdir(args) -> dict:
     **_about_scores(args, networks, missing),
     'people': by_person,
     'worst': people.worst(by_person, scores.names),
-    'settings': {option.name: _at(config, option.key) for option in accepted if option.key},
+    'settings': {o.name: keys[o.key] for o in accepted if o.key in keys},  # an earlier stage has fewer keys
   }
   if swept:
     first = [clips[i] for i in range(min(args.batch_size, len(clips)))]
@@ -197,12 +198,6 @@ def _evaluate_folders(args) -> dict:
 def _about_scores(args, networks: dict, missing: list[str]) -> dict:
   pose = 'hopenet' if 'hopenet' in networks else 'landmarks'
   return {'suites': args.suites, 'pose': pose, 'networks': {k: n.key for k, n in networks.items()}, 'missing': missing}
-
-
-def _at(config, key: str):
-  for part in key.split('.'):
-    config = config[part]
-  return config
 
 
 def _main(args) -> None:

@@ -127,7 +127,13 @@ class Pipeline:
   def _prepare(self, inputs: Mapping[str, Any]) -> tuple[ml_collections.ConfigDict, systems.System, dict[str, Any]]:
     """Checks options; returns the config with those that have a key, its system, and the others."""
     if self._system(self.config).generate is None:
-      raise UserError(f'{self.workdir} makes no video: {self.config.system} only helps other systems')
+      stage = self.config.get('stage')
+      why = (
+        f'stage {stage} of {self.config.system} is an earlier one'
+        if stage
+        else f'{self.config.system} only helps other systems'
+      )
+      raise UserError(f'{self.workdir} makes no video: {why}')
     for name in inputs.keys() & self.options.keys():
       _check_kind(self.options[name], inputs[name])
     declared = tuple(self.options.values())
