@@ -1,4 +1,4 @@
-"""Every config and size has a training step that fits its data; behind the marker `slow`, every stage takes one."""
+"""Every config and size takes a training step that fits its data; behind the marker `slow`, every stage does."""
 
 import shutil
 
@@ -19,7 +19,7 @@ from talkjax.training.workdir import write_config
 from talkjax.weights import encoders, packaged
 from talkjax.weights.speech import KINDS
 from tests import made_up_face
-from tests.micro import ENCODER
+from tests.micro import ENCODER, program_from_numpy
 
 # One example at a time and one clip: what is proven is that the size builds, fits its data and learns from it.
 ONE = {'batch_size': 1, 'steps': 1, 'checkpoint_every': 1000, 'sample_every': 0}
@@ -47,7 +47,8 @@ NARROW_AUDIO = {
 
 
 STAGES = [(system, size, stage) for system in (emo, vexpress) for size in portrait.SIZES for stage in (1, 2, 3)]
-TRACED = [(system, size, stage) for system in (emo, vexpress) for size, stage in (('paper', 2), ('small', 3))]
+# Those that take a step without the marker `slow`.
+FAST = [(system, size, stage) for system in (emo, vexpress) for size, stage in (('paper', 2), ('small', 3))]
 
 
 SAMPLED = (
@@ -67,6 +68,7 @@ def test_sampling_starts_at_the_noise_level_where_training_ends(system, arg):
 def speech_edit_config(size, puppets):
   config = speech_edit.get_config(size)
   config.update(ONE)
+  config.optimizer.warmup = 0
   config.model.num_res_blocks = 1  # half of what is to be compiled
   config.data.update({**SMALL, 'align': True, 'dir': str(puppets)})
   return config
@@ -103,14 +105,32 @@ def check_step(config, frozen=('autoencoder', 'morphable', *KINDS)):
     assert not any(jax.tree.leaves(learns.get(branch, {})))
 
 
-@pytest.mark.parametrize('size', speech_edit.SIZES)
-def test_every_size_of_speech_edit_has_a_step(size, puppets):
-  check_step(speech_edit_config(size, puppets))
+@pytest.fixture
+def take_step(tmp_path, monkeypatch):
+  """Trains for a step on the corpus: a state of the same shapes comes out, in which only what trains has moved."""
 
+  def take(config, frozen=('autoencoder', *KINDS)):
+    programs = []
 
-@pytest.mark.parametrize(('system', 'size', 'stage'), TRACED, ids=lambda value: getattr(value, '__name__', value))
-def test_other_sizes_have_a_step(system, size, stage, puppets):
-  check_step(portrait_config(system, size, stage, puppets))
+    def record(*args):
+      programs.append(program_from_numpy(*args))
+      return programs[-1]
+
+    monkeypatch.setattr(train, 'training_program', record)
+    state = train.train(config, str(tmp_path))
+    assert int(state.step) == 1
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(state) == shapes(programs[0].state)
+    assert all(x.dtype == 'float32' for x in jax.tree.leaves(state.params))
+    # What is frozen has no average.
+    moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.averaged)
+    learns = trainable_mask(state.params, train_patterns(config, systems.build(config)))
+    pairs = list(zip(jax.tree.leaves(moved), jax.tree.leaves(learns)))
+    assert not any(m for m, trains in pairs if not trains) and any(m for m, _ in pairs)
+    for branch in frozen:
+      assert not any(jax.tree.leaves(learns.get(branch, {})))
+
+  return take
 
 
 @pytest.mark.parametrize('change', ['', ',loss.adversarial=0.5', ',loss.lpips=0'])
@@ -149,17 +169,22 @@ def test_small_sizes_may_diffuse_in_the_latents_of_puppets_autoencoder(system, p
 
 
 @pytest.mark.parametrize('size', speech_edit.SIZES)
-def test_every_size_of_speech_edit_takes_a_step(size, puppets, tmp_path):
-  state = train.train(speech_edit_config(size, puppets), str(tmp_path))
-  assert int(state.step) == 1
+@pytest.mark.parametrize('width', [32, pytest.param(64, marks=pytest.mark.slow)])
+def test_every_size_of_speech_edit_takes_a_step(size, width, puppets, take_step):
+  """At half the width of all sizes, and behind the marker `slow` at their own."""
+  config = speech_edit_config(size, puppets)
+  assert config.model.width == 64
+  config.model.width = width
+  take_step(config)
 
 
 @pytest.mark.parametrize('size', speech_encoder.SIZES)
-def test_every_size_of_the_speech_encoder_takes_a_step(size, puppets, tmp_path):
+def test_every_size_of_the_speech_encoder_takes_a_step(size, puppets, take_step):
   config = speech_encoder.get_config(size)
   config.update(ONE)
   config.data.update({**SMALL, 'dir': str(puppets)})
-  assert int(train.train(config, str(tmp_path)).step) == 1
+  config.optimizer.warmup = 0
+  take_step(config, frozen=())
 
 
 @pytest.fixture(scope='module')
@@ -311,20 +336,11 @@ def test_wav2vec2_has_the_sizes_of_its_workdir(tmp_path):
 # The three stages in order are in tests/systems.
 @pytest.mark.parametrize(
   ('system', 'size', 'stage'),
-  [pytest.param(*case, marks=() if case in TRACED else pytest.mark.slow) for case in STAGES],
+  [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow) for case in STAGES],
   ids=lambda value: getattr(value, '__name__', value),
 )
-def test_every_stage_and_size_takes_a_step(system, size, stage, puppets, tmp_path):
-  config = portrait_config(system, size, stage, puppets)
-  state = train.train(config, str(tmp_path))
-  assert int(state.step) == 1
-  # What is frozen has no average.
-  moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.averaged)
-  learns = trainable_mask(state.params, train_patterns(config, systems.build(config)))
-  pairs = list(zip(jax.tree.leaves(moved), jax.tree.leaves(learns)))
-  assert not any(m for m, trains in pairs if not trains) and any(m for m, _ in pairs)
-  for branch in ('autoencoder', *KINDS):
-    assert not any(jax.tree.leaves(moved.get(branch, {})))
+def test_every_stage_and_size_takes_a_step(system, size, stage, puppets, take_step):
+  take_step(portrait_config(system, size, stage, puppets))
 
 
 def test_bfloat16_recomputed_and_accumulated(puppets, tmp_path):

@@ -41,9 +41,10 @@ def noise(seed, *shape):
 @pytest.fixture(scope='module')
 def backbone():
   """A backbone with every kind of conditioning: (network, parameters of which none is zero, x, conditioning)."""
-  net = LatentUNet(**SMALL, contexts=('reference', 'audio'), temporal=Temporal(speed=True, heads=4))
+  sizes = SMALL | dict(widths=(32,), attention=(True,))
+  net = LatentUNet(**sizes, contexts=('reference', 'audio'), temporal=Temporal(speed=True, heads=4))
   x, portraits = noise(1, 6, 8, 8, 4), noise(2, 2, 8, 8, 4)
-  reference = LatentUNet(**SMALL, head=False)
+  reference = LatentUNet(**sizes, head=False)
   text = Conditioning({'text': jnp.zeros((1, 1, 16))})
   params = random_params(jax.eval_shape(lambda: init(reference, portraits, jnp.zeros(2), text)))
   features = call(reference, params, portraits, jnp.zeros(2), text)[1]

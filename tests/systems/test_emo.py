@@ -23,7 +23,7 @@ from talkjax.systems.portrait import conditions as portrait_conditions
 from talkjax.systems.portrait.reading import face_region, square_frame
 from talkjax.training import checkpoint, input_pipeline, state
 from talkjax.training.sharding import path_name
-from tests.commands import call, run
+from tests.commands import run
 from tests.micro import ENCODER, cut, generate, random_params, render, training_batch
 from tests.micro import emo_config as micro
 
@@ -290,7 +290,7 @@ def test_the_same_videos_on_one_device_and_on_eight(emo, files, tmp_path):
   images, voices = files
   checkpoint.save_params(tmp_path / 'workdir', emo.config, emo.params, 0)
   arguments = (f'--workdir={tmp_path}/workdir', f'--image={",".join(images)}', f'--audio={voices[0]}', '--seed=4')
-  call('talkjax.generate', *arguments, f'--output={tmp_path}/1')
+  render(emo, tmp_path / '1', image=images, audio=voices[:1], batch_size=1, seed=4)
   run('talkjax.generate', *arguments, f'--output={tmp_path}/8', devices=8)
   one, eight = (np.stack([read(tmp_path / n / f'portrait{i}_voice0.mp4') for i in (0, 1)]) for n in '18')
   assert one.shape[:2] == (2, 5) and np.abs(one - eight).max() <= 4  # rounding, then the codec

@@ -137,7 +137,7 @@ def test_the_published_sample_has_137_frames(vexpress, samples):
 def test_a_sweep_of_the_command_is_compared_in_one_image(vexpress, files, tmp_path):
   checkpoint.save_params(tmp_path / 'workdir', vexpress.config, vexpress.params, 0)
   arguments = (f'--workdir={tmp_path}/workdir', f'--image={files}/face0.png', f'--audio={files}/voice0.wav')
-  done = call('talkjax.generate', *arguments, '--sweep=reference_weight=0.5,1', f'--output={tmp_path}/sweep')
+  done = call('talkjax.generate', *arguments, '--sweep=audio_weight=0.5,2', f'--output={tmp_path}/sweep')
   assert f'{tmp_path}/sweep/comparison.png' in done.stdout
   compared = picture.read(tmp_path / 'sweep' / 'comparison.png')
   assert compared.shape[0] == 2 * 32 + picture.GAP and compared.shape[1] > 9 * (32 + picture.GAP)
