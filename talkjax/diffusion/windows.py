@@ -5,11 +5,16 @@ after every denoising step (V-Express section 2.5; the released code's windows w
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from talkjax.diffusion.samplers import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,3 +136,66 @@ def in_chunks(size: int, function: Callable, *arrays: np.ndarray) -> np.ndarray:
     index = np.arange(first, first + size) % count
     results.append(np.asarray(function(*(a[index] for a in arrays)))[: count - first])
   return np.concatenate(results)
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+  """The compiled functions that sampling in windows calls. x are frames of all videos, `numbers` theirs in the video.
+
+  Attributes:
+    noise: (x [k, ...], seeds [k], numbers [k], index) -> noise [k, ...].
+    predict: (number of a group, its windows of x [windows, size, ...], level) -> see `mean_prediction`.
+    step: (mean predictions [k, ...], x [k, ...], seeds [k], numbers [k], row of the table, index) -> x after the step.
+    at_once: frames in a call of `noise` and `step`.
+  """
+
+  noise: Callable
+  predict: Callable
+  step: Callable
+  at_once: int
+
+
+def sample(
+  shape: tuple[int, ...],
+  plan: Plan,
+  groups: Sequence[np.ndarray],
+  table: Table,
+  seeds: Sequence[int],
+  functions: Functions,
+  start: np.ndarray | None = None,
+  progress: Callable[[float], None] | None = None,
+) -> np.ndarray:
+  """Clean frames of all videos, concatenated, by predictions that are averaged over windows at every step.
+
+  Args:
+    shape: of a frame.
+    plan: the windows.
+    groups: see `groups`.
+    table: the steps of the sampler.
+    seeds: one per video.
+    functions: see `Functions`.
+    start: frames [count, *shape] to begin with; by default noise.
+    progress: called with the fraction of the work that is done.
+
+  Returns:
+    [count, *shape].
+  """
+  seeds = np.repeat(np.asarray(seeds, np.uint32), plan.sizes)
+  numbers = np.concatenate([np.arange(size, dtype=np.uint32) for size in plan.sizes])
+  chunks = functools.partial(in_chunks, functions.at_once)
+  x = start
+  if x is None:
+    empty = np.broadcast_to(np.float32(0), (plan.count, *shape))
+    x = chunks(lambda a, s, n: functions.noise(a, s, n, len(table)), empty, seeds, numbers)
+  for index in range(len(table)):
+    level, row = jax.tree.map(jnp.asarray, table.rows(index)), table.rows(np.array([index]))
+
+    def predict(number, window, index=index, level=level):
+      prediction = functions.predict(number, window, level)
+      if progress:
+        progress((index * len(groups) + number + 1) / (len(table) * len(groups)))
+      return prediction
+
+    mean = mean_prediction(x, plan, groups, predict)
+    x = chunks(lambda p, a, s, n, row=row, index=index: functions.step(p, a, s, n, row, index), mean, x, seeds, numbers)
+  return x

@@ -10,6 +10,7 @@ from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import measures, morphable
 from talkjax.faces.morphable import MorphableModel
+from talkjax.systems.audio import AudioFeatures
 
 BRANCH = 'morphable'
 
@@ -49,6 +50,21 @@ def rows_of(record: Record, config) -> np.ndarray:
       'corpus again'
     )
   return rows
+
+
+def rows_and_features(record: Record, config, audio: AudioFeatures, least: int) -> tuple[np.ndarray, np.ndarray]:
+  """The cached coefficients [f, k] of a record and the audio features [f, d] of its frames.
+
+  Raises:
+    UserError: the record has fewer than `least` frames, no sound or no coefficients.
+  """
+  rows, features = np.asarray(rows_of(record, config)), audio.of_record(record)
+  if len(rows) < least:
+    raise UserError(
+      f'clip {record.id} has {len(rows)} frames, fewer than the {least} that an example needs: rebuild the corpus '
+      'without it'
+    )
+  return rows, features
 
 
 def mouth_motion(model: MorphableModel, alpha, beta):

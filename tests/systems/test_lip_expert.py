@@ -82,7 +82,7 @@ def test_mouths_do_not_depend_on_pose_or_units():
 
 def test_records_that_cannot_be_read():
   system, generator = systems.build(micro()), np.random.default_rng(0)
-  with pytest.raises(UserError, match='clip a has 8 frames, fewer than the 10 that a pair out of sync needs'):
+  with pytest.raises(UserError, match='clip a has 8 frames, fewer than the 10 that an example needs'):
     system.read(made_up_face.record(8), generator)
   bare = dataclasses.replace(made_up_face.record(), features={})
   with pytest.raises(UserError, match='clip a has no coefficients .* --coefficients=mesh_pca'):

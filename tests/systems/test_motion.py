@@ -69,7 +69,7 @@ def test_clips_have_the_coefficients_and_the_sound_of_the_same_frames(made):
     np.testing.assert_array_equal(heard, sound[start : start + 8])
     starts.add(start)
   assert len(starts) > 1
-  with pytest.raises(UserError, match='clip a has 6 frames, fewer than config.frames=8'):
+  with pytest.raises(UserError, match='clip a has 6 frames, fewer than the 8 that an example needs'):
     system.read(made_up_face.record(6), np.random.default_rng(0))
 
 

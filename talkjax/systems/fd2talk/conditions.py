@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -14,7 +13,6 @@ from talkjax.errors import UsageError, UserError
 from talkjax.faces import landmarks, mesh_drawing, mesh_pca
 from talkjax.faces.landmarks import FaceTrack
 from talkjax.faces.morphable import MorphableModel
-from talkjax.media import video
 from talkjax.systems import FileBatch, RecordBatch, Request, Video, coefficients
 from talkjax.systems.audio import Sound
 from talkjax.systems.fd2talk import motion_files
@@ -227,10 +225,7 @@ def read_pose(wanted: str, frames: int, config) -> Pose | None:
   """
   if wanted in (PREDICTED, STILL):
     return {PREDICTED: None, STILL: still}[wanted]
-  shape = video.probe(wanted)
-  pictures = lambda: itertools.islice(video.read_frames(wanted, config.fps), frames)
-  track = landmarks.find_faces(pictures(), name=wanted)
-  return follow(measure(pictures, track, (shape.height, shape.width), config))
+  return follow(measure(*conditions.driving_face(wanted, config.fps, frames), config))
 
 
 def with_mesh(file: Video, model: MorphableModel, rows: collections.deque) -> Video:

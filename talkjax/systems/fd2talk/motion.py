@@ -99,12 +99,10 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   Raises:
     UserError: the record is shorter than a clip, has no sound or no coefficients.
   """
-  rows, features = coefficients.rows_of(record, config), audio.of_record(record)
-  k, f, count = config.data.examples_per_record, config.frames, len(rows)
-  if count < f:
-    raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
-  frames = generator.integers(count - f + 1, size=(k, 1)) + np.arange(f)
-  return {'coefficients': np.asarray(rows)[frames], 'audio': features[frames], 'id': np.full(k, record.id)}
+  k, f = config.data.examples_per_record, config.frames
+  rows, features = coefficients.rows_and_features(record, config, audio, f)
+  frames = generator.integers(len(rows) - f + 1, size=(k, 1)) + np.arange(f)
+  return {'coefficients': rows[frames], 'audio': features[frames], 'id': np.full(k, record.id)}
 
 
 def init(

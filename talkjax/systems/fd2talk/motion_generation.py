@@ -87,30 +87,19 @@ def generate_motion(
   Returns:
     per voice float32 [f, k_e + 6], expression, angles and translation; or [f, k_e] without pose.
   """
-  config, table = sampler.config, sampler.table
+  config = sampler.config
   parts = motion.PARTS if pose else (motion.EXPRESSION,)
   plan = windows.plan([len(f) for f in features], config.frames, config.windows.overlap)
   groups = windows.groups(len(plan.frames), config.windows.batch_size, sharding.num_devices(params))
   place = sharding.batch_placement(params)
   audio = _window_features(features, plan)
-  seeds = np.repeat(np.asarray(seeds, np.uint32), plan.sizes)
-  numbers = np.concatenate([np.arange(size, dtype=np.uint32) for size in plan.sizes])
-  in_chunks = functools.partial(windows.in_chunks, FRAMES_AT_ONCE)
-  empty = np.zeros((plan.count, config.morphable.expression + (6 if pose else 0)), np.float32)
-  x = in_chunks(lambda a, s, n: sampler.noise(a, s, n, len(table)), empty, seeds, numbers)
-  total = len(table) * len(groups)
-  for index in range(len(table)):
-    level, row = jax.tree.map(jnp.asarray, table.rows(index)), table.rows(np.array([index]))
 
-    def predict(number, window, index=index, level=level):
-      if progress:
-        progress((index * len(groups) + number) / total)
-      return sampler.predict(params, place(window), place(audio[groups[number]]), level, parts)
+  def predict(number, window, level):
+    return sampler.predict(params, place(window), place(audio[groups[number]]), level, parts)
 
-    mean = windows.mean_prediction(x, plan, groups, predict)
-    x = in_chunks(
-      lambda p, a, s, n, row=row, index=index: sampler.step(p, a, s, n, row, index), mean, x, seeds, numbers
-    )
+  shape = (config.morphable.expression + (6 if pose else 0),)
+  functions = windows.Functions(sampler.noise, predict, sampler.step, FRAMES_AT_ONCE)
+  x = windows.sample(shape, plan, groups, sampler.table, seeds, functions, progress=progress)
   return [x[offset : offset + len(f)] for offset, f in zip(plan.offsets, features)]
 
 

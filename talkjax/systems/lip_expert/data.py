@@ -3,7 +3,6 @@
 import numpy as np
 
 from talkjax.corpora.records import Record
-from talkjax.errors import UserError
 from talkjax.nn.lip_expert import FRAMES
 from talkjax.systems import coefficients
 from talkjax.systems.audio import AudioFeatures
@@ -24,18 +23,13 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   Raises:
     UserError: the record has fewer than 10 frames, no sound or no coefficients.
   """
-  rows, features = coefficients.rows_of(record, config), audio.of_record(record)
+  rows, features = coefficients.rows_and_features(record, config, audio, 2 * FRAMES)
   k, starts = config.data.examples_per_record, len(rows) - FRAMES + 1
-  if starts <= FRAMES:
-    raise UserError(
-      f'clip {record.id} has {len(rows)} frames, fewer than the {2 * FRAMES} that a pair out of sync needs: rebuild '
-      'the corpus without it'
-    )
   start, in_sync = generator.integers(starts, size=k), np.arange(k) % 2 == 0
   other = np.array([out_of_sync(s, starts, generator) for s in start])
   frames = np.arange(FRAMES)
   return {
-    'coefficients': np.asarray(rows)[start[:, None] + frames],
+    'coefficients': rows[start[:, None] + frames],
     'audio': features[np.where(in_sync, start, other)[:, None] + frames],
     'in_sync': in_sync.astype(np.float32),
     'id': np.full(k, record.id),

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import landmarks
-from talkjax.media import audio, picture
+from talkjax.media import audio, picture, video
 from talkjax.metrics.suites import Truth
 from talkjax.systems import Request, Video
 from talkjax.systems.audio import Sound
@@ -144,3 +144,14 @@ def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: 
 def video_of(job: Job, path: str, num_frames: int, fps: float, size: int) -> Video:
   """The file of a job, with its voice as the sound."""
   return Video(path, num_frames, fps, (size, size), job.voice)
+
+
+def driving_face(path: str, fps: float, count: int) -> tuple[Callable[[], Iterator], landmarks.FaceTrack, tuple]:
+  """(what reads a video's frames at `fps`, at most `count`; its face in them; (h, w) of a frame).
+
+  Raises:
+    UserError: it cannot be read, or has no face.
+  """
+  shape = video.probe(path)
+  frames = lambda: itertools.islice(video.read_frames(path, fps), count)
+  return frames, landmarks.find_faces(frames(), name=path), (shape.height, shape.width)

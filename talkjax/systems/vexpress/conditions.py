@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError, UserError
-from talkjax.faces import keypoints, landmarks
-from talkjax.media import audio, video
+from talkjax.faces import keypoints
+from talkjax.media import audio
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
@@ -152,10 +151,8 @@ def read_driving(path: str, count: int, config) -> np.ndarray:
   """
   if path.endswith(('.npy', '.pth', '.pt')):
     return keypoints.read(path) * np.float32(config.size / POINTS_SIZE)
-  shape = video.probe(path)
-  frames = itertools.islice(video.read_frames(path, config.fps), count)
-  track = landmarks.find_faces(frames, name=path)
-  return to_square(keypoints.of_landmarks(track.landmarks), (shape.height, shape.width), config.size)
+  _, track, shape = conditions.driving_face(path, config.fps, count)
+  return to_square(keypoints.of_landmarks(track.landmarks), shape, config.size)
 
 
 def fit_duration(sound: Sound) -> Sound:

@@ -1,7 +1,6 @@
 """Generation with vexpress: overlapping windows of frames, averaged after every denoising step."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -161,32 +160,17 @@ def denoise(
   plan = windows.plan([len(f) for f in inputs.features], config.windows.frames, config.windows.overlap)
   encoded = EncodedWindows(params, inputs, plan, sampler)
   settings = {k: np.asarray(v, np.float32) for k, v in inputs.settings.items()}
-  seeds = np.repeat(np.asarray(inputs.seeds, np.uint32), plan.sizes)
-  numbers = np.concatenate([np.arange(size, dtype=np.uint32) for size in plan.sizes])
-  shape = (plan.count, *inputs.prepared[1].shape[1:])
-  in_chunks = functools.partial(windows.in_chunks, min(encoded.batch, len(plan.sizes)) * config.windows.frames)
 
-  x = inputs.start
-  if x is None:
-    empty = np.broadcast_to(np.float32(0), shape)
-    x = in_chunks(lambda a, s, n: sampler.noise(a, s, n, config.sampler.steps), empty, seeds, numbers)
-  total = len(sampler.table) * len(encoded.groups)
-  for index in range(len(sampler.table)):
-    level = jax.tree.map(jnp.asarray, sampler.table.rows(index))
+  def predict(number, window, level):
+    x, video = encoded.place(window), encoded.place(plan.videos[encoded.groups[number]])
+    return sampler.predict(params, inputs.prepared, encoded[number], x, video, level, settings)
 
-    def predict(number, window, index=index, level=level):
-      video = encoded.place(plan.videos[encoded.groups[number]])
-      x = encoded.place(window)
-      prediction = sampler.predict(params, inputs.prepared, encoded[number], x, video, level, settings)
-      if progress:
-        progress((index * len(encoded.groups) + number + 1) / total)
-      return prediction
-
-    mean = windows.mean_prediction(x, plan, encoded.groups, predict)
-    row = sampler.table.rows(np.array([index]))
-    x = in_chunks(
-      lambda p, a, s, n, row=row, index=index: sampler.step(p, a, s, n, row, index), mean, x, seeds, numbers
-    )
+  at_once = min(encoded.batch, len(plan.sizes)) * config.windows.frames
+  functions = windows.Functions(sampler.noise, predict, sampler.step, at_once)
+  shape = inputs.prepared[1].shape[1:]
+  x = windows.sample(
+    shape, plan, encoded.groups, sampler.table, inputs.seeds, functions, start=inputs.start, progress=progress
+  )
   return x, plan
 
 
