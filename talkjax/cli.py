@@ -144,12 +144,16 @@ def parse(
 def describe(own: Sequence[Option], usage: str, groups: dict[str, list[Option]]) -> str:
   """The text of --help: a line for each option, those of systems grouped by the systems that accept them."""
   lines = [usage.strip()]
-  shared: dict[str, list[str]] = {}
-  declared = {o.name: o for group in groups.values() for o in group}
-  for name in declared:
-    accepting = [system for system, group in groups.items() if any(o.name == name for o in group)]
-    shared.setdefault(', '.join(accepting), []).append(name)
-  sections = {'Options': (*own, DEBUG), **{f'Options of {k}': [declared[n] for n in v] for k, v in shared.items()}}
+  accepting: dict[tuple[str, str], list[str]] = {}  # by name and help: systems may mean different things by one name
+  declared = {}
+  for system, group in groups.items():
+    for option in group:
+      declared.setdefault((option.name, option.help), option)
+      accepting.setdefault((option.name, option.help), []).append(system)
+  shared: dict[str, list[Option]] = {}
+  for key, accepted in accepting.items():
+    shared.setdefault(f'Options of {", ".join(accepted)}', []).append(declared[key])
+  sections = {'Options': (*own, DEBUG), **shared}
   for title, listed in sections.items():
     lines += ['', f'{title}:', *map(describe_option, listed)]
   if CONFIG in own:

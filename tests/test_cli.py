@@ -228,7 +228,7 @@ def test_help_lists_every_option(name):
   # Each option of a system is in one section, which names the systems that accept it.
   listed = {(s, option): text for t, of in sections.items() for s in t[11:].split(', ') for option, text in of.items()}
   assert listed == {(system, o.name): o.help for system, of in _of_systems(name).items() for o in of}
-  assert len({option for of in sections.values() for option in of}) == sum(map(len, sections.values()))
+  assert len({pair for of in sections.values() for pair in of.items()}) == sum(map(len, sections.values()))
 
 
 def test_help_of_build_lists_its_own_flags_and_those_of_tfds(capsys):
