@@ -33,11 +33,12 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import flags
 
 from talkjax import benchmark, convert, systems, train
-from talkjax.training import checkpoint, input_pipeline
+from talkjax.training import checkpoint, input_pipeline, sharding
 from talkjax.training.compile import training_program
 from tests import made_up
 from tests.commands import ROOT
@@ -197,12 +198,16 @@ class Trial:
     return 'converted'
 
   def train(self, command: Command) -> str:
-    real, programs = train.train, []
+    real, load, programs, loaded = train.train, train._load, [], {}
     brief = command.document.startswith('configs/') and not self.whole
 
     def record(*args):
-      programs.append(training_program(*args))
-      return programs[-1]
+      programs.append((args[0], training_program(*args)))
+      return programs[-1][1]
+
+    def record_loaded(*args):
+      loaded.update(load(*args))
+      return loaded
 
     def narrow(config, workdir, *more):
       if brief:
@@ -218,10 +223,12 @@ class Trial:
         real(config, workdir, *more)
       except Reached:
         if self.needed_after(command, workdir):
-          params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs[-1].state.params)
-          checkpoint.save_params(workdir, config, params, 1)
+          fresh = lambda path, x: loaded.get(sharding.path_name(path), np.zeros(x.shape, x.dtype))
+          resolved, program = programs[-1]
+          params = jax.tree_util.tree_map_with_path(fresh, program.state.params)
+          checkpoint.save_params(workdir, ml_collections.ConfigDict(resolved), params, 1)
 
-    with mock.patch.object(train, 'train', narrow), mock.patch.object(train, 'training_program', record):
+    with mock.patch.multiple(train, train=narrow, training_program=record, _load=record_loaded):
       self.call(command)
     return 'config checked' if brief else 'step taken' if self.whole else 'step reached'
 

@@ -81,6 +81,9 @@ def narrow_networks():
     yield
 
 
+SMALL = ('speech_encoder', 'lip_expert', 'fd2talk')  # in `tiny`, whose networks are read by other trainings too
+
+
 def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A config with smaller networks, pictures and clips; what a document's command sets otherwise stays as it is."""
   config = ml_collections.ConfigDict(config)
@@ -89,9 +92,9 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     node = flat
     for part in key.split('.'):
       node = node.get(part) if isinstance(node, dict) else None
-    if node is not None and not (config.system == 'speech_encoder' and key.startswith('model.')):
+    if node is not None and not (config.system in SMALL and key.startswith(('model.', 'latents.'))):
       config.update_from_flattened_dict({key: value})
-  if config.get('frames', 1) > 1 and config.system != 'speech_encoder':
+  if config.get('frames', 1) > 1 and config.system not in SMALL:
     config.frames = 4
   if config.system == 'speech_edit' and config.model.patch_size == 1:
     config.model.attention_downsamples = ()
