@@ -82,9 +82,11 @@ class Reader:
     return self.watch(dataclasses.replace(self.records[i % len(self.records)], id=str(i), transcript=str(i)))
 
   def watch(self, value):
-    self.alive += 1
-    self.most = max(self.most, self.alive)
     weakref.finalize(value, self._gone)
+    self.alive += 1
+    if self.alive > self.most:
+      gc.collect()  # what only cycles of references hold is not in use
+      self.most = max(self.most, self.alive)
     return value
 
   def _gone(self):
