@@ -1,4 +1,4 @@
-"""Coefficients of a morphable model as cached features of a corpus, and the model beside them.
+"""Coefficients of a morphable model as cached features of a corpus, and the model stored with them.
 
 They are in a folder of the corpus that is named after the model, `mesh_pca` or `deep3d`: coefficients.json with its
 rows (`feature_cache`), morphable.npz with the arrays of `talkjax.faces.morphable.MorphableModel`, and morphable.json,

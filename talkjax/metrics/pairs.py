@@ -111,8 +111,8 @@ def _start_motion(context: Context):
     if angles is None:
       return {}
     sound = footage.sound()
-    heard = np.zeros(0, int) if sound is None else beats.onsets(sound, footage.fps, len(angles))
-    aligned = beats.align(heard, beats.motion_beats(angles[:, None]))
+    sound_beats = np.zeros(0, int) if sound is None else beats.onsets(sound, footage.fps, len(angles))
+    aligned = beats.align(sound_beats, beats.motion_beats(angles[:, None]))
     return {f'diversity{suffix}': pose.diversity(angles), f'beat_align{suffix}': aligned}
 
   def score(pair: Pair) -> dict[str, float]:

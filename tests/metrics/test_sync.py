@@ -8,7 +8,7 @@ from talkjax.metrics import sync
 def test_the_shift_of_the_sound_is_found(late):
   r = np.random.default_rng(0)
   walk = r.normal(size=(80, 16)) * 3
-  lip, speech = walk[20:60], walk[20 - late : 60 - late]  # the sound of frame i is heard `late` frames after it
+  lip, speech = walk[20:60], walk[20 - late : 60 - late]  # the sound of frame i comes `late` frames after it
   made = sync.score(lip, speech)
   assert made.offset == -late
   assert made.distance < 10 and made.confidence > 5

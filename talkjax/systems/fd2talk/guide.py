@@ -31,7 +31,7 @@ def pixel_centres(size: int) -> jax.Array:
 def lay_over(images: jax.Array, source: jax.Array, target: jax.Array, size: int) -> jax.Array:
   """Moves a face: where `target` has a landmark, the result shows what the image has at that of `source`.
 
-  An affine map follows the head, and what is left of the landmarks' motion is interpolated near them. It knows nothing
+  An affine map follows the head, and the remaining motion of the landmarks is interpolated near them. It knows nothing
   of depth, or of what the image does not show.
 
   Args:

@@ -1,4 +1,4 @@
-"""The expressions that stage 1 predicts for a corpus, which stage 3 learns from (section 3.4.2), cached beside it."""
+"""The expressions that stage 1 predicts for a corpus, which stage 3 learns from (section 3.4.2), cached with it."""
 
 import pathlib
 import zlib
