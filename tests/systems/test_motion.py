@@ -64,9 +64,9 @@ def test_clips_have_the_coefficients_and_the_sound_of_the_same_frames(made):
   rows, sound = coefficients.rows_of(record, config), motion.make_audio(config).of_record(record)
   assert batch['coefficients'].shape == (4, 8, 13) and batch['audio'].shape == (4, 8, 8)
   starts = set()
-  for clip, heard in zip(batch['coefficients'], batch['audio']):
+  for clip, audio in zip(batch['coefficients'], batch['audio']):
     (start,) = [i for i in range(33) if np.array_equal(rows[i : i + 8], clip)]
-    np.testing.assert_array_equal(heard, sound[start : start + 8])
+    np.testing.assert_array_equal(audio, sound[start : start + 8])
     starts.add(start)
   assert len(starts) > 1
   with pytest.raises(UserError, match='clip a has 6 frames, fewer than the 8 that an example needs'):
