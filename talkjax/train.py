@@ -72,7 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, resume_from: int | No
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
   # Data.
-  config = ml_collections.FrozenConfigDict(with_encoder_sizes(config))
+  config = ml_collections.FrozenConfigDict(with_joined(with_encoder_sizes(config)))
   _check_batch_size(config)
   system = systems.build(config)
   workdir = epath.Path(workdir)
@@ -162,6 +162,15 @@ def with_encoder_sizes(config: ml_collections.ConfigDict) -> ml_collections.Conf
   elif is_workdir(config.init_from) and not config.audio.weights:
     config.audio.wav2vec2 = read_config(config.init_from).get('audio', {}).get('wav2vec2', {})
   return config
+
+
+def with_joined(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with those of the workdirs of other systems that it joins."""
+  if not config.get('joins'):
+    return config
+  from talkjax.systems import joined  # which few systems need
+
+  return joined.with_configs(config)
 
 
 def check_sources(config, system: systems.System) -> None:

@@ -142,6 +142,14 @@ class System:
       fills the frozen branch `morphable`.
     predict: of helpers that generate nothing: `(params, records, speech=None) -> (truths, predictions)`, which the
       suites compare.
+    renderer: of a system that draws motion: `(params, portraits) -> draw`, `(motion, seeds) -> frames`. Portraits are
+      uint8 [h, w, 3], motion is float32 [b, f, k] (expression, angles, translation from the portrait's own), and frames
+      are uint8 [b, f, h, w, 3]. A frame depends on its motion, portrait and seed alone.
+    lip_sync: of a system that moves lips to a sound: `(params, frames, sound, fps) -> frames`, an iterable of uint8
+      [h, w, 3], float32 [s] of 16 kHz, and an iterator of as many frames, of which it holds few at once.
+    classify: of a classifier of noisy samples: `(params, x, timestep) -> logits` [b, classes], differentiable in x.
+    upscale: of a system that enlarges videos: `(params, frames, seed) -> frames`, uint8 [f, h, w, 3] to uint8
+      [f, h', w', 3].
   """
 
   read: Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
@@ -161,6 +169,10 @@ class System:
   encoder: Encoder | None = None
   features: tuple[str, ...] = ()
   predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None
+  renderer: Callable[[Any, Sequence[np.ndarray]], Callable[..., np.ndarray]] | None = None
+  lip_sync: Callable[[Any, Iterable[np.ndarray], np.ndarray, float], Iterator[np.ndarray]] | None = None
+  classify: Callable[[Any, Any, Any], Any] | None = None
+  upscale: Callable[[Any, np.ndarray, int], np.ndarray] | None = None
 
 
 def names() -> list[str]:

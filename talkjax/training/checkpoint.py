@@ -275,14 +275,19 @@ def check_finite(params: Mapping[tuple[str, ...], Any], source: str) -> None:
       )
 
 
-def saved_paths(workdir) -> tuple[str, ...]:
-  """The paths of the parameters in a workdir's newest checkpoint; none without a checkpoint."""
+def saved_shapes(workdir) -> dict[str, Any]:
+  """By path, `shape` and `dtype` of the parameters in a workdir's newest checkpoint; {} without a checkpoint."""
   path = epath.Path(workdir).resolve() / 'checkpoints'
   if not has_checkpoint(workdir):
-    return ()
+    return {}
   with _manager(path) as manager:
     saved = _saved_tree(manager, manager.latest_step(), 'params')
-  return tuple(path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(saved))
+  return {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+
+
+def saved_paths(workdir) -> tuple[str, ...]:
+  """The paths of the parameters in a workdir's newest checkpoint; none without a checkpoint."""
+  return tuple(saved_shapes(workdir))
 
 
 def load_part(

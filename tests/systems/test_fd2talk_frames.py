@@ -235,6 +235,25 @@ def test_saved_motion_renders_the_same_video_and_can_be_edited(made, files, tmp_
   assert change('c.mp4') < 0.5 and change('d.mp4') > 2
 
 
+def test_another_system_can_have_its_motion_drawn(made, files, tmp_path):
+  path = str(tmp_path / 'm.npz')
+  micro.render(made, tmp_path / 'a.mp4', image=files[0], audio=files[1], save_motion=path, seed=0)
+  with np.load(path) as file:
+    motion = np.concatenate([file[k] for k in ('expression', 'angles', 'translation')], axis=1)
+  portraits = [made.records[0].frame(0), made.records[1].frame(0)]
+  draw = made.system.renderer(made.params, portraits)
+  both = draw(np.stack([motion, motion]), np.array([0, 1], np.uint32))
+  assert both.shape == (2, 5, 32, 32, 3) and both.dtype == np.uint8
+  request = systems.Request('a.mp4', {'image': files[0], 'audio': files[1], 'motion': path})
+  (batch,) = made.system.from_files(made.params, request)
+  own = systems.join(made.system.generate(made.params, batch.conditions(), np.zeros(1, np.uint32))).frames[0]
+  assert np.abs(both[0].astype(int) - own).max() <= 2
+  assert np.abs(both[0].astype(int) - both[1]).mean() > 10
+  # Piece by piece it is the same video.
+  pieces = [draw(np.stack([part, part]), np.array([0, 1], np.uint32)) for part in (motion[:2], motion[2:])]
+  assert np.abs(np.concatenate(pieces, axis=1).astype(int) - both).max() <= 2
+
+
 def test_meshes_on_the_left_and_a_sweep_over_seeds(made, files, tmp_path):
   still = dataclasses.replace(made, system=systems.build(made.change(pose='still')))
   micro.render(still, tmp_path / 'm.mp4', image=files[0], audio=files[1], mesh=True)

@@ -46,6 +46,11 @@ def build(config) -> System:
 
     return generation.generate(params, batch, seeds, progress, sampler=sampler())
 
+  def renderer(params, portraits):
+    from talkjax.systems.fd2talk import generation
+
+    return generation.renderer(params, portraits, sampler=sampler())
+
   def from_records(records, **how):
     from talkjax.systems.fd2talk import conditions
 
@@ -76,6 +81,7 @@ def build(config) -> System:
     encoder=audio.encoder,
     features=('coefficients',),
     precompute=precompute if config.motion == 'predicted' else None,
+    renderer=renderer,
   )
 
 

@@ -1,6 +1,6 @@
 """Generation with fd2talk: the motion of the whole video first, then its frames, each by itself (section 3.3)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from talkjax.media.picture import to_uint8
 from talkjax.systems import Chunk, coefficients
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.fd2talk import frame_networks, motion_generation
-from talkjax.systems.fd2talk.conditions import Conditions
+from talkjax.systems.fd2talk.conditions import Conditions, face_of
 from talkjax.systems.fd2talk.frame_networks import Networks, Portrait
 from talkjax.systems.fd2talk.motion_files import Motion, of_rows
+from talkjax.systems.portrait import conditions as portrait_conditions
 from talkjax.training import sharding
 
 
@@ -90,6 +91,14 @@ def images(params, conditions: Conditions, seeds: np.ndarray, sampler: Sampler) 
       conditions.deliver(i, own, of_rows(own, portrait, config.morphable.expression, config.fps))
 
   prepared = sampler.prepare(params, conditions.portraits.reference, portraits)
+  yield from drawn(params, prepared, rows, seeds, sampler)
+
+
+def drawn(
+  params, prepared: Portrait, rows: Sequence[np.ndarray], seeds: np.ndarray, sampler: Sampler
+) -> Iterator[np.ndarray]:
+  """Frames of videos with coefficients [f, k] each: [b, f, h, w, 3] in [-1, 1], f at a time, the last frame held."""
+  config = sampler.config
   place, b, longest = sharding.batch_placement(params), len(rows), max(map(len, rows))
   devices = sharding.num_devices(params)
   chunk = -(-max(1, config.frames_at_once * devices // b) // devices) * devices
@@ -100,6 +109,31 @@ def images(params, conditions: Conditions, seeds: np.ndarray, sampler: Sampler) 
     video = np.repeat(np.arange(b), chunk)
     made = np.asarray(sampler.draw(params, prepared, *map(place, (video, wanted, seeds[video], held))))
     yield made.reshape(b, chunk, *made.shape[1:])[:, : longest - first]
+
+
+def renderer(params, portraits: Sequence[np.ndarray], *, sampler: Sampler) -> Callable[..., np.ndarray]:
+  """Draws motion that another system made, see `System.renderer`.
+
+  Args:
+    params: from training.
+    portraits: uint8 [h, w, 3] each, cropped to the largest square around the face.
+    sampler: compiled once per number of portraits.
+
+  Raises:
+    UserError: a portrait has no face.
+  """
+  config, model = sampler.config, coefficients.numpy_model_of(params, sampler.config)
+  found = [portrait_conditions.crop_portrait(p, config.size, f'portrait {i}') for i, p in enumerate(portraits)]
+  own = np.stack([face_of(portrait, config).rows(model)[0] for portrait in found])
+  prepared = sampler.prepare(params, np.stack([portrait.image for portrait in found]), own)
+
+  def draw(motion: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    first = motion.shape[-1] - 6
+    moves = [Motion(m[:, :first], m[:, first : first + 3], m[:, -3:], config.fps) for m in motion]
+    rows = [move.rows(portrait) for move, portrait in zip(moves, own)]
+    return to_uint8(np.concatenate(list(drawn(params, prepared, rows, np.asarray(seeds, np.uint32), sampler)), axis=1))
+
+  return draw
 
 
 def rows_of_videos(

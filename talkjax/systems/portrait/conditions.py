@@ -108,8 +108,12 @@ def read_portrait(path: str, size: int) -> Portrait:
   Raises:
     UserError: it cannot be read, or no face is found.
   """
-  image = picture.read(path)
-  track = landmarks.find_faces([image], name=path)
+  return crop_portrait(picture.read(path), size, path)
+
+
+def crop_portrait(image: np.ndarray, size: int, name: str) -> Portrait:
+  """The same of a picture uint8 [h, w, 3], which has a name for messages."""
+  track = landmarks.find_faces([image], name=name)
   x0, y0, x1, y1 = (float(v) for v in track.box[0])
   height, width = image.shape[:2]
   side = min(height, width)

@@ -1,0 +1,99 @@
+"""Workdirs of other systems that a system uses, opened through the fields of `System`: no system imports another.
+
+A config lists in `joins` its keys that name such workdirs. Training keeps what they learned in the frozen branch
+`joined` and their configs in `config.joined`, so that its own workdir generates by itself. A generation can open
+another workdir in place of one of them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax.traverse_util import unflatten_dict
+
+from talkjax import systems
+from talkjax.errors import UserError
+from talkjax.training import checkpoint
+from talkjax.training.workdir import is_workdir, read_config
+
+BRANCH = 'joined'  # of the parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+  """Another system, what it learned, and its config."""
+
+  system: systems.System
+  params: Any
+  config: ml_collections.ConfigDict
+
+
+def names(config) -> tuple[str, ...]:
+  """The keys of `config.joins` that name a workdir."""
+  return tuple(name for name in config.get('joins', ()) if is_workdir(config[name]))
+
+
+def with_configs(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with those of the workdirs that it joins, as `config.joined`.
+
+  Raises:
+    UserError: one of them is not a workdir.
+  """
+  if not names(config):
+    return config
+  config = ml_collections.ConfigDict(config).copy_and_resolve_references()
+  with config.unlocked():
+    config.joined = {name: read_config(config[name]).to_dict() for name in names(config)}
+  return config
+
+
+def fresh(config) -> dict[str, Any]:
+  """The frozen branch in the shapes of the joined workdirs, {} without any; training fills it.
+
+  Raises:
+    UserError: a workdir has no checkpoint.
+  """
+  shapes = {name: checkpoint.saved_shapes(config[name]) for name in names(config)}
+  trees = {
+    name: unflatten_dict({k: jnp.zeros(x.shape, x.dtype) for k, x in tree.items()}, '/')
+    for name, tree in shapes.items()
+  }
+  return {BRANCH: trees} if trees else {}
+
+
+def load(config) -> tuple[tuple[str, str, str, str], ...]:
+  """What `System.load` says of the joined workdirs."""
+  return tuple((name, f'{BRANCH}/{name}', '', '') for name in names(config))
+
+
+def open_joined(name: str, params, config, field: str, workdir: str = '') -> Joined | None:
+  """A joined system, or None where the config joins none.
+
+  Args:
+    name: the key of the config, also the name of the option that opens another workdir.
+    params: of the system that joins it.
+    config: of that system.
+    field: of `System`, that it must have.
+    workdir: opened in place of the one that training kept.
+
+  Raises:
+    UserError: the workdir cannot be read, or its system lacks the field.
+  """
+  if workdir:
+    own, tree, _ = checkpoint.load_params(workdir)
+    tree = jax.device_put(tree, jax.tree.leaves(params)[0].sharding)
+  elif name in config.joined:
+    own, tree = ml_collections.ConfigDict(config.joined[name]), params[BRANCH][name]
+  else:
+    return None
+  if 'system' not in own:
+    raise UserError(f'--{name}={workdir} is a conversion of a network alone: give a workdir of a system')
+  system = systems.build(own)
+  if getattr(system, field) is None:
+    stage = f' stage {own.stage}' if 'stage' in own else ''
+    raise UserError(
+      f'{name}={workdir or config[name]} is of {own.system}{stage}, which has no {field}: give another workdir'
+    )
+  return Joined(system, tree, own)
