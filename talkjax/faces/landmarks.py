@@ -74,7 +74,7 @@ def find_faces(
     for frame in frames:
       faces = detect(frame)
       counts.append(len(faces))
-      mesh = _select_face(faces, previous)
+      mesh = select_face(faces, previous)
       previous = mesh if mesh is not None else previous
       meshes.append(mesh)
   found = np.array([m is not None for m in meshes], bool)
@@ -91,7 +91,7 @@ def find_faces(
   )
 
 
-def _select_face(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray | None:
+def select_face(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray | None:
   """The face to track: the previous one, unless it is gone or another is more than twice as large."""
   if not faces:
     return None

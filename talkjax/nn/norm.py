@@ -1,6 +1,7 @@
 """Group normalisation, FiLM and SiLU fused into one pass over the pixels; batch normalisation by stored statistics."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -97,12 +98,13 @@ class BatchNorm(nn.Module):
   """Batch normalisation by stored statistics, as published networks have it in inference; it folds into a gain."""
 
   epsilon: float = 1e-5
+  gain_init: Callable = nn.initializers.ones
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., c] -> [..., c]."""
     c = x.shape[-1:]
-    gain, bias = self.param('scale', nn.initializers.ones, c), self.param('bias', nn.initializers.zeros, c)
+    gain, bias = self.param('scale', self.gain_init, c), self.param('bias', nn.initializers.zeros, c)
     mean = self.param('running_mean', nn.initializers.zeros, c)
     variance = self.param('running_var', nn.initializers.ones, c)
     gain = gain / jnp.sqrt(variance + self.epsilon)

@@ -182,9 +182,14 @@ class Encoder(nn.Module):
 def conv_block(
   x: jax.Array, name: str, features: int, size: tuple[int, int], strides: tuple[int, int], padding: int, residual: bool
 ) -> jax.Array:
-  """Convolution, batch normalisation, + x if `residual`, ReLU; to be called in a compact method."""
-  y = nn.Conv(features, size, strides, padding=padding, name=f'{name}_0')(x)
-  y = BatchNorm(name=f'{name}_1')(y)
+  """Convolution, batch normalisation, + x if `residual`, ReLU; to be called in a compact method.
+
+  Batch normalisation by stored statistics leaves a fresh network's activations as large as they are: initialisation
+  keeps them from vanishing, and residual layers, which start as the identity, from growing.
+  """
+  init = nn.initializers.he_normal()
+  y = nn.Conv(features, size, strides, padding=padding, kernel_init=init, name=f'{name}_0')(x)
+  y = BatchNorm(gain_init=nn.initializers.zeros if residual else nn.initializers.ones, name=f'{name}_1')(y)
   return nn.relu(x + y if residual else y)
 
 

@@ -128,7 +128,7 @@ class UNet(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    gamma: jax.Array,
+    gamma: jax.Array | None,
     audio: jax.Array | None = None,
     train: bool = False,
     labels: jax.Array | None = None,
@@ -137,7 +137,8 @@ class UNet(nn.Module):
 
     Args:
       x: [b, h, w, c] the noisy image, concatenated with any image conditioning.
-      gamma: [b] the noise level, the product of alphas, in (0, 1); or the timestep, see `noise_embedding`.
+      gamma: [b] the noise level, the product of alphas, in (0, 1); or the timestep, see `noise_embedding`. None for
+        a U-Net that denoises nothing.
       audio: [b, d] audio features, or None for a U-Net without audio conditioning.
       train: dropout on (needs the 'dropout' rng).
       labels: int [b], below `num_classes`; None for a U-Net without classes.
@@ -191,10 +192,11 @@ class UNet(nn.Module):
     if (labels is None) != (self.num_classes is None):
       raise ValueError(f'labels are {"missing" if labels is None else "given"}, but num_classes is {self.num_classes}')
     d = 4 * self.width
-    noise = MLP(d, self.dtype, name='embed_noise')(sinusoid(self._level(gamma), self.width))
+    conditions = []
+    if gamma is not None:
+      conditions.append(MLP(d, self.dtype, name='embed_noise')(sinusoid(self._level(gamma), self.width)))
     if labels is not None:
-      noise = noise + nn.Embed(self.num_classes, d, dtype=self.dtype, name='embed_label')(labels)
-    conditions = [noise]
+      conditions[-1] += nn.Embed(self.num_classes, d, dtype=self.dtype, name='embed_label')(labels)
     if audio is not None:
       conditions.append(MLP(d, self.dtype, name='embed_audio')(audio.astype(self.dtype)))
     return tuple(nn.silu(c) for c in conditions)

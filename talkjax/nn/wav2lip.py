@@ -74,6 +74,29 @@ class Wav2Lip(nn.Module):
     return nn.sigmoid(nn.Conv(3, (1, 1), name='output_block_1')(x))
 
 
+class FaceDiscriminator(nn.Module):
+  """Whether the lower half of a face is filmed or generated: convolutions with leaky ReLU and no norm (section 3.4).
+
+  Attributes:
+    widths: features of its levels, each but the first of half the size of the one before; the last is one value.
+  """
+
+  widths: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512)
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, h, 2 h, 3] in [0, 1] -> logits [b, 1], positive for filmed faces."""
+    conv = lambda width, size, strides, name: nn.Conv(
+      width, (size, size), strides, kernel_init=nn.initializers.he_normal(), name=name
+    )
+    for i, width in enumerate(self.widths):
+      size, strides = (7, (1, 1)) if i == 0 else (5, (1, 2)) if i == 1 else (3 if i > 3 else 5, (2, 2))
+      x = nn.leaky_relu(conv(width, size, strides, f'{i}_0')(x), 0.01)
+      if i:
+        x = nn.leaky_relu(conv(width, min(size, 5), (1, 1), f'{i}_1')(x), 0.01)
+    return nn.Dense(1, name='out')(x.mean((1, 2)))
+
+
 class Decoder(nn.Module):
   """A transposed convolution that doubles the size, or grows it from 1 to 3, and residual layers."""
 
@@ -103,7 +126,7 @@ class TransposedConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[b, h, w, i] -> [b, 2h, 2w, features], or [b, h + 2, w + 2, features]."""
-    init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    init = nn.initializers.he_normal(in_axis=-1, out_axis=-2)
     kernel = self.param('kernel', init, (3, 3, self.features, x.shape[-1]), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
     kernel = kernel.swapaxes(2, 3)  # [3, 3, i, features]

@@ -1,5 +1,5 @@
 """Converts pretrained networks to `talkjax.nn`: Stable Diffusion 1.5, wav2vec 2.0, AnimateDiff, guided-diffusion and
-MM-Diffusion (in modules of their own), Wav2Lip, those of the scores.
+MM-Diffusion (in modules of their own), those of the scores.
 
 The modules of `talkjax.nn` have the published names. This module defines the exceptions and the names of the files.
 """
@@ -24,7 +24,6 @@ from talkjax.nn.inception import InceptionV3
 from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.nn.lpips import LPIPS
 from talkjax.nn.syncnet import SyncNet, Wav2LipExpert
-from talkjax.nn.wav2lip import Wav2Lip
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.weights import deep3d, guided_diffusion, mm_diffusion, vqgan
 from talkjax.weights.fit import fit
@@ -39,7 +38,6 @@ FILES = {
   'animatediff': ('mm_sd_v15_v2.ckpt', 'mm_sd_v15.ckpt', 'v3_sd15_mm.ckpt', 'mm_sd_v14.ckpt', *_DIFFUSERS),
   'guided_diffusion': tuple(guided_diffusion.RELEASED),
   'mm_diffusion': tuple(mm_diffusion.RELEASED),
-  'wav2lip': ('wav2lip_gan.pth', 'wav2lip.pth'),
   'inception': ('pt_inception-2015-12-05-6726825d.pth',),
   'i3d': ('i3d_pretrained_400.pt',),
   'syncnet': ('syncnet_v2.model',),
@@ -219,12 +217,6 @@ def scoring(state: Mapping[str, np.ndarray], name: str, net: nn.Module | None = 
   return fit(state, shapes_of(net or published, *shapes), name, UNUSED)
 
 
-def wav2lip(state: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
-  """Parameters of Wav2Lip() from the generator."""
-  state = {k.removeprefix('module.'): v for k, v in state.items()}
-  return fit(state, shapes_of(Wav2Lip(), (1, 80, 16, 1), (1, 96, 96, 6)), name, UNUSED)
-
-
 def shapes_of(net: nn.Module, *shapes: tuple[int, ...]) -> dict[str, Any]:
   """Shapes of the parameters of a network for inputs of these shapes."""
   return jax.eval_shape(net.init, jax.random.key(0), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))['params']
@@ -236,7 +228,6 @@ _CONVERT: dict[str, Callable] = {
   'wav2vec2': wav2vec2,
   'animatediff': animatediff,
   'deep3d': lambda state, name: deep3d.of_state(state, name)[1],
-  'wav2lip': wav2lip,
   **{name: functools.partial(scoring, source=name) for name in SCORING},
 }
 

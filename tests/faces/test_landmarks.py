@@ -103,11 +103,11 @@ def _square(x, y, side):
 
 def test_the_largest_face_is_tracked():
   small, large = _square(0, 0, 40), _square(100, 0, 50)
-  assert landmarks._select_face([], None) is None
-  assert landmarks._select_face([small, large], None) is large
-  assert landmarks._select_face([large, small], _square(2, 2, 40)) is small  # the one before, though another is larger
-  assert landmarks._select_face([_square(100, 0, 90), small], _square(2, 2, 40))[1, 0] == 190  # much larger
-  assert landmarks._select_face([large], _square(2, 2, 40)) is large  # a cut
+  assert landmarks.select_face([], None) is None
+  assert landmarks.select_face([small, large], None) is large
+  assert landmarks.select_face([large, small], _square(2, 2, 40)) is small  # the one before, though another is larger
+  assert landmarks.select_face([_square(100, 0, 90), small], _square(2, 2, 40))[1, 0] == 190  # much larger
+  assert landmarks.select_face([large], _square(2, 2, 40)) is large  # a cut
 
 
 def test_a_face_seen_twice_is_one():

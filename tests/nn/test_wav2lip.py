@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from talkjax.nn.wav2lip import TransposedConv, Wav2Lip
-from talkjax.weights import pretrained
+from talkjax.systems.wav2lip import published
 from tests.micro import random_params
 
 
 def test_names_and_shapes_are_the_published_ones(goldens):
   """The conversion is strict, so every entry has found its parameter. Files have the names under `module.`."""
   shapes = json.loads((goldens / 'wav2lip_generator.json').read_text())['state']
-  params = pretrained.wav2lip({f'module.{k}': np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}, 'x')
+  params = published.generator_params(
+    {f'module.{k}': np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}, 'x'
+  )
   assert params['output_block_1']['kernel'].shape == (1, 1, 32, 3)
 
 

@@ -5,11 +5,8 @@ import dataclasses
 import itertools
 import math
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from talkjax.corpora.records import Record
@@ -20,6 +17,7 @@ from talkjax.media.picture import to_float
 from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
 from talkjax.systems.audio import Sound
+from talkjax.systems.revoicing import Clip, RecordFrames, back_and_forth
 from talkjax.systems.speech_edit import data
 
 
@@ -36,31 +34,6 @@ class Conditions:
   identity: np.ndarray
   frames: Iterable[dict[str, np.ndarray]]
   sound: Sequence[Sound]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Clip:
-  """A record as it is re-voiced: aligned images, masks and landmarks [f, 68, 2]."""
-
-  images: list[np.ndarray]
-  masks: list[np.ndarray]
-  landmarks: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class _RecordFrames:
-  """The frames of a batch of clips; a shorter clip holds its last frame. It can be iterated any number of times."""
-
-  clips: Sequence[_Clip]
-  count: int
-
-  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    for f in range(self.count):
-      index = [min(f, len(clip.images) - 1) for clip in self.clips]
-      yield {
-        'clean': to_float(np.stack([clip.images[i] for clip, i in zip(self.clips, index)])),
-        'mask': np.stack([clip.masks[i] for clip, i in zip(self.clips, index)]),
-      }
 
 
 def from_records(
@@ -85,17 +58,17 @@ def from_records(
   return RecordBatch(
     Conditions(
       identity=to_float(np.stack([clip.images[0] for clip in made])),
-      frames=_RecordFrames(made, count),
+      frames=RecordFrames(made, count),
       sound=[Sound.of_record(voice, count, clip.fps) for clip, voice in zip(clips, speech or clips, strict=True)],
     ),
     tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made),
   )
 
 
-def _read_clip(clip: Record, count: int, config) -> _Clip:
+def _read_clip(clip: Record, count: int, config) -> Clip:
   transforms = data.frame_transforms(clip, config)
   last = min(count, len(clip.frames))
-  return _Clip(
+  return Clip(
     images=[align.crop(clip.frame(i), transforms[i], config.size) for i in range(last)],
     masks=[data.jaw_mask(clip, transforms, i, config) for i in range(last)],
     landmarks=np.stack([align.transform_points(clip.landmarks[i], transforms[i]) for i in range(last)]),
@@ -153,21 +126,3 @@ def _read_identity(wanted: str, config, read: Callable, transforms: np.ndarray) 
   image = picture.read(wanted)
   track = landmarks.find_faces([image], name=wanted)
   return to_float(align.crop(image, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
-
-
-def back_and_forth(read: Callable, length: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
-  """`count` pairs (index, frame) with indices 0, 1, ..., length - 1, length - 2, ..., 0, 1, ..."""
-  if count <= length:
-    yield from enumerate(read())
-    return
-  with tempfile.TemporaryDirectory() as folder:
-    name = lambda i: str(pathlib.Path(folder) / f'{i:07}.png')
-    for i, frame in enumerate(read()):
-      if not cv2.imwrite(name(i), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise UserError(f'cannot write frames of the video to {folder}: check the space left on the disk')
-      yield i, frame
-    period = max(1, 2 * (length - 1))
-    for number in range(length, count):
-      i = number % period
-      i = min(i, period - i)
-      yield i, cv2.cvtColor(cv2.imread(name(i)), cv2.COLOR_BGR2RGB)
