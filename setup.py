@@ -47,6 +47,7 @@ setup(
     'cuda': ['jax[cuda12]>=0.10'],
     'tpu': ['jax[tpu]>=0.10'],
     'beam': ['apache-beam', 'mlcroissant'],
+    'tts': ['coqui-tts[codec,cpu]>=0.27'],  # YourTTS, see talkjax/media/text_to_speech.py
     'onnx': ['onnxruntime'],  # evaluate --face_embedding
   },
 )

@@ -61,10 +61,10 @@ def get_config(arg: str | None = None):
     c.train = (('.*', True),)
     c.loss.update(sync=0.0, adversarial=0.0)
     c.mouth_weight = 3.0
-    c.augment.update(shrink=0.6, noise=0.1, shift=0.02)
+    c.augment.update(shrink=0.5, noise=0.03, shift=0.02)
     c.audio.kind = 'speech_encoder'
     c.optimizer.update(learning_rate=1e-3, b1=0.9, schedule='cosine', warmup=50)
-    c.data.update(corpus='puppets', workers=0, mouth='pixels', examples_per_record=8)
+    c.data.update(corpus='puppets', workers=0, mouth='pixels', examples_per_record=4)
     c.ema = 0.99
     c.batch_size = 32
     c.steps = 1200

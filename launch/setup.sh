@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates .venv and installs talkjax into it. Later calls do nothing as long as setup.py and this file are unchanged.
-# Usage: launch/setup.sh [extra,...]   (extras of setup.py: test, cuda, tpu, beam, onnx, parity)
+# Usage: launch/setup.sh [extra,...]   (extras of setup.py: test, cuda, tpu, beam, onnx, tts, parity)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras="${1:-}"

@@ -243,7 +243,10 @@ class Trial:
         for path in [name.replace('*', letter) for letter in 'xy'] if '*' in name else [name]:
           if path and not pathlib.Path(path).exists():
             made_up.media(pathlib.Path(path), self.record())
-    self.call(command, '--steps=1')
+    workdir = pathlib.Path(command.value('workdir') or '')
+    about = json.loads(file.read_text()) if (file := workdir / 'config.json').is_file() else {}
+    steps = any(o.name == 'steps' for o in systems.module(about['system']).OPTIONS) if 'system' in about else True
+    self.call(command, *['--steps=1'] * steps)
     return 'generated' if self.whole else 'frame reached'
 
   def evaluate(self, command: Command) -> str:
@@ -329,7 +332,7 @@ def build_system(config):
   Tracing `init` takes most of the time of a training up to its first step: equal networks are traced once.
   """
   system = build(config)
-  made = {key: config.get(key) for key in ('system', 'size', 'frames', 'margin', 'model', 'latents', 'speed')}
+  made = {key: config.get(key) for key in ('system', 'size', 'frames', 'margin', 'model', 'latents', 'speed', 'loss')}
   key = f'{made} {config.get("audio", {}).get("kind")}'
 
   def init(rng, batch):

@@ -22,6 +22,7 @@ from talkjax.nn.autoencoder import Autoencoder
 from talkjax.nn.deep3d import Deep3D
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.resnet import ResNet
+from talkjax.nn.wav2lip import Wav2Lip
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.training import checkpoint
 from talkjax.weights import latents, pretrained
@@ -36,6 +37,7 @@ WAV2VEC2 = functools.partial(Wav2Vec2, **ENCODER)
 SCORING = {
   **dict.fromkeys(pretrained.SCORING, (ResNet((1,), width=2), (1, 32, 32, 3))),
   'lpips': pretrained.SCORING['lpips'],
+  'wav2lip_syncnet': pretrained.SCORING['wav2lip_syncnet'],  # which wav2lip trains with
 }
 PATCHES = (
   (pretrained, 'LatentUNet', UNET),
@@ -88,6 +90,10 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A config with smaller networks, pictures and clips; what a document's command sets otherwise stays as it is."""
   config = ml_collections.ConfigDict(config)
   flat = config.to_dict()
+  if flat.get('model', {}).get('kind') == 'wav2lip':  # it has one size, and one number of frames
+    config.update(log_every=1, checkpoint_every=1, sample_every=0)
+    config.data.workers = 0
+    return config
   for key, value in NARROW.items():
     node = flat
     for part in key.split('.'):
@@ -103,6 +109,8 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def narrow_published(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config that a conversion starts from, as small as the made-up weights of `published`."""
+  if config.system == 'wav2lip':
+    return config
   if config.system == 'speech_edit':
     config.update_from_flattened_dict({'size': published_files.SIZE, 'model.head_channels': 16})
   else:
@@ -120,6 +128,8 @@ def pretrained_params(source: str, path: str):
     shapes = pretrained.shapes_of(Deep3D((1, 1), width=2), (1, 224, 224, 3))
   elif source in pretrained.SCORING:
     shapes = pretrained.shapes_of(*pretrained.SCORING[source])
+  elif source == 'wav2lip':
+    shapes = pretrained.shapes_of(Wav2Lip(), (1, 80, 16, 1), (1, 96, 96, 6))
   elif source == 'wav2vec2':
     shapes = jax.eval_shape(WAV2VEC2().init, rng, jnp.zeros((1, 800)))['params']
   else:

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import autoencoder, common, emo, fd2talk, lip_expert, portrait, speech_edit, speech_encoder, vexpress
+from configs import (
+  autoencoder,
+  common,
+  emo,
+  fd2talk,
+  lip_expert,
+  portrait,
+  speech_edit,
+  speech_encoder,
+  vexpress,
+  wav2lip,
+)
 from talkjax import systems, train
 from talkjax.errors import UsageError, UserError
 from talkjax.systems.sampling import make_schedule, make_table
@@ -185,6 +196,31 @@ def test_every_size_of_the_speech_encoder_takes_a_step(size, puppets, take_step)
   config.data.update({**SMALL, 'dir': str(puppets)})
   config.optimizer.warmup = 0
   take_step(config, frozen=())
+
+
+def wav2lip_config(size, puppets):
+  config = wav2lip.get_config(size)
+  config.update(ONE)
+  config.optimizer.warmup = 0
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  return config
+
+
+@pytest.mark.parametrize('size', wav2lip.SIZES)
+def test_every_size_of_wav2lip_has_a_step(size, puppets):
+  check_step(wav2lip_config(size, puppets), (*KINDS, 'expert'))
+
+
+def test_wav2lip_takes_a_step(puppets, take_step):
+  config = wav2lip_config('tiny', puppets)
+  config.update_from_flattened_dict({'size': 32, 'model.width': 32, 'model.multipliers': (1,)})
+  take_step(config)
+
+
+def test_wav2lip_needs_its_expert(puppets, tmp_path):
+  with pytest.raises(UserError, match='^config.pretrained.wav2lip_syncnet is not set, .* --source=wav2lip_syncnet'):
+    train.train(wav2lip_config('paper', puppets), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.fixture(scope='module')

@@ -16,6 +16,8 @@ from talkjax.systems.wav2lip.conditions import prepare
 from talkjax.systems.wav2lip.generation import FRAMES
 from talkjax.training import sharding
 
+AFTER = 1  # seconds after the end of a sound in which its last features fade
+
 
 def lip_sync(
   params,
@@ -44,7 +46,7 @@ def lip_sync(
   Raises:
     NoFace: the first frame has no face. A later one has the face of the frame before.
   """
-  features = audio.of_sound(params, Sound(sound, max(1, math.ceil(len(sound) / AUDIO_RATE * fps - 1e-3)), fps))
+  features = audio.of_sound(params, Sound(sound, math.ceil((len(sound) / AUDIO_RATE + AFTER) * fps), fps))
   replicated = sharding.replicate(params)
   reference, start = None, 0
   for placed in _batches(placements(frames, config)):
