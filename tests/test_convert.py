@@ -80,7 +80,9 @@ def test_other_checkpoints_are_refused(path, tmp_path, config, change, sentence)
 
 
 def test_wrong_arguments(tmp_path, path, config):
-  with pytest.raises(UsageError, match='--source=sd: expected one of diffusion_video_editing, vexpress, moore, sd15'):
+  with pytest.raises(
+    UsageError, match='--source=sd: expected one of diffusion_video_editing, vexpress, moore, wav2lip, sd15'
+  ):
     convert.convert('sd', path, tmp_path / 'out')
   with pytest.raises(UserError, match='no such file'):
     convert.convert(published.NAME, path, tmp_path / 'out')
