@@ -20,8 +20,10 @@ V-Express also needs keypoints, and gets those of the true video; `true_conditio
 `--oracle`, emo gets the face region and the head speed of the true video, and the names of all scores begin with
 `oracle_`.
 
-Suites of scores are chosen by `--suites=image,sync,motion,identity`, each alone or together, for workdirs and folders:
-docs/scores.md says which scores they have. Some need published networks, which `talkjax.convert` makes of their files:
+Suites of scores are chosen by `--suites=image,sync,motion,identity,joint`, each alone or together, for workdirs and
+folders: docs/scores.md says which scores they have. `--suites=joint` compares sets and no single videos: the two
+folders may then have other names and numbers of videos. Some scores need published networks, which `talkjax.convert`
+makes of their files:
 
 python -m talkjax.convert --source=inception --path=pt_inception-2015-12-05-6726825d.pth --output=runs/scores/inception
 python -m talkjax.evaluate --generated=made/ --reference=true/ --suites=image --metric_weights=runs/scores
@@ -53,7 +55,7 @@ OPTIONS = (
   Option('workdir', str, 'A workdir of talkjax.train or talkjax.convert.'),
   Option('split', str, "The split of the workdir's corpus to score.", 'test'),
   Option('generated', str, 'A folder of generated videos.'),
-  Option('reference', str, 'A folder of true videos with the same names.'),
+  Option('reference', str, 'A folder of true videos with the same names (of any with --suites=joint).'),
   Option('output', str, 'A JSON file for the scores.'),
   Option('weights', str, 'The averaged weights, or the last raw ones.', 'ema', choices=('ema', 'params')),
   Option('limit', int, 'Score at most so many clips.', minimum=1),
@@ -69,6 +71,10 @@ OPTIONS = (
     'sweep', str, 'Also measure heads and mouths of the first batch over an option: speed=8,14,20 or audio_weight=1,2.'
   ),
   Option('suites', str, f'Scores to compute, a list of {", ".join(pairs.SUITES)} (default: those of the system).'),
+  Option(
+    'mouth', str, 'How --suites=joint measures mouths of two folders: filmed ones, or those of drawn puppets.',
+    'landmarks', choices=('landmarks', 'found'),
+  ),
   Option('metric_weights', str, 'A folder of the converted networks that scores need, see docs/scores.md.'),
   Option('face_embedding', str, 'An ONNX model that embeds faces, for f_sim and delta_face_sim.'),
   Option('videos', str, 'A folder for the videos: source, true, generated, other_speech.'),
@@ -112,7 +118,7 @@ def _networks(args, suites: Sequence[Suite]) -> tuple[dict, list[str]]:
       missing.append(f'the pose of diversity and beat_align is that of landmarks; for that of {name}: {remedy}')
     else:
       remedy = remedy or '--face_embedding=MODEL.onnx'
-      missing.append(f'no {" and ".join(scores)} without {name}: {remedy}')
+      missing.append(f'no {" and ".join(dict.fromkeys(scores))} without {name}: {remedy}')
   return networks, missing
 
 
@@ -186,9 +192,12 @@ def _evaluate_folders(args) -> dict:
   suites = choose(args.suites, ())
   networks, missing = _networks(args, suites)
   names = [suite.name for suite in suites] or ['image', 'sync']
-  rows, means = folders.compare_folders(
-    args.generated, args.reference, 'sync' in names, 'image' in names, suites, networks
-  )
+  if suites and all(suite.sets for suite in suites):
+    rows, means = folders.compare_sets(args.generated, args.reference, suites, networks, args.mouth)
+  else:
+    rows, means = folders.compare_folders(
+      args.generated, args.reference, 'sync' in names, 'image' in names, suites, networks, args.mouth
+    )
   print(folders.table(rows, means, (*folders.SCORES, *(name for suite in suites for name in suite.scores))))
   print(*missing, sep='\n', end='\n' if missing else '')
   about = {'generated': args.generated, 'reference': args.reference, **_about_scores(args, networks, missing)}

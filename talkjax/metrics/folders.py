@@ -1,4 +1,4 @@
-"""Scores of generated videos against reference videos: two videos, or two folders matched by file name."""
+"""Scores of generated videos against reference videos: two videos, two folders matched by file name, or two sets."""
 
 import itertools
 import logging
@@ -52,6 +52,7 @@ def compare_folders(
   pictures: bool = True,
   suites: Sequence[Suite] = (),
   networks: Mapping[str, Any] | None = None,
+  mouth: str = 'landmarks',
 ) -> tuple[list[dict], dict]:
   """Scores of every video in a folder against the one of the same name (suffixes may differ) in another folder.
 
@@ -61,6 +62,7 @@ def compare_folders(
     pictures: with PSNR, SSIM and CPBD.
     suites: further scores, suites of `talkjax.metrics.pairs`. Features of networks are kept, see `footage.Cache`.
     networks: that these need, by name.
+    mouth: `Context.mouth` of the suites.
 
   Returns:
     (rows, means). A row is the result of `compare_videos` plus `lip_score_other_speech`, the lip score against the
@@ -74,7 +76,7 @@ def compare_folders(
   generated, reference = (_videos(folder) for folder in folders)
   _check_names(folders, generated, reference)
   caches = [Cache(folder.resolve()) for folder in folders]
-  run = SuiteRun(suites, Context(networks=networks or {}))
+  run = SuiteRun(suites, Context(mouth, networks=networks or {}))
   rows, generated_openings, true_openings = [], [], []
   for name in tqdm.tqdm(generated, unit='video'):
     row, openings = _compare(generated[name], reference[name], faces, pictures)
@@ -90,6 +92,47 @@ def compare_folders(
     if faces and len(rows) > 1 and generated_openings[i] is not None:
       row['lip_score_other_speech'] = _score_other_speech(generated_openings[i], true_openings, i)
   return rows, _means(rows, generated_openings, true_openings) | run.total()
+
+
+def compare_sets(
+  generated_dir: str | os.PathLike,
+  reference_dir: str | os.PathLike,
+  suites: Sequence[Suite],
+  networks: Mapping[str, Any] | None = None,
+  mouth: str = 'landmarks',
+) -> tuple[list[dict], dict]:
+  """Scores of the videos in a folder as a set, against those in another; names, numbers, sizes and rates may differ.
+
+  Args:
+    generated_dir, reference_dir: the folders.
+    suites: of sets, see `Suite.sets`.
+    networks: that these need, by name.
+    mouth: `Context.mouth` of the suites.
+
+  Returns:
+    (rows, means). A row is a video: its name with that of its folder, its number of frames, its scores. The means are
+    those of every defined score, with `videos`, `videos_reference` and `frames` and the scores of the whole sets.
+
+  Raises:
+    UserError: a folder is missing or has no videos, or a video cannot be read.
+  """
+  folders = [pathlib.Path(generated_dir), pathlib.Path(reference_dir)]
+  videos = [_videos(folder) for folder in folders]
+  run, rows = SuiteRun(suites, Context(mouth, networks=networks or {})), []
+  bar = tqdm.tqdm(total=sum(map(len, videos)), unit='video')
+  for folder, files, place in zip(folders, videos, ('generated', 'reference')):
+    cache = Cache(folder.resolve())
+    for name, path in files.items():
+      footage = from_file(path, None, cache)
+      row = run.score(Pair(name, '', **{'generated': None, 'reference': None, place: footage}))
+      rows.append({'name': f'{folder.name}/{name}', 'frames': sum(1 for _ in footage.frames())} | row)
+      bar.update()
+  bar.close()
+  means = {'videos': len(videos[0]), 'videos_reference': len(videos[1]), 'frames': sum(r['frames'] for r in rows)}
+  for score in dict.fromkeys(k for row in rows for k in row if k not in ('name', 'frames')):
+    values = [row[score] for row in rows if row.get(score) is not None]
+    means[score] = float(np.mean(values)) if values else None
+  return rows, means | run.total()
 
 
 def _check_names(folders, generated, reference) -> None:

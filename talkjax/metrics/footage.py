@@ -82,13 +82,15 @@ class Pair:
   Attributes:
     name: of the pair.
     person: who is seen; '' if unknown.
-    generated, reference: the videos.
+    generated, reference: the videos. Suites of sets also take pairs of which one is None, see `Suite.sets`.
+    caption: what the video shows and says; '' if unknown.
   """
 
   name: str
   person: str
-  generated: Footage
-  reference: Footage
+  generated: Footage | None
+  reference: Footage | None
+  caption: str = ''
 
 
 def from_frames(name: str, frames: Sequence[np.ndarray], fps: float, sound: np.ndarray | None) -> Footage:

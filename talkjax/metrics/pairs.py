@@ -1,15 +1,16 @@
-"""Suites of scores of any two videos: `evaluate --suites=image,sync,motion,identity`.
+"""Suites of scores of any two videos: `evaluate --suites=image,sync,motion,identity,joint`.
 
 docs/scores.md defines each score. The suites take a `Pair`, so they score what a system generates from a corpus as well
 as two folders. Networks come from the context; scores whose network is missing are left out.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from talkjax.metrics.footage import Footage, Pair, chunks
+from talkjax.metrics.footage import RATE, Footage, Pair, chunks
 from talkjax.metrics.suites import Context, Suite
 
 CLIP = 16  # frames that FVD sees at once
@@ -25,9 +26,7 @@ def _start_image(context: Context):
     compute = lambda: {'x': _by_blocks(networks['inception'], 'features', footage.frames(), BLOCK)}
     return footage.features('inception', networks['inception'].key, compute)['x']
 
-  def i3d(footage: Footage) -> np.ndarray:
-    compute = lambda: {'x': _clip_logits(networks['i3d'], footage)}
-    return footage.features('i3d', networks['i3d'].key, compute)['x']
+  i3d = functools.partial(_i3d, networks.get('i3d'))
 
   def sharp(footage: Footage) -> Mapping[str, float]:
     faces = footage.faces
@@ -48,6 +47,10 @@ def _start_image(context: Context):
 
 def _by_blocks(network, name: str, frames: Iterable[np.ndarray], size: int) -> np.ndarray:
   return np.concatenate([network(name, block) for block in chunks(frames, size)])
+
+
+def _i3d(network, footage: Footage) -> np.ndarray:
+  return footage.features('i3d', network.key, lambda: {'x': _clip_logits(network, footage)})['x']
 
 
 def _clip_logits(network, footage: Footage) -> np.ndarray:
@@ -161,6 +164,51 @@ def _total_identity(features: Mapping[str, Sequence[np.ndarray]]) -> dict[str, f
   return scores
 
 
+def _start_joint(context: Context):
+  from talkjax.metrics import captions, joint
+
+  judge = functools.cache(lambda: captions.make_judge(context.training()))
+  i3d = context.networks.get('i3d')
+
+  def measure(footage: Footage, caption: str, suffix: str, which: str) -> dict[str, float | np.ndarray | None]:
+    opening, sound = joint.mouth(footage, context.mouth), footage.sound()
+    scores = {f'{name}{suffix}': None for name in ('loudness_mouth', 'caption_sound', 'caption_picture')}
+    scores[f'face_found{suffix}'] = float(opening is not None)
+    count = sum(1 for _ in footage.frames()) if opening is None else len(opening)
+    if sound is not None:
+      sound = sound[: round(count / footage.fps * RATE)]
+      scores[f'sound_{which}'] = joint.embed_sound(sound)
+      if opening is not None:
+        curves = np.stack([opening, joint.loudness(sound, footage.fps, count)])
+        scores |= {f'loudness_mouth{suffix}': joint.correlation(*curves), f'curves_{which}': curves}
+    if caption:
+      heard = None if sound is None else captions.describe_sound(sound)
+      seen = captions.describe_picture(footage)
+      scores[f'caption_sound{suffix}'] = captions.is_right(judge().sound, heard, caption)
+      scores[f'caption_picture{suffix}'] = captions.is_right(judge().picture, seen, caption)
+    if i3d:
+      scores[f'i3d_{which}'] = _i3d(i3d, footage)
+    return scores
+
+  def score(pair: Pair) -> dict[str, float | np.ndarray | None]:
+    made = measure(pair.generated, pair.caption, '', 'generated') if pair.generated else {}
+    return made | (measure(pair.reference, pair.caption, '_truth', 'reference') if pair.reference else {})
+
+  return score
+
+
+def _total_joint(features: Mapping[str, Sequence[np.ndarray]]) -> dict[str, float]:
+  from talkjax.metrics import joint, stability
+
+  made, true = (features.get(f'curves_{which}', ()) for which in ('generated', 'reference'))
+  scores = {'loudness_mouth_shuffled': joint.shuffled(made), 'loudness_mouth_shuffled_truth': joint.shuffled(true)}
+  for row, name in enumerate(('opening_deviation', 'loudness_deviation')):
+    scores[name] = stability.ratio(joint.deviation(made, row), joint.deviation(true, row))
+  halves = [list(features.get('sound_reference', ()))[i::2] for i in range(2)]
+  scores |= _frechet('fad_log_mel_truth', 'sound', dict(zip(('sound_generated', 'sound_reference'), halves)))
+  return scores | _frechet('fad_log_mel', 'sound', features) | _frechet('fvd', 'i3d', features)
+
+
 IMAGE = Suite(
   ('sharpness_face', 'sharpness_mouth', 'lpips', 'fid', 'fvd'),
   _start_image,
@@ -191,4 +239,17 @@ IDENTITY = Suite(
   {'f_sim': 'face_embedding', 'delta_face_sim': 'face_embedding', 'e_fid': 'deep3d'},
   pairs=True,
 )
-SUITES = {suite.name: suite for suite in (IMAGE, SYNC, MOTION, IDENTITY)}
+JOINT = Suite(
+  (
+    *('loudness_mouth', 'loudness_mouth_truth', 'loudness_mouth_shuffled', 'loudness_mouth_shuffled_truth'),
+    *('opening_deviation', 'loudness_deviation', 'caption_sound', 'caption_sound_truth'),
+    *('caption_picture', 'caption_picture_truth', 'face_found', 'fad_log_mel', 'fad_log_mel_truth', 'fvd'),
+  ),
+  _start_joint,
+  'joint',
+  _total_joint,
+  {'fvd': 'i3d'},
+  pairs=True,
+  sets=True,
+)
+SUITES = {suite.name: suite for suite in (IMAGE, SYNC, MOTION, IDENTITY, JOINT)}

@@ -34,9 +34,14 @@ def track(frames: Iterable[np.ndarray]) -> landmarks.FaceTrack | None:
   )
 
 
-def drawn_opening(frames: Sequence[np.ndarray]) -> np.ndarray:
-  """Mouth openings [f] of a drawn puppet, with landmarks detected in the frames; nan where no face is found."""
-  found = track(frames)
+def drawn_opening(frames: Sequence[np.ndarray], found: landmarks.FaceTrack | None = None) -> np.ndarray:
+  """Mouth openings [f] of a drawn puppet, with landmarks detected in the frames; nan where no face is found.
+
+  Args:
+    frames: uint8 [h, w, 3].
+    found: the face in them; None: it is looked for.
+  """
+  found = found or track(frames)
   if found is None:
     return np.full(len(frames), np.nan)
   opening = puppet_openings(frames, align.centred_mean(np.asarray(found.landmarks, np.float64), 3))

@@ -88,7 +88,7 @@ class Clip:
       footage.from_frames(record.id, made.frames, made.fps, own if sound is None else sound),
       footage.from_frames(record.id, self.truth.frames, made.fps, own),
     )
-    return footage.Pair(record.id, record.speaker, *videos)
+    return footage.Pair(record.id, record.speaker, *videos, record.caption)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Context:
     speakers: of the clips that are scored.
     people: records of other people, those of the clips first.
     first_frame: a record -> the first frame of its truth.
+    training: records of the training split, each with the `Truth` of its first frame.
     networks: that scores are computed with, by name; a score whose network is missing is left out.
   """
 
@@ -107,6 +108,7 @@ class Context:
   speakers: frozenset[str] = frozenset()
   people: Callable[[], Iterable[Any]] = tuple
   first_frame: Callable[[Any], np.ndarray] | None = None
+  training: Callable[[], Iterable[tuple[Any, Truth]]] = tuple
   networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -123,6 +125,8 @@ class Suite:
     networks: which network each of the scores needs, those that need none left out.
     optional: networks that some scores use where they are given.
     pairs: it takes `Clip.pair` instead of a clip, and so any two videos.
+    sets: it takes pairs and compares no frame with another: a video counts alone, so the generated and the reference
+      videos can be different in number and content. Of a pair one may be None.
   """
 
   scores: tuple[str, ...]
@@ -132,6 +136,7 @@ class Suite:
   networks: Mapping[str, str] = dataclasses.field(default_factory=dict)
   optional: tuple[str, ...] = ()
   pairs: bool = False
+  sets: bool = False
 
 
 class SuiteRun:

@@ -191,11 +191,13 @@ def _context(system, config, clips, speakers: frozenset[str], networks: Mapping[
     yield from one_by_one(clips)
     yield from input_pipeline.eval_records(config.data, config.data.split)
 
+  first = lambda record: system.from_records([record], num_frames=1).truth[0]
   return Context(
     mouth=config.data.get('mouth', ''),
     speakers=speakers,
     people=people,
-    first_frame=lambda record: system.from_records([record], num_frames=1).truth[0].frames[0],
+    first_frame=lambda record: first(record).frames[0],
+    training=lambda: ((r, first(r)) for r in input_pipeline.eval_records(config.data, config.data.split)),
     networks=networks,
   )
 

@@ -179,6 +179,32 @@ def test_suites_of_folders(pair, tmp_path):
   assert 'psnr' not in without[0] and without[0]['frames'] == 8
 
 
+def test_sets_need_neither_the_same_names_nor_numbers(pair, tmp_path):
+  """Nobody has a face; of the sound there is a distance, and it does not depend on which clip is which."""
+  pytest.importorskip('mediapipe')
+  made, true = pair
+  for path in list(made.iterdir()):
+    path.unlink()
+  tone = lambda hz, count: 0.2 * np.sin(2 * np.pi * hz * np.arange(count * 640) / 16_000).astype(np.float32)
+  for folder, name, hz, size in ((made, 'a', 300, (32, 32)), (made, 'b', 320, (32, 32)), (made, 'c', 340, (32, 32))):
+    with video.VideoWriter(folder / f'{name}.mp4', 25.0, size, tone(hz, 30), 16_000) as writer:
+      for frame in moving(30, size):
+        writer.write(frame)
+  for i in range(2):
+    with video.VideoWriter(true / f'{("one", "two")[i]}.mp4', 25.0, (64, 80), tone(900 + 40 * i, 40), 16_000) as writer:
+      for frame in moving(40):
+        writer.write(frame)
+  rows, means = folders.compare_sets(made, true, [pairs.JOINT])
+  assert [row['name'] for row in rows] == ['made/a', 'made/b', 'made/c', 'true/one', 'true/two']
+  assert (means['videos'], means['videos_reference'], means['frames']) == (3, 2, 170)
+  assert means['face_found'] == 0 and rows[0]['loudness_mouth'] is None and 'loudness_mouth' not in rows[3]
+  _, same = folders.compare_sets(true, true, [pairs.JOINT])
+  assert means['fad_log_mel'] > 1 > abs(same['fad_log_mel'])
+  folders.table(rows, means, pairs.JOINT.scores)
+  with pytest.raises(UserError, match='there is no folder .*nowhere'):
+    folders.compare_sets(tmp_path / 'nowhere', true, [pairs.JOINT])
+
+
 def test_folders_without_a_common_name(pair):
   made, true = pair
   for path in list(made.iterdir()):

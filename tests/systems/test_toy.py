@@ -44,6 +44,17 @@ def test_its_score_is_evaluated(workdir, tmp_path):
   assert 'pitch_error' in done.stdout
 
 
+def test_its_sound_and_picture_are_scored_as_a_set(workdir, tmp_path):
+  pytest.importorskip('mediapipe')
+  args = (f'--workdir={workdir}', '--limit=2', '--suites=joint', f'--output={tmp_path / "s.json"}')
+  done = call('talkjax.evaluate', *args)
+  scores = json.loads((tmp_path / 's.json').read_text())
+  # Its hum is no speech, and keeps one level.
+  assert scores['caption_sound_truth'] == 1 and scores['caption_sound'] in (0, 0.5, 1)
+  assert scores['fad_log_mel'] > 1 and scores['face_found_truth'] == 1
+  assert 'no fvd without i3d: `python -m talkjax.convert --source=i3d' in done.stdout
+
+
 def test_it_is_benchmarked(puppets):
   config = ('--config=tests/systems/toy.py', f'--config.data.dir={puppets}')
   done = call('talkjax.benchmark', *config, '--repeats=1')
