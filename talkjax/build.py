@@ -29,6 +29,7 @@ from absl import flags, logging
 from talkjax import cli
 from talkjax.corpora import building
 from talkjax.errors import UsageError, UserError
+from talkjax.media import outputs
 from talkjax.options import Option
 
 DATA_DIR = 'datasets'
@@ -159,8 +160,14 @@ def _make(builder, args):
     clip_timeout=args.clip_timeout,
   ):
     # TFDS prints the dataset info, which is long and less useful than the report.
-    with contextlib.redirect_stdout(io.StringIO()):
-      tfds_build._download_and_prepare(args, builder)
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):
+        tfds_build._download_and_prepare(args, builder)
+    except (OSError, RuntimeError) as error:
+      building.remove_unfinished(builder)
+      if why := outputs.full(error):
+        raise UserError(building.cannot_write(builder.data_dir_root, why)) from error
+      raise
     report = building.finish(builder)
   for folder in ('downloads/extracted', 'downloads'):  # TFDS always creates them
     path = builder.data_dir_root / folder

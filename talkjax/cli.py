@@ -26,8 +26,9 @@ from ml_collections import config_flags
 
 from talkjax import options, systems
 from talkjax.errors import UsageError, UserError
+from talkjax.media import outputs
 from talkjax.options import Option
-from talkjax.training.workdir import flatten, read_config
+from talkjax.training.workdir import flatten, read_system_config
 
 CONFIG = Option('config', str, 'The config file with its arguments: FILE.py[:size[,key=value...]].')
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
@@ -73,7 +74,7 @@ def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int
     debug: print tracebacks.
   """
   try:
-    with _terminable():
+    with _terminable(), _any_name_printable():
       function()
   except UsageError as error:
     _report(error, debug)
@@ -84,10 +85,29 @@ def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int
   except KeyboardInterrupt:
     return 130
   except Exception as error:  # an unforeseen error is one sentence too, which says where to see more
+    if why := outputs.full(error):
+      where = getattr(error, 'filename', None) or 'a file'
+      _report(f'cannot write {where} ({why}): free some disk space, and run the command again', debug)
+      return 1
     hint = f' (its traceback is in {_write_traceback(argv)}; --debug prints it)'
     _report(error, debug, prefix=f'{type(error).__name__}: ', hint=hint)
     return 1
   return 0
+
+
+@contextlib.contextmanager
+def _any_name_printable() -> Iterator[None]:
+  """Names of files that are not UTF-8 can be printed in the block."""
+  stream, before = sys.stdout, getattr(sys.stdout, 'errors', None)
+  if before is None or not hasattr(stream, 'reconfigure'):
+    yield
+    return
+  stream.reconfigure(errors='backslashreplace')
+  try:
+    yield
+  finally:
+    with contextlib.suppress(ValueError):  # it was closed
+      stream.reconfigure(errors=before)
 
 
 @contextlib.contextmanager
@@ -126,8 +146,9 @@ def parse(
       if option.name not in names:
         _DEFINE[option.kind](option.name, None, option.help, flag_values=values)
   try:
-    rest = values(list(argv))
-  except flags.Error as error:
+    with _importable((_value(argv, 'config') or '').split(':')[0]):
+      rest = values(list(argv))
+  except (flags.Error, ValueError, TypeError, SyntaxError) as error:  # the last three of wrong values of --config.KEY
     raise UsageError(str(error)) from error
   if len(rest) > 1:
     raise UsageError(f'unexpected argument {rest[1]!r}: every option is written --name=value; see --help')
@@ -196,7 +217,7 @@ def _by_system(accept: Callable[[Option], bool], workdir: str | None = None) -> 
   """The options of every system, and of the system of a workdir if it is one that is defined elsewhere."""
   known = systems.names()
   if workdir:
-    known = [*dict.fromkeys([read_config(workdir).system, *known])]
+    known = [*dict.fromkeys([read_system_config(workdir).system, *known])]
   return {name: [o for o in systems.module(name).OPTIONS if accept(o)] for name in known}
 
 
@@ -218,17 +239,38 @@ def _check_config(argv: Sequence[str]) -> None:
     there = sorted(str(p) for p in pathlib.Path('configs').glob('*.py') if p.stem not in ('common', 'portrait'))
     near = f': there are {", ".join(there)}' if there else ': run in the root of the clone'
     raise UsageError(f'--config={value}: no file {path}{near}')
-  config = _load_config(path, value.partition(':')[2] or None)
+  config = load_config(path, value.partition(':')[2] or None)
   for argument in argv:
     if argument.startswith(('--config.', '-config.')):
       check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
 
 
-def _load_config(path: str, arg: str | None) -> ml_collections.ConfigDict:
+def load_config(path: str, arg: str | None) -> ml_collections.ConfigDict:
+  """The config of a file, which can lie anywhere, with its arguments. Raises UsageError for what is not one."""
+  what = f'--config={path}{":" + arg if arg else ""}'
   try:
-    return runpy.run_path(path)['get_config'](*([arg] if arg else []))
+    with _importable(path):
+      config = runpy.run_path(path)['get_config'](*([arg] if arg else []))
+  except UserError:
+    raise
   except (ValueError, TypeError) as error:
-    raise UsageError(f'--config={path}{":" + arg if arg else ""}: {error}') from error
+    raise UsageError(f'{what}: {error}') from error
+  except (Exception, SystemExit) as error:  # any Python file may be named
+    raise UsageError(f'{what}: no config can be read from that file ({type(error).__name__}: {error})') from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UsageError(f'{what}: its get_config returns a {type(config).__name__}: expected a ConfigDict')
+  return config
+
+
+@contextlib.contextmanager
+def _importable(path: str) -> Iterator[None]:
+  """Config files import each other by the name of their folder, whatever the current folder is."""
+  root = str(pathlib.Path(path).resolve().parent.parent)
+  sys.path.insert(0, root)
+  try:
+    yield
+  finally:
+    sys.path.remove(root)
 
 
 def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
@@ -261,5 +303,6 @@ def _write_traceback(argv: Sequence[str]) -> str:
 def _report(error, debug, prefix='', hint=''):
   if debug:
     traceback.print_exc()
-  sentence = ' '.join(str(error).split())
+  # Names and texts from files may have characters that control the terminal.
+  sentence = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in ' '.join(str(error).split()))
   print(f'error: {prefix}{sentence}{hint}', file=sys.stderr)

@@ -17,7 +17,6 @@ from the Hugging Face Hub into its cache. Settings that a checkpoint does not co
 
 import importlib
 import pathlib
-import runpy
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -97,7 +96,7 @@ def _default_config(module: ModuleType) -> ml_collections.ConfigDict:
   file = pathlib.Path(__file__).resolve().parent.parent / module.CONFIG
   if not file.is_file():
     raise UserError(f'{module.CONFIG} is not next to the package: name the file with --config={module.CONFIG}')
-  config = runpy.run_path(str(file))['get_config'](module.ARGUMENTS)
+  config = cli.load_config(str(file), module.ARGUMENTS)
   config.update_from_flattened_dict(module.RELEASED)
   return config
 
@@ -105,6 +104,7 @@ def _default_config(module: ModuleType) -> ml_collections.ConfigDict:
 def _main(args) -> None:
   example = f'python -m talkjax.convert --source={"|".join(NAMES)} --path=FILE_OR_DIR --output=DIR'
   cli.required(args, ('source', 'path', 'output'), example)
+  checkpoint.check_new(args.output, '--output')
   for line in convert(args.source, args.path, args.output, args.config):
     print(f'{args.output}: {line}')
 

@@ -41,14 +41,15 @@ from collections.abc import Sequence
 
 from talkjax import cli, options, systems
 from talkjax.corpora import perturb
-from talkjax.errors import UsageError
-from talkjax.media import outputs, picture
+from talkjax.errors import UsageError, UserError
+from talkjax.media import files, outputs, picture
 from talkjax.metrics import folders, pairs, people
 from talkjax.metrics.suites import Suite
 from talkjax.options import Option
+from talkjax.pipeline import TITLE, generated
 from talkjax.systems.scoring import Settings, score_workdir, sweep
 from talkjax.training import checkpoint, input_pipeline, sharding
-from talkjax.training.workdir import flatten, read_config
+from talkjax.training.workdir import flatten, read_system_config
 from talkjax.weights import coefficients
 
 OPTIONS = (
@@ -124,12 +125,13 @@ def _networks(args, suites: Sequence[Suite]) -> tuple[dict, list[str]]:
 
 def _evaluate_workdir(args) -> dict:
   """Scores a workdir, prints the table and returns what goes into the JSON file."""
-  config = read_config(args.workdir)
+  config = read_system_config(args.workdir)
   declared = systems.module(config.system).OPTIONS
   swept = options.parse_sweep(args.sweep, config.system, declared)
   accepted = [dataclasses.replace(o, required=False) for o in declared if o.evaluate]
   options.check(config.system, accepted, args.given)
   config, _ = options.apply(config, accepted, args.given)
+  input_pipeline.locate(config.data, args.workdir)
   system = systems.build(config)
   if not system.generate and (args.strip or args.videos or args.sweep):
     raise UsageError(
@@ -183,7 +185,7 @@ def _evaluate_workdir(args) -> dict:
       shown = 'not defined' if rank is None else f'{rank:.2f}'
       print(f'{swept[0]} {list(swept[1])}: {name} {[round(v, 3) for v in values]}, Spearman {shown}')
   if args.strip:
-    picture.write(args.strip, scores.strip)
+    picture.write(args.strip, scores.strip, {'title': TITLE})
   return {**scores.means, **about, 'rows': scores.rows}
 
 
@@ -209,12 +211,21 @@ def _about_scores(args, networks: dict, missing: list[str]) -> dict:
   return {'suites': args.suites, 'pose': pose, 'networks': {k: n.key for k, n in networks.items()}, 'missing': missing}
 
 
+def _scores(path: str) -> bool:
+  """Whether a file has the scores of an earlier evaluation."""
+  try:
+    result = json.loads(files.read_bytes(path, 'a JSON file'))
+  except (UserError, ValueError, RecursionError):
+    return False
+  return isinstance(result, dict) and {'rows', 'suites'} <= result.keys()
+
+
 def _main(args) -> None:
   if bool(args.workdir) == bool(args.generated) or bool(args.generated) != bool(args.reference):
     raise UsageError('give either --workdir, or both --generated and --reference')
-  for flag, suffixes in (('output', ['.json']), ('strip', ['.png', '.jpg', '.jpeg'])):
+  for flag, suffix, ours in (('output', '.json', _scores), ('strip', '.png', generated)):
     if (path := getattr(args, flag)) is not None:
-      outputs.check(path, suffixes, flag=flag)
+      outputs.check(path, [suffix], flag=flag, replaceable=ours, remedy='choose another name')
   if args.videos is not None:
     outputs.check_folder(args.videos, f'--videos={args.videos}')
   if args.workdir:

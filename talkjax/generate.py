@@ -16,7 +16,7 @@ import numpy as np
 from talkjax import cli, options
 from talkjax.media import picture, video
 from talkjax.options import Option
-from talkjax.pipeline import Pipeline
+from talkjax.pipeline import TITLE, Pipeline, comparison_of
 
 COLUMNS = 12  # of comparison.png
 
@@ -54,11 +54,11 @@ def compare(counts: Mapping[str, int], option: str) -> str:
   last = min(counts.values()) - 1
   shown = set(np.linspace(0, last, min(last + 1, COLUMNS)).round().astype(int))  # few are kept: videos may be long
   rows = [[f for i, f in zip(range(last + 1), video.read_frames(path)) if i in shown] for path in counts]
-  path = str(pathlib.Path(next(iter(counts))).parent / 'comparison.png')
+  path = str(comparison_of(pathlib.Path(next(iter(counts))).parent))
   names = [pathlib.Path(p).stem.rpartition(f'_{option}=') for p in counts]
   several = len({first for first, _, _ in names}) > 1
   labels = [f'{first}_{option}={value}' if several else f'{option}={value}' for first, _, value in names]
-  picture.write(path, picture.strip(rows, COLUMNS, labels))
+  picture.write(path, picture.strip(rows, COLUMNS, labels), {'title': TITLE})
   return path
 
 

@@ -89,9 +89,10 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
   # State and step.
   start = iterator.get_state()
-  example, _ = input_pipeline.split_names(next(iterator))
+  with systems.consistent(config):
+    example, _ = input_pipeline.split_names(next(iterator))
+    program = training_program(config, system, example)
   iterator.set_state(start)
-  program = training_program(config, system, example)
 
   # Restore.
   loaded = {} if checkpoint.has_checkpoint(workdir) else _load(config, system, program.state.params, caches, encoder)

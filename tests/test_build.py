@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -208,3 +209,23 @@ def test_a_beam_pipeline_makes_the_same_dataset(folder, notes, tmp_path):
   cls = build.load(folder)
   ids = [[e['id'] for e in cls(data_dir=tmp_path / n, config='dark').as_data_source('train')] for n in ('pool', 'beam')]
   assert sorted(ids[0]) == sorted(ids[1]) == [b'a', b'c', b'e']
+
+
+@pytest.mark.parametrize('limit', [1000, 4000], ids=['a record', 'a shard'])
+def test_a_full_disk_is_no_fault_of_the_clips(folder, notes, tmp_path, limit):
+  (notes / 'b').write_text('fine')
+  command = (folder, f'--manual_dir={notes}', f'--data_dir={tmp_path}/data', '--workers=0')
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with pytest.raises(
+    UserError, match=r'cannot write .*File too large.*free some disk space; the same command then res'
+  ):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+      run(*command)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  names = [p.name for p in (tmp_path / 'data').rglob('*')]
+  assert not any(name.startswith('incomplete') or name.endswith('.tmp') or 'array_record' in name for name in names)
+  run(*command)
+  report = json.loads((tmp_path / 'data/notes/dark/1.0.0' / building.REPORT).read_text())
+  assert report['splits']['train']['kept_clips'] == ['a', 'b', 'c', 'e']

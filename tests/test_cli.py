@@ -1,5 +1,6 @@
 """How a command starts and ends: flags, help, exit codes, one sentence on stderr, a traceback only when asked for."""
 
+import errno
 import functools
 import importlib
 import json
@@ -333,3 +334,58 @@ def test_a_command_leaves_the_process_as_it_was():
     call(f'talkjax.{name}', '--help')
     call(f'talkjax.{name}', '--wrong', check=False)
   assert state() == before
+
+
+def test_a_config_is_read_from_any_folder(tmp_path):
+  """Its file imports others by the name of their folder."""
+  (tmp_path / 'configs').mkdir()  # another project's
+  path = sys.path.copy()
+  done = subprocess.run(
+    [sys.executable, '-m', 'talkjax.train', f'--config={ROOT}/configs/emo.py:tiny', '--config.steps=0', '--workdir=x'],
+    cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 2 and done.stderr == 'error: config.steps=0: expected 1 or more\n'
+  assert [p.name for p in tmp_path.iterdir()] == ['configs'] and sys.path == path
+
+
+@pytest.mark.parametrize(
+  ('text', 'sentence'),
+  [
+    ('def get_config(:', 'no config can be read from that file (SyntaxError'),
+    ('import sys; sys.exit(3)', 'no config can be read from that file (SystemExit'),
+    ('x = 1', "(KeyError: 'get_config')"),
+    ('def get_config():\n  return {}', 'its get_config returns a dict: expected a ConfigDict'),
+    ('def get_config(x=1 / 0):\n  pass', 'no config can be read from that file (ZeroDivisionError'),
+  ],
+)
+def test_a_file_that_is_no_config(text, sentence, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  done = call('talkjax.train', f'--config={tmp_path}/mine.py', '--workdir=unused', check=False)
+  assert done.returncode == 2 and sentence in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_texts_from_files_do_not_control_the_terminal(capsys):
+  def main(args):
+    print('written', os.fsdecode(b'\xff.mp4'))
+    raise UserError(f'no face in \x1b[2J{os.fsdecode(b"a.mp4")}\udcff')
+
+  assert cli.run(main, OWN, 'Does something.', ['command']) == 1
+  assert capsys.readouterr() == ('written \\udcff.mp4\n', 'error: no face in \\x1b[2Ja.mp4\\udcff\n')
+
+
+@pytest.mark.parametrize(
+  ('error', 'where'),
+  [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'a.json'), 'a.json'),
+    (RuntimeError('write() failed: No space left on device; writing a'), 'a file'),
+  ],
+)
+def test_a_full_disk_is_one_sentence(error, where, capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+
+  def main(args):
+    raise error
+
+  assert cli.run(main, OWN, 'Does something.', ['command']) == 1
+  expected = f'error: cannot write {where} (No space left on device): free some disk space, and run the command again\n'
+  assert capsys.readouterr().err == expected and not list(tmp_path.iterdir())

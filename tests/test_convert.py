@@ -89,7 +89,7 @@ def test_wrong_arguments(tmp_path, path, config):
   with pytest.raises(UserError, match='expected files like 735_Network.pth'):
     convert.convert(published.NAME, tmp_path, tmp_path / 'out')
   torch_file.save(path, state_dict(0))
-  (tmp_path / 'out' / 'checkpoints').mkdir(parents=True)
+  (tmp_path / 'out' / 'checkpoints' / '3').mkdir(parents=True)
   with pytest.raises(UserError, match='already has checkpoints'):
     convert.convert(published.NAME, path, tmp_path / 'out', config)
 

@@ -41,6 +41,10 @@ REPORT = 'build_report.json'
 CLIP_TIMEOUT = 3600.0
 
 
+class NotWritten(str):
+  """Why a record could not be written, which is not the fault of its clip."""
+
+
 class Skip(Exception):
   """A clip can't be used. The message is a short reason without details of the clip, so that reasons can be counted."""
 
@@ -138,7 +142,10 @@ def generate(
   job = _Job(process, os.fspath(partial_folder(builder)), _code_of(process))
   report = Report(builder.info.full_name, {s: [] for s in splits}, {s: [] for s in splits}, limit=limit)
   builder.talkjax_report, builder.talkjax_start = report, start
-  job.folder.mkdir(parents=True, exist_ok=True)
+  try:
+    job.folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(cannot_write(job.folder.parent, error.strerror)) from error
   if _options.beam:
     for note in job.folder.glob('*.skipped'):
       note.unlink()
@@ -161,6 +168,13 @@ def partial_folder(builder) -> epath.Path:
   return final.parent / f'.{final.name}.partial'
 
 
+def remove_unfinished(builder) -> None:
+  """Removes the temporary folders that TFDS leaves after builds that were killed or failed."""
+  final = epath.Path(builder.data_dir_root) / builder.info.full_name
+  for leftover in final.parent.glob(f'incomplete.*_{final.name}'):
+    leftover.rmtree()
+
+
 def finish(builder) -> Report | None:
   """Writes the report of a finished dataset into its folder, deletes the partial records and returns the report.
 
@@ -181,10 +195,9 @@ def finish(builder) -> Report | None:
   report.seconds = time.time() - builder.talkjax_start
   target = epath.Path(builder.data_dir) / REPORT
   target.write_text(json.dumps(report.to_json(), indent=2) + '\n')
-  # Also remove the temporary folders that TFDS leaves after killed builds.
-  for leftover in (folder, *folder.parent.glob(f'incomplete.*_{epath.Path(builder.data_dir).name}')):
-    if leftover.exists():
-      leftover.rmtree()
+  remove_unfinished(builder)
+  if folder.exists():
+    folder.rmtree()
   return report
 
 
@@ -240,9 +253,19 @@ class _Job:
     features = records.features()
     data = features.serialize_example(records.to_example(record))
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+      temporary.write_bytes(data)
+      temporary.replace(path)
+    except OSError as error:
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+      return NotWritten(cannot_write(self.folder, error.strerror))
     return None
+
+
+def cannot_write(folder, why: str) -> str:
+  """The sentence of a build that cannot write."""
+  return f'cannot write {folder} ({why}): free some disk space; the same command then resumes'
 
 
 def _make_all(title: str, job: _Job, splits) -> dict[tuple[str, str], str]:
@@ -254,6 +277,8 @@ def _make_all(title: str, job: _Job, splits) -> dict[tuple[str, str], str]:
     kept = len(tasks) - len(todo)
     for task, reason, error in in_workers(job, todo, _import_folder(job.process)):
       problem = error or reason
+      if isinstance(problem, NotWritten):
+        raise UserError(problem)
       if problem is None:
         kept += 1
       else:

@@ -5,9 +5,10 @@ are missing. A cache is a folder in that of the corpus. It holds features of one
 autoencoder's moments, one row per frame), `speech` (the states of a speech encoder, 50 per second), and `coefficients`
 (of a morphable model, one row per frame, `talkjax.corpora.coefficients`). KIND.json describes the corpus, the encoder's
 weights, and the clips of each split with their numbers of rows, in the corpus' order. The float16 rows are in
-KIND-SPLIT-NUMBER.f16, CLIPS clips per file, which training maps into memory to read only the frames it needs. Where
-there are latents, records-SPLIT-NUMBER.array_record has the records of the same clips without frames, which training
-reads instead of the corpus: most bytes of a record are its frames. KIND.json is written last; until then
+KIND-SPLIT-NUMBER.f16, CLIPS clips per file, which training maps into memory to read only the frames it needs; each
+process compares the rows of a clip with their digest before it first uses them. Caches of earlier versions have no
+digests. Where there are latents, records-SPLIT-NUMBER.array_record has the records of the same clips without frames,
+which training reads instead of the corpus: most bytes of a record are its frames. KIND.json is written last; until then
 KIND.json.partial lists the complete files.
 """
 
@@ -33,6 +34,8 @@ from talkjax.errors import UserError
 KINDS = ('latents', 'speech', 'coefficients', 'motion')
 # By kind, the config key of the encoder that a run starts with; that of coefficients is in the cache itself.
 ENCODER_KEYS = {'latents': 'pretrained.sd_vae', 'speech': 'audio.weights', 'motion': 'init_from'}
+_compared: set[tuple[pathlib.Path, int, int]] = set()  # rows that this process has compared with their digest
+_AGAIN = 'remove the folder {}, and encode the corpus again'
 CLIPS = 64  # per file; an interrupted run loses at most one file
 
 
@@ -89,6 +92,17 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def _new_file(path: pathlib.Path) -> Iterator[Any]:
+  """A file for writing, which is removed after an error."""
+  try:
+    with path.open('wb') as file:
+      yield file
+  except BaseException:
+    path.unlink(missing_ok=True)
+    raise
+
+
 def _encoded(encode, clips: Iterable[Record], workers: int) -> Iterator[tuple[Record, Iterable[np.ndarray]]]:
   """Each record with its rows, in order."""
   if not workers:
@@ -114,8 +128,8 @@ def _write_all(folder, kind, about, splits, encode) -> bool:
       raise UserError(f'{done} was made with other settings ({was}): {remedy}')
     return False
   index = _read(partial) if partial.exists() else {}
-  if not index or not matches(index):
-    index = {**about, 'clips_a_file': CLIPS, 'splits': {split: {'clips': [], 'rows': []} for split in splits}}
+  if not index or not matches(index) or any('digests' not in s for s in index['splits'].values()):
+    index = {**about, 'clips_a_file': CLIPS, 'splits': {split: _empty() for split in splits}}
   count = sum(map(len, splits.values()))
   started = {split: len(written['clips']) for split, written in index['splits'].items()}
   encoded = encode(clips[i] for split, clips in splits.items() for i in range(started[split], len(clips)))
@@ -129,16 +143,19 @@ def _write_all(folder, kind, about, splits, encode) -> bool:
       written, clips_per_file = index['splits'][split], index['clips_a_file']
       for first in range(len(written['clips']), len(clips), clips_per_file):
         slim = []
-        with _file(folder, kind, split, first // clips_per_file).open('wb') as file:
+        with _new_file(_file(folder, kind, split, first // clips_per_file)) as file:
           for _ in range(first, min(first + clips_per_file, len(clips))):
-            (record, chunks), rows = next(encoded), 0
+            (record, chunks), rows, digest = next(encoded), 0, hashlib.sha256()
             for chunk in chunks:
               if not np.isfinite(chunk).all():
                 raise UserError(f'clip {record.id}: its {kind} are too large for float16, or not numbers')
-              file.write(np.ascontiguousarray(chunk, '<f2'))
+              data = np.ascontiguousarray(chunk, '<f2')
+              file.write(data)
+              digest.update(data)
               rows += len(chunk)
             written['clips'].append(record.id)
             written['rows'].append(rows)
+            written['digests'].append(digest.hexdigest()[:16])
             slim.append(records.without_frames(record))
             bar.update()
           file.flush()
@@ -158,7 +175,7 @@ class FeatureCache:
     name: its name in the config.
     folder: its folder.
     about: the description in the JSON, by kind.
-    locations: (file, first row, number of rows) of each clip, by kind and clip.
+    locations: (file, first row, number of rows, digest or '') of each clip, by kind and clip.
     record_files: array_records of the split's records without frames; none without latents, and in caches of earlier
       versions.
     key: of `config.data` that has the name.
@@ -167,7 +184,7 @@ class FeatureCache:
   name: str
   folder: pathlib.Path
   about: Mapping[str, Mapping[str, Any]]
-  locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int]]]
+  locations: Mapping[str, Mapping[str, tuple[pathlib.Path, int, int, str]]]
   record_files: tuple[str, ...] = ()
   key: str = 'feature_cache'
 
@@ -180,7 +197,7 @@ class FeatureCache:
   def unusable(self) -> frozenset[int]:
     """Numbers of the clips of the split without coefficients, in which no face was found: training leaves them out."""
     found = self.locations.get('coefficients', {}).values()
-    return frozenset(i for i, (_, _, rows) in enumerate(found) if not rows)
+    return frozenset(i for i, (_, _, rows, _) in enumerate(found) if not rows)
 
   def __call__(self, record: Record) -> Record:
     return dataclasses.replace(
@@ -191,11 +208,21 @@ class FeatureCache:
     shape = tuple(self.about[kind]['shape'])
     if clip not in self.locations[kind]:
       raise UserError(f'{self.folder}/{kind}.json has no clip {clip}: remove it and encode the corpus again')
-    path, first, rows = self.locations[kind][clip]
+    path, first, rows, digest = self.locations[kind][clip]
     if not rows:
       return np.zeros((0, *shape), np.float16)
-    # Mapped on each access, because a memory map cannot be sent to other processes.
-    return np.memmap(path, '<f2', 'r', 2 * first * int(np.prod(shape)), (rows, *shape))
+    damaged = f'{path} is damaged: {_AGAIN.format(self.folder)}'
+    try:
+      # Mapped on each access, because a memory map cannot be sent to other processes.
+      values = np.memmap(path, '<f2', 'r', 2 * first * int(np.prod(shape)), (rows, *shape))
+      version = path.stat().st_mtime_ns
+    except (OSError, ValueError, TypeError) as error:
+      raise UserError(f'{damaged} ({error})') from error
+    if digest and (path, first, version) not in _compared:
+      if hashlib.sha256(values).hexdigest()[:16] != digest:
+        raise UserError(f'{damaged} (the {kind} of clip {clip} have changed since they were written)')
+      _compared.add((path, first, version))
+    return values
 
   def check_weights(self, params: Mapping[str, np.ndarray], branches: Sequence[str]) -> None:
     """Raises UserError unless a run starts with the encoders that computed this cache.
@@ -243,10 +270,11 @@ def open_cache(builder, name: str, split: str, key: str = 'feature_cache') -> Fe
     raise UserError(f'{what}: no {expected} in {folder}; make it with {command}')
   about, locations = {}, {}
   for kind in kinds:
-    about[kind] = _read(folder / f'{kind}.json')
+    about[kind] = _described(folder / f'{kind}.json')
     if about[kind]['corpus'] != builder.info.full_name:
       raise UserError(f'{what} has {kind} of {about[kind]["corpus"]}, but the corpus is {builder.info.full_name}')
-    written = about[kind].pop('splits').get(split, {'clips': [], 'rows': []})
+    written = about[kind].pop('splits').get(split, _empty())
+    digests = written.get('digests') or [''] * len(written['clips'])
     count = builder.info.splits[split].num_examples
     if len(written['clips']) != count:
       raise UserError(
@@ -255,15 +283,34 @@ def open_cache(builder, name: str, split: str, key: str = 'feature_cache') -> Fe
       )
     locations[kind], clips_per_file = {}, about[kind]['clips_a_file']
     for first in range(0, count, clips_per_file):
-      clips, rows = (written[k][first : first + clips_per_file] for k in ('clips', 'rows'))
+      clips, rows, checks = (
+        each[first : first + clips_per_file] for each in (written['clips'], written['rows'], digests)
+      )
       starts = itertools.accumulate(rows, initial=0)
       file = _file(folder, kind, split, first // clips_per_file)
-      locations[kind] |= {clip: (file, start, n) for clip, start, n in zip(clips, starts, rows)}
+      locations[kind] |= {clip: (file, start, n, check) for clip, start, n, check in zip(clips, starts, rows, checks)}
   files = []
   if 'latents' in about:
     files = [_records_file(folder, split, n) for n in range(-(-count // about['latents']['clips_a_file']))]
   complete = all(file.exists() for file in files)
   return FeatureCache(name, folder, about, locations, tuple(map(str, files)) if complete else (), key)
+
+
+def _described(path: pathlib.Path) -> dict[str, Any]:
+  """The description of a kind. Raises UserError unless it has what it should."""
+  about = _read(path)
+  counted = lambda s: isinstance(s, dict) and all(isinstance(s.get(k), list) for k in ('clips', 'rows'))
+  whole = {
+    'corpus': isinstance(about.get('corpus'), str),
+    'branch': isinstance(about.get('branch'), str),
+    'weights': isinstance(about.get('weights'), str),
+    'shape': isinstance(about.get('shape'), list) and all(isinstance(n, int) and n > 0 for n in about['shape']),
+    'clips_a_file': isinstance(about.get('clips_a_file'), int) and about['clips_a_file'] > 0,
+    'splits': isinstance(about.get('splits'), dict) and all(map(counted, about['splits'].values())),
+  }
+  if wrong := [key for key, is_whole in whole.items() if not is_whole]:
+    raise UserError(f'{path} is damaged ({", ".join(wrong)}): {_AGAIN.format(path.parent)}')
+  return about
 
 
 def _file(folder: pathlib.Path, kind: str, split: str, number: int) -> pathlib.Path:
@@ -283,8 +330,18 @@ def _write_records(path: pathlib.Path, slim: Sequence[Record]) -> None:
     os.fsync(file.fileno())
 
 
+def _empty() -> dict[str, list]:
+  return {'clips': [], 'rows': [], 'digests': []}
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  return json.loads(path.read_text())
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} is damaged ({error}): {_AGAIN.format(path.parent)}') from error
+  if not isinstance(values, dict):
+    raise UserError(f'{path} is damaged (it is no JSON object): {_AGAIN.format(path.parent)}')
+  return values
 
 
 def _write(path: pathlib.Path, values: Mapping[str, Any]) -> None:

@@ -170,22 +170,16 @@ def read(path: str | pathlib.Path) -> np.ndarray:
   Raises:
     UserError: the file cannot be read or does not contain keypoints.
   """
-  from talkjax.media import files
+  from talkjax.media import arrays, files
   from talkjax.weights.read import read_pickle
 
   path = pathlib.Path(path)
   if os.path.lexists(path):
     files.open_regular(path, 'a .npy or .pth file').close()  # reading a FIFO would not end
-  if path.suffix == '.npy':
-    try:
-      values = np.load(path, mmap_mode='r', allow_pickle=False)  # mapped: a false header cannot allocate memory
-    except (OSError, ValueError, EOFError) as error:
-      raise UserError(f'keypoints {path}: not a readable .npy file ({error}): save it with numpy.save') from error
-  else:
-    values = read_pickle(path)
+  values = arrays.read_npy(path, f'keypoints {path}') if path.suffix == '.npy' else read_pickle(path)
   try:
-    points = np.array(values, np.float32)
-  except (TypeError, ValueError):
+    points = np.array(values, np.float32) if np.asarray(values).dtype.kind in 'fiu' else np.zeros(0)
+  except (TypeError, ValueError, OverflowError):
     points = np.zeros(0)
   if points.ndim != 3 or not len(points) or points.shape[1] < 3 or points.shape[2] != 2:
     shape = list(points.shape) if points.size else type(values).__name__

@@ -9,13 +9,14 @@ import numpy as np
 import soxr
 
 from talkjax.errors import UserError
-from talkjax.media import video
+from talkjax.media import containers, video
 
 RATE = 16_000  # Hz
 MAX_OFFSET = 600.0  # seconds; a larger offset between the starts of audio and video is ignored
 MIN_GAP = 0.05  # seconds; longer gaps between audio packets are filled with silence
 RATES = (1_000, 768_000)  # Hz, of the files that are read
 MAX_CHANNELS = 64
+MAX_SAMPLES = 2**30  # of all channels, 4 GiB: six hours of a file with 48 kHz; small files can hold far more silence
 
 
 def read_audio(path, rate: int = RATE) -> np.ndarray:
@@ -34,12 +35,13 @@ def read_audio(path, rate: int = RATE) -> np.ndarray:
 
 def read_audio_native(path) -> tuple[np.ndarray, int]:
   """Reads audio in its stored format: (float32 [s, channels], rate in Hz). Errors as `read_audio`."""
-  with video.open_media(path) as container:
+  with containers.open_media(path) as container:
     stream = next(iter(container.streams.audio), None)
     if stream is None:
       raise UserError(f'{path} has no sound track: give a file with sound')
-    start = video.start_time(container)
-  with video.open_media(path) as container:  # opened again because not every container can seek to its start
+    containers.require_decoder(stream, path)
+    start = containers.start_time(container)
+  with containers.open_media(path) as container:  # opened again because not every container can seek to its start
     audio, rate, first = _decode(container, container.streams.audio[0], path)
   delay = 0.0 if start is None else first - start
   padding = round(delay * rate) if abs(delay) < MAX_OFFSET else 0
@@ -90,7 +92,10 @@ def _decode(container, stream, path) -> tuple[np.ndarray, int, float]:
         blocks.append(samples(None))
         resampler = av.AudioResampler(format='flt', layout=layout, rate=rate)
       block = samples(frame)
-      if MIN_GAP * rate < gap < video.MAX_JUMP * rate and count:  # lost packets: keep the rest in sync
+      gap = gap if count and MIN_GAP * rate < gap < video.MAX_JUMP * rate else 0
+      if (count + gap + len(block)) * channels > MAX_SAMPLES:
+        raise UserError(f'the sound of {path} is longer than {MAX_SAMPLES // channels / rate:,.0f} s: cut it')
+      if gap:  # lost packets: keep the rest in sync
         blocks.append(np.zeros((gap, channels), np.float32))
         count += gap
       blocks.append(block)

@@ -1,14 +1,20 @@
 """Files that a command will write: checked before its work begins, and cleared of what killed runs left."""
 
 import contextlib
+import errno
+import glob
 import os
 import pathlib
 import re
+import shutil
+import socket
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from talkjax.errors import UsageError, UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAX_NAME = 255  # bytes
 PARTIAL = '.{name}.{process}.partial{suffix}'  # the name of a file while it is written
 
 
@@ -29,6 +35,33 @@ def remove_partial(path) -> None:
       (path.parent / name).unlink(missing_ok=True)
 
 
+def full(error: BaseException) -> str:
+  """What an error says of a full disk; '' if it is about something else. Libraries in C++ have it in their messages."""
+  if isinstance(error, OSError) and error.errno in FULL:
+    return os.strerror(error.errno)
+  return next((text for text in map(os.strerror, FULL) if text in str(error)), '')
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[pathlib.Path]:
+  """A temporary folder, removed afterwards; those that killed processes of this host left are removed too.
+
+  Raises:
+    UserError: it cannot be made.
+  """
+  prefix, root = f'talkjax-{socket.gethostname()}-', pathlib.Path(tempfile.gettempdir())
+  for old in root.glob(f'{glob.escape(prefix)}*'):
+    process = old.name.removeprefix(prefix).partition('-')[0]
+    if process.isdigit() and not _runs(int(process)):
+      shutil.rmtree(old, ignore_errors=True)  # another user's stays
+  try:
+    folder = tempfile.TemporaryDirectory(prefix=f'{prefix}{os.getpid()}-', ignore_cleanup_errors=True)
+  except OSError as error:
+    raise UserError(f'no folder can be made in {root} ({error.strerror}): set TMPDIR to one with space') from error
+  with folder as name:
+    yield pathlib.Path(name)
+
+
 def _runs(process: int) -> bool:
   try:
     os.kill(process, 0)
@@ -46,6 +79,7 @@ def check(
   flag: str = 'output',
   inputs: Iterable[str] = (),
   replaceable: Callable[[str], bool] | None = None,
+  remedy: str = 'choose another name, or add --overwrite',
 ) -> None:
   """Checks that a file can be written, and that nothing of the user's is lost by it.
 
@@ -55,6 +89,7 @@ def check(
     flag: the option that names it, for messages.
     inputs: files that are read.
     replaceable: whether an existing file may be replaced; None: any.
+    remedy: where it may not.
 
   Raises:
     UsageError: the path is empty or has another suffix.
@@ -67,13 +102,15 @@ def check(
     raise UsageError(f'{what}: expected a file name that ends in {" or ".join(suffixes)}')
   if os.path.isdir(path):
     raise UserError(f'{what} is a folder: name a file in it')
+  if len(os.fsencode(os.path.basename(partial(path)))) > MAX_NAME:
+    raise UserError(f'{what}: the name is too long: choose a shorter one')
   if os.path.lexists(path):
     if any(os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other) for other in inputs):
       raise UserError(f'{what} is an input, which would be lost: choose another name')
     if not os.path.isfile(path):
       raise UserError(f'{what} exists and is not a regular file: choose another name')
     if replaceable is not None and not replaceable(path):
-      raise UserError(f'{what} exists and was not made by talkjax: choose another name, or add --overwrite')
+      raise UserError(f'{what} exists and was not made by talkjax: {remedy}')
   check_folder(os.path.dirname(os.path.abspath(path)), what)
 
 

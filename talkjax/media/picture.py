@@ -25,10 +25,11 @@ def read(path) -> np.ndarray:
     UserError: the file cannot be read, is not an image, or has more than MAX_PIXELS.
   """
   data = files.read_bytes(path, 'a PNG or JPEG')
-  if _num_pixels(data) > MAX_PIXELS:
+  pixels = _num_pixels(data)
+  if pixels > MAX_PIXELS:
     raise UserError(f'{path} has more than {MAX_PIXELS // 10**6} million pixels: give a smaller picture')
   try:
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if pixels else None
   except cv2.error:  # its own limits
     bgr = None
   if bgr is None:
@@ -45,7 +46,7 @@ def _num_pixels(data: bytes) -> int:
         return image.width * image.height
   except Image.DecompressionBombError:
     return MAX_PIXELS + 1
-  except Exception:  # Pillow's readers fail in many ways; OpenCV then decides
+  except Exception:  # Pillow's readers fail in many ways
     return 0
 
 

@@ -6,7 +6,6 @@ times are relative to the first frame.
 
 import contextlib
 import dataclasses
-import errno
 import fractions
 import os
 import pathlib
@@ -18,7 +17,8 @@ import soxr
 from absl import logging
 
 from talkjax.errors import UserError
-from talkjax.media import files, outputs
+from talkjax.media import outputs
+from talkjax.media.containers import open_media, reason, require_video
 
 # Rates in Hz that the AAC encoder supports; audio of other rates is resampled to 48 kHz.
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -26,16 +26,7 @@ AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000
 # readers decode the same frame.
 MATRIX_BT601, PRIMARIES_BT709, TRANSFER_BT709, STUDIO_RANGE = 6, 1, 1, 1
 MAX_JUMP = 30.0  # seconds; a larger jump between the timestamps of two frames or audio blocks is ignored
-# PyAV before 19 needs this argument to open files with badly encoded tags; later versions do not accept it.
-LENIENT = {'metadata_errors': 'replace'} if int(av.__version__.split('.', maxsplit=1)[0]) < 19 else {}
-# Allowed demuxers, by the first of their names in ffmpeg: self-contained files as written by cameras, editors and
-# recorders. Not allowed are demuxers that open other files or connections (hls, dash, concat, imf, image2, sdp, rtsp,
-# mlv, vobsub, webm_dash_manifest, lavfi, devices), text, and still images.
-CONTAINERS = (
-  *('mov', 'matroska', 'avi', 'mpeg', 'mpegts', 'asf', 'flv', 'ogg', 'mxf', 'nut', 'ivf', 'gif', 'yuv4mpegpipe'),
-  *('mpegvideo', 'm4v', 'h264', 'hevc', 'obu', 'dv'),  # video only
-  *('wav', 'w64', 'aiff', 'au', 'caf', 'amr', 'mp3', 'aac', 'ac3', 'eac3', 'flac'),  # audio only
-)
+RATES = (1 / MAX_JUMP, 1000.0)  # frames per second of the videos that are read
 # Flags of swscale: bicubic, accurate rounding, full chroma. The fast default darkens every decoded frame by 1 of 255.
 SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
 
@@ -54,64 +45,24 @@ class VideoInfo:
   pixel_aspect: fractions.Fraction = fractions.Fraction(1)  # displayed width of a pixel / its height
 
 
-@contextlib.contextmanager
-def open_media(path) -> Iterator[av.container.InputContainer]:
-  """Opens a media file of a format detected by content; no other file is read.
-
-  Raises:
-    UserError: the file is missing, empty, unreadable or not a regular file, or its format is not in `CONTAINERS`.
-  """
-  path = pathlib.Path(path)
-  # Passing an open file, which is as fast as passing a path, ensures that the checked file is the one that is read. The
-  # two whitelists prevent demuxers such as hls and concat from opening other files by path.
-  options = {'format_whitelist': ','.join(CONTAINERS), 'protocol_whitelist': 'none'}
-  with files.open_regular(path, 'a video or audio file') as file:
-    if os.fstat(file.fileno()).st_size == 0:
-      raise UserError(f'{path} is empty (0 bytes): give a video or audio file')
-    try:
-      container = av.open(file, options=options, **LENIENT)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-      if getattr(error, 'errno', None) == errno.EINVAL:  # the error for a format outside the whitelist
-        raise UserError(
-          f'{path} is not a readable video or audio file (it is text, a picture, a playlist or of another unsupported '
-          'format): give an MP4, MKV, AVI, MPEG, WAV, MP3 or similar file'
-        ) from error
-      raise UserError(
-        f'{path} is not a readable video or audio file ({_reason(error)}): give a complete file that ffmpeg can play'
-      ) from error
-    with container:
-      yield container
-
-
-def _reason(error) -> str:
-  return str(getattr(error, 'strerror', '') or error).strip() or type(error).__name__
-
-
-def video_stream(container):
-  """The first video stream that is not cover art, or None."""
-  return next((s for s in container.streams.video if not _is_cover(s)), None)
-
-
-def _is_cover(stream) -> bool:
-  return bool(stream.disposition & stream.disposition.__class__.attached_pic)
-
-
-def _require_video(container, path):
-  stream = video_stream(container)
-  if stream is None:
-    raise UserError(f'{path} has no video, only sound: give a video file')
-  stream.thread_type = 'AUTO'
-  return stream
-
-
 def probe(path) -> VideoInfo:
   """Reads the properties of a video from its packet timestamps; only the first frame is decoded.
 
   Raises:
-    UserError: the file is missing or unreadable, or has no video.
+    UserError: the file is missing or unreadable, has no video, or a frame rate outside `RATES`.
   """
+  info = _probe(path)
+  if not RATES[0] <= info.fps <= RATES[1]:
+    raise UserError(
+      f'{path} has {info.fps:g} frames per second by its timestamps: expected {RATES[0]:.2g} to {RATES[1]:g}; convert '
+      'it with ffmpeg -r'
+    )
+  return info
+
+
+def _probe(path) -> VideoInfo:
   with open_media(path) as container:
-    stream = _require_video(container, path)
+    stream = require_video(container, path)
     has_audio = bool(container.streams.audio)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     aspect = fractions.Fraction(stream.sample_aspect_ratio or 1) or fractions.Fraction(1)
@@ -123,7 +74,7 @@ def probe(path) -> VideoInfo:
           times.append(packet.pts)
           ends.append(packet.pts + (packet.duration or 0))
     except av.error.FFmpegError as error:
-      logging.warning('%s is damaged after %d frames (%s)', path, len(times), _reason(error))
+      logging.warning('%s is damaged after %d frames (%s)', path, len(times), reason(error))
     base = float(stream.time_base)
   first = next(read_frames(path))
   height, width = first.shape[:2]
@@ -136,20 +87,8 @@ def probe(path) -> VideoInfo:
   last = (max(ends) - times[-1]) * base or step
   duration = float((times[-1] - times[0]) * base + last)
   variable = bool(np.abs(steps - step).max() > max(0.25 * step, 2 * base))
-  fps = len(times) / duration if variable else float(exact_rate(1 / steps.mean()))
+  fps = len(times) / duration if variable or steps.mean() > MAX_JUMP else float(exact_rate(1 / steps.mean()))
   return VideoInfo(width, height, fps, len(times), duration, has_audio, variable, aspect)
-
-
-def start_time(container) -> float | None:
-  """Presentation time of the first video frame in seconds on the clock of the container; None without video."""
-  stream = video_stream(container)
-  if stream is None:
-    return None
-  with contextlib.suppress(av.error.FFmpegError):
-    for frame in container.decode(stream):
-      if frame.pts is not None:
-        return float(frame.pts * frame.time_base)
-  return None
 
 
 def read_frames(path, fps: float | None = None) -> Iterator[np.ndarray]:
@@ -183,7 +122,7 @@ def read_frames(path, fps: float | None = None) -> Iterator[np.ndarray]:
 def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
   """Yields (uint8 rgb, seconds since the first frame, duration in seconds); times increase strictly."""
   with open_media(path) as container:
-    stream = _require_video(container, path)
+    stream = require_video(container, path)
     nominal = 1 / float(stream.average_rate or stream.guessed_rate or 25)
     start, time, size, damaged = None, -nominal, None, 0
     packets = container.demux(stream)
@@ -198,8 +137,8 @@ def _timed_frames(path) -> Iterator[tuple[np.ndarray, float, float]]:
         continue
       except av.error.FFmpegError as error:
         if size is None:
-          raise UserError(f'no frame of {path} can be decoded ({_reason(error)}): convert it with ffmpeg') from error
-        logging.warning('%s ends early: it is damaged (%s)', path, _reason(error))
+          raise UserError(f'no frame of {path} can be decoded ({reason(error)}): convert it with ffmpeg') from error
+        logging.warning('%s ends early: it is damaged (%s)', path, reason(error))
         break
       for frame in decoded:
         timestamp = None if frame.pts is None else float(frame.pts * frame.time_base)
@@ -278,9 +217,10 @@ class VideoWriter:
     try:
       self.path.parent.mkdir(parents=True, exist_ok=True)
       outputs.remove_partial(self.path)
-      self._container = av.open(str(self._temporary), 'w', format='mp4', options=options)
+      path = os.path.abspath(self._temporary)  # ffmpeg takes what is before a colon in a relative name for a protocol
+      self._container = av.open(path, 'w', format='mp4', options=options)
     except (OSError, av.error.FFmpegError) as error:
-      raise UserError(f'cannot write {self.path} ({_reason(error)}): choose a writable folder') from error
+      raise UserError(f'cannot write {self.path} ({reason(error)}): choose a writable folder') from error
     self._container.metadata.update(metadata or {})
     self._video = self._add_video(crf, pixel_aspect)
     self._audio, self._sent = None, 0
@@ -313,8 +253,11 @@ class VideoWriter:
     frame.colorspace, frame.color_range = MATRIX_BT601, STUDIO_RANGE
     frame.pts, frame.time_base = self._count, 1 / self._rate
     self._count += 1
-    self._container.mux(self._video.encode(frame))
-    self._write_audio(until=self._count / self._rate)
+    try:
+      self._container.mux(self._video.encode(frame))
+      self._write_audio(until=self._count / self._rate)
+    except (OSError, av.error.FFmpegError) as error:
+      raise self._failed(error) from error
 
   def append_audio(self, samples: np.ndarray, rate: int) -> None:
     """Appends mono audio, to a file without audio or whose audio was started with this method.
@@ -359,10 +302,13 @@ class VideoWriter:
       os.replace(self._temporary, self.path)
     except (OSError, av.error.FFmpegError) as error:
       self._abort()
-      raise UserError(f'cannot write {self.path} ({_reason(error)}): check the free disk space') from error
+      raise self._failed(error) from error
     except BaseException:
       self._abort()
       raise
+
+  def _failed(self, error: Exception) -> UserError:
+    return UserError(f'cannot write {self.path} ({reason(error)}): check the free disk space')
 
   def _abort(self) -> None:
     with contextlib.suppress(Exception):

@@ -3,22 +3,30 @@
 A system is a value, not a base class: see `System`.
 """
 
+import contextlib
 import dataclasses
 import fractions
 import importlib
 import itertools
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from flax.errors import FlaxError
 
 from talkjax.errors import UserError
 from talkjax.metrics.suites import Generated, Suite, Truth
 from talkjax.options import Option
 from talkjax.weights.speech import Encoder
 
+# What Python, NumPy, JAX and Flax raise for numbers that do not go together.
+CONTRADICTIONS = (
+  *(LookupError, AttributeError, TypeError, ValueError, ArithmeticError, MemoryError),
+  *(FlaxError, re.error),
+)
 SHARED = ('portrait',)  # packages here that are no systems
 
 
@@ -105,12 +113,14 @@ class Request:
     inputs: values of the system's options that have no config key, by name; files of `several` are tuples.
     sweep: an option and its values: one video for each.
     batch_size: videos generated together; None: the system's choice.
+    overwrite: whether files that talkjax did not write may be replaced.
   """
 
   output: str
   inputs: Mapping[str, Any]
   sweep: tuple[str, tuple[float, ...]] | None = None
   batch_size: int | None = None
+  overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +211,31 @@ def module(name: str) -> ModuleType:
 
 def build(config) -> System:
   """The system that `config.system` names. Raises UserError if there is none, or the config contradicts itself."""
-  return module(config.system).build(config)
+  found = module(config.system)
+  with consistent(config):
+    return found.build(config)
+
+
+@contextlib.contextmanager
+def consistent(config) -> Iterator[None]:
+  """Raises UserError if the config turns out to contradict itself in the block, which builds or traces a system."""
+  try:
+    yield
+  except (
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    MemoryError,
+    FlaxError,
+    re.error,
+  ) as error:
+    said = ' '.join(str(error).split())[:300]
+    raise UserError(
+      f'no {config.system} can be made of this config ({type(error).__name__}: {said}): compare it with the file in '
+      'configs/ that it comes from; --debug shows where it fails'
+    ) from error
 
 
 def sources() -> dict[str, str]:

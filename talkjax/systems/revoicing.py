@@ -4,14 +4,13 @@ Shared by `speech_edit` and `wav2lip`.
 """
 
 import dataclasses
-import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.media import outputs
 from talkjax.media.picture import to_float
 
 
@@ -54,8 +53,8 @@ def back_and_forth(read: Callable, length: int, count: int) -> Iterator[tuple[in
   if count <= length:
     yield from enumerate(read())
     return
-  with tempfile.TemporaryDirectory() as folder:
-    name = lambda i: str(pathlib.Path(folder) / f'{i:07}.png')
+  with outputs.scratch() as folder:
+    name = lambda i: str(folder / f'{i:07}.png')
     for i, frame in enumerate(read()):
       if not cv2.imwrite(name(i), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
         raise UserError(f'cannot write frames of the video to {folder}: check the space left on the disk')

@@ -9,6 +9,7 @@ of all. A converted checkpoint has `params`, and `ema` where it was published.
 import contextlib
 import difflib
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from talkjax.errors import UserError
+from talkjax.media import outputs
 from talkjax.training import digests
 from talkjax.training.sharding import path_name
 from talkjax.training.state import State
@@ -88,7 +90,9 @@ class Checkpoints:
     if step == self.latest:
       return
     self.wait()
-    self._check_space(step, sum(x.nbytes for x in jax.tree.leaves(state)))
+    resumed = f'resumes from step {self.latest}' if self.latest is not None else 'starts again'
+    needed, then = sum(x.nbytes for x in jax.tree.leaves(state)), f'; the same command then {resumed}'
+    _check_space(self.path, needed, f'the checkpoint of step {step} needs', then)
     self._saving = step
     training = {'step': state.step, 'opt_state': _leaves(state.opt_state)}
     self._manager.save(
@@ -101,18 +105,6 @@ class Checkpoints:
         run=ocp.args.JsonSave({'processes': jax.process_count()}),
       ),
     )
-
-  def _check_space(self, step: int, needed: int) -> None:
-    """On a full disk Orbax's threads would fail one by one, and leave a file that fills it."""
-    if '://' in str(self.path):
-      return
-    free = shutil.disk_usage(self.path).free
-    if free < needed:
-      resumed = f'resumes from step {self.latest}' if self.latest is not None else 'starts again'
-      raise UserError(
-        f'the checkpoint of step {step} needs {needed / 2**20:,.1f} MiB, but {self.path} has {free / 2**20:,.1f} MiB '
-        f'left: free some space; the same command then {resumed}'
-      )
 
   def restore(self, state: State, iterator) -> State:
     """Restores the latest checkpoint, and `iterator` in place.
@@ -333,15 +325,43 @@ def save_params(
   workdir = epath.Path(workdir)
   for tree in (params, ema or {}):
     check_finite(flatten_dict(tree), 'the source of these weights')
-  if (workdir / 'checkpoints').exists():
-    raise UserError(f'{workdir} already has checkpoints, which are not overwritten: choose another --output')
+  check_new(workdir, '--output')
+  _check_space(workdir, sum(np.asarray(x).nbytes for x in jax.tree.leaves((params, ema))), 'these weights need', '')
   write_config(workdir, config)
-  with _manager(workdir.resolve() / 'checkpoints') as manager:
+  options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)  # of a conversion that was killed
+  with _manager(workdir.resolve() / 'checkpoints', options) as manager:
     trees = {'params': params} if ema is None else {'params': params, 'ema': ema}
     items = {item: ocp.args.StandardSave(tree) for item, tree in trees.items()}
     manager.save(step, args=ocp.args.Composite(**items))
     manager.wait_until_finished()
   digests.write(workdir, step)
+
+
+def check_new(workdir, flag: str) -> None:
+  """Raises UserError unless a workdir can be made in this folder: it is new, empty, or of a command that was killed."""
+  path = epath.Path(workdir)
+  if path.exists() and not path.is_dir():
+    raise UserError(f'{flag}={workdir} is a file: name a folder')
+  if has_checkpoint(path):
+    raise UserError(f'{workdir} already has checkpoints, which are not overwritten: choose another {flag}')
+  if '://' not in str(workdir):
+    outputs.check_folder(os.fspath(workdir), f'{flag}={workdir}')
+
+
+def _check_space(folder: epath.Path, needed: int, what: str, then: str) -> None:
+  """On a full disk Orbax's threads would fail one by one, and leave a file that fills it.
+
+  Raises:
+    UserError: the disk of a folder, which may not exist yet, has less room than `needed` bytes.
+  """
+  if '://' in str(folder):
+    return
+  existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+  free = shutil.disk_usage(existing).free
+  if free < needed:
+    raise UserError(
+      f'{what} {needed / 2**20:,.1f} MiB, but {folder} has {free / 2**20:,.1f} MiB left: free some space{then}'
+    )
 
 
 def check_fit(saved: PyTree, wanted: PyTree, source: str, new: Sequence[str] = ()) -> None:

@@ -7,6 +7,8 @@ Order and iterator state depend on the batch size, the number of workers and the
 fixed for a run and checked when it is resumed (see `talkjax.training.checkpoint`).
 """
 
+import contextlib
+import functools
 import math
 import pathlib
 import re
@@ -54,6 +56,26 @@ def first_corpus(data) -> str:
   return next(iter(corpus_weights(data.corpus)))
 
 
+def locate(data, workdir) -> None:
+  """Finds the folder `data.dir` of built corpora of a workdir, whatever the current folder is, and sets it.
+
+  A relative one is looked for in the current folder, and then beside the workdir: in each folder that it lies in.
+
+  Raises:
+    UserError: the corpus is in none of them.
+  """
+  folder, corpus = pathlib.Path(data.dir).expanduser(), first_corpus(data)
+  if folder.is_absolute() or (folder / corpus).is_dir():
+    return
+  found = next((p / folder for p in pathlib.Path(workdir).resolve().parents if (p / folder / corpus).is_dir()), None)
+  if found is None:
+    raise UserError(
+      f'no corpus {corpus!r} under {data.dir!r}, neither in the current folder nor beside {workdir}: run the '
+      f'command in the folder that has {data.dir}'
+    )
+  data.dir = str(found)
+
+
 def open_corpus(data, split: str, caches: Sequence[FeatureCache] = (), name: str | None = None):
   """A random-access source of the records of one corpus.
 
@@ -73,12 +95,18 @@ def open_corpus(data, split: str, caches: Sequence[FeatureCache] = (), name: str
   name = name or first_corpus(data)
   builder = open_builder(data, split, name)
   caches = [cache for cache in caches if cache.corpus == builder.info.full_name]
-  (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
-  if files := next((cache.record_files for cache in caches if cache.record_files), None):
-    source = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files))
-    source = source[part.from_ : part.to].map(builder.info.features.deserialize_example_np)
-  else:
-    source = grain.MapDataset.source(builder.as_data_source(split=split))
+  try:
+    (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+  except Exception as error:  # TFDS asserts, among others
+    raise UserError(
+      f'split {split!r} of corpus {name!r}: {error or "not a slice"}: expected as in test[:10]'
+    ) from error
+  with refuse_damage(builder):
+    if files := next((cache.record_files for cache in caches if cache.record_files), None):
+      source = grain.MapDataset.source(_Checked(grain.sources.ArrayRecordDataSource(files), builder))
+      source = source[part.from_ : part.to].map(functools.partial(_deserialize, builder=builder))
+    else:
+      source = grain.MapDataset.source(_Checked(builder.as_data_source(split=split), builder))
   if lacking := set().union(*(cache.unusable for cache in caches)):
     source = grain.MapDataset.source(_Chosen(source, part.from_ or 0, lacking))
   if not len(source):
@@ -87,6 +115,44 @@ def open_corpus(data, split: str, caches: Sequence[FeatureCache] = (), name: str
   for cache in caches:
     dataset = dataset.map(cache)
   return dataset
+
+
+@contextlib.contextmanager
+def refuse_damage(builder, what: str = '') -> Iterator[None]:
+  """Raises UserError for a corpus whose files cannot be read in the block; `what` is read."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # array_record, its index, protobuf and TFDS each fail in their own ways
+    raise _damaged(builder.data_path, what, error) from error
+
+
+def _damaged(folder, what: str, error: Exception) -> UserError:
+  said = ' '.join(str(error).split())[:160]
+  return UserError(
+    f'the corpus in {folder} is damaged{what} ({type(error).__name__}: {said}): restore it from a copy, or build it '
+    'again with --overwrite'
+  )
+
+
+class _Checked:
+  """A source for grain whose errors are those of a damaged corpus."""
+
+  def __init__(self, source, builder):
+    self._source, self._builder = source, builder
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int):
+    with refuse_damage(self._builder, f' at record {index} of {self._builder.info.full_name}'):
+      return self._source[index]
+
+
+def _deserialize(data: bytes, *, builder):
+  with refuse_damage(builder):
+    return builder.info.features.deserialize_example_np(data)
 
 
 class _Chosen:
@@ -125,7 +191,11 @@ def open_builder(data, split: str, corpus: str):
   if len(found) > 1:
     names = ', '.join(f'{corpus}/{p.relative_to(root)}' for p in sorted(found))
     raise UserError(f'corpus {corpus!r} was built in several configs: choose one with --config.data.corpus ({names})')
-  builder = tfds.builder_from_directory(found.popitem()[1])
+  folder = found.popitem()[1]
+  try:
+    builder = tfds.builder_from_directory(folder)
+  except Exception as error:  # of a damaged dataset_info.json or features.json
+    raise _damaged(folder, ' in its descriptions', error) from error
   name = split.partition('[')[0]
   if name not in builder.info.splits or not builder.info.splits[name].num_examples:
     raise UserError(f'corpus {corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')

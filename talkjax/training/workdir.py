@@ -82,6 +82,20 @@ def read_config(workdir) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(upgrade(_read(path)))
 
 
+def read_system_config(workdir) -> ml_collections.ConfigDict:
+  """The resolved config of a system's workdir.
+
+  Raises:
+    UserError: as `read_config`, or the workdir is not of a system.
+  """
+  config = read_config(workdir)
+  if not isinstance(config.get('system'), str):
+    network = config.get('pretrained_network')
+    what = f'has the pretrained network {network}' if network else 'has a config.json that names no system'
+    raise UserError(f'{workdir} {what}: expected the --workdir of a training run, or of a converted system')
+  return config
+
+
 def _read(path: epath.Path) -> dict:
   try:
     config = json.loads(path.read_text())

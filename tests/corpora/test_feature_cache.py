@@ -3,8 +3,10 @@
 import dataclasses
 import importlib
 import json
+import os
 import pickle
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from talkjax.systems.audio import Sound
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.weights import encoders
 from tests.commands import ROOT
+from tests.example_record import full_record
 from tests.micro import ENCODER, program_from_numpy, random_params, training_batch
 
 WIDTHS = (32, 32)
@@ -313,3 +316,73 @@ def test_a_cache_without_records_is_read_with_those_of_the_corpus(folder):
   caches, _ = encoders.open_caches(config, None)
   (record, *_) = input_pipeline.open_corpus(config.data, 'train', caches)
   assert record.frame(0).any() and record.features['latents'].shape[0] == len(record.frames)
+
+
+def written(folder, tmp_path_name='cache'):
+  """(the folder of a cache of two clips, the clips, what was encoded)."""
+  clips = [full_record(frames, name) for frames, name in ((3, 'a'), (4, 'b'))]
+  encode = lambda record: [np.full((len(record.frames), 2), len(record.frames), np.float16)]
+  about = {'corpus': 'c', 'branch': 'b', 'weights': 'w', 'workdir': '', 'shape': [2]}
+  feature_cache.write(folder, 'motion', about, {'train': clips}, encode)
+  return clips
+
+
+def opened(folder):
+  split = types.SimpleNamespace(num_examples=2)
+  info = types.SimpleNamespace(full_name='c', splits={'train': split})
+  builder = types.SimpleNamespace(data_dir=str(folder.parent), info=info, name='c')
+  return feature_cache.open_cache(builder, folder.name, 'train')
+
+
+@pytest.mark.parametrize('byte', [0, 13, 27])
+def test_one_bit_of_the_rows_is_noticed(tmp_path, byte):
+  folder = tmp_path / 'cache'
+  clips = written(folder)
+  path = folder / 'motion-train-00000.f16'
+  assert [opened(folder)(clip).features['motion'][0, 0] for clip in clips] == [3, 4]
+  data = bytearray(path.read_bytes())
+  data[byte] ^= 1
+  path.write_bytes(data)
+  os.utime(path, ns=(0, 0))
+  good, bad = clips[::-1] if byte < 12 else clips
+  assert opened(folder)(good).features['motion'].shape == (len(good.frames), 2)
+  with pytest.raises(
+    UserError, match=f'{path} is damaged: remove the folder .*the motion of clip {bad.id} have changed'
+  ):
+    opened(folder)(bad)
+  index = json.loads((folder / 'motion.json').read_text())
+  del index['splits']['train']['digests']  # a cache of an earlier version
+  (folder / 'motion.json').write_text(json.dumps(index))
+  opened(folder)(bad)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'short'])
+def test_rows_that_are_gone(tmp_path, content):
+  clips = written(tmp_path / 'cache')
+  path = tmp_path / 'cache/motion-train-00000.f16'
+  path.unlink() if content is None else path.write_bytes(content)
+  with pytest.raises(UserError, match='motion-train-00000.f16 is damaged: remove the folder'):
+    opened(tmp_path / 'cache')(clips[0])
+
+
+@pytest.mark.parametrize(
+  'change', [b'', b'{', b'[]', {'shape': 'x'}, {'shape': [0]}, {'clips_a_file': 0}, {'splits': []}, {'corpus': None}]
+)
+def test_a_description_that_is_damaged(tmp_path, change):
+  written(tmp_path / 'cache')
+  path = tmp_path / 'cache/motion.json'
+  if isinstance(change, dict):
+    change = json.dumps(json.loads(path.read_text()) | change).encode()
+  path.write_bytes(change)
+  with pytest.raises(UserError, match='motion.json is damaged .*: remove the folder .*, and encode the corpus again'):
+    opened(tmp_path / 'cache')
+
+
+def test_an_interrupted_file_is_removed(tmp_path):
+  def encode(record):
+    yield np.zeros((1, 2), np.float16)
+    raise RuntimeError('stopped')
+
+  with pytest.raises(RuntimeError, match='stopped'):
+    feature_cache.write(tmp_path / 'cache', 'motion', {'shape': [2]}, {'train': [full_record(3, 'a')]}, encode)
+  assert not list((tmp_path / 'cache').glob('*.f16'))

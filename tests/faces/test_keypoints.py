@@ -132,3 +132,14 @@ def test_numbers_in_the_other_byte_order_are_refused(tmp_path):
     archive.writestr('archive/data.pkl', pickle.dumps(np.array([print], object), protocol=2))
   with pytest.raises(UserError, match='expected numbers'):
     read_pickle(path)
+
+
+def test_numbers_that_no_float_can_hold(tmp_path):
+  points = [[[10**400, 0], [1, 0], [0, 1]]]
+  with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
+    archive.writestr('archive/data.pkl', pickle.dumps(points, protocol=2))
+  with pytest.raises(UserError, match='a.pth'):
+    keypoints.read(tmp_path / 'a.pth')
+  np.save(tmp_path / 'a.npy', np.ones((4, 3, 2)) * 1j)
+  with pytest.raises(UserError, match=r'expected an array \[frames, 3, 2\]'):
+    keypoints.read(tmp_path / 'a.npy')

@@ -11,6 +11,7 @@ import soundfile
 
 from talkjax.errors import UserError
 from talkjax.media import audio, mel, video
+from tests.hostile import media_files
 
 
 def _tone(rate, seconds, hertz=300.0):
@@ -189,3 +190,17 @@ def test_log_mel_is_fast():
     mel.log_mel(sound, 75)
     best = min(best, time.perf_counter() - start)
   assert best < 0.05
+
+
+def test_sound_that_cannot_be_decoded(tmp_path):
+  (tmp_path / 'a.wav').write_bytes(media_files.wav(bytes(100), kind=0))
+  with pytest.raises(UserError, match='the audio of .* is in an unknown format: convert it'):
+    audio.read_audio(tmp_path / 'a.wav')
+
+
+def test_sound_is_not_endless(tmp_path, monkeypatch):
+  (tmp_path / 'a.wav').write_bytes(media_files.wav(bytes(20_000)))
+  assert len(audio.read_audio(tmp_path / 'a.wav')) == 10_000
+  monkeypatch.setattr(audio, 'MAX_SAMPLES', 8000)
+  with pytest.raises(UserError, match='is longer than 0 s: cut it'):
+    audio.read_audio(tmp_path / 'a.wav')

@@ -1,6 +1,8 @@
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -82,3 +84,25 @@ def test_a_text_file_is_replaced_as_a_whole(tmp_path):
     assert path.read_text() == text and [p.name for p in path.parent.iterdir()] == ['a.json']
   with pytest.raises(UserError, match='cannot write /dev/full/a.json'):
     outputs.write_text('/dev/full/a.json', 'x')
+
+
+def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  host = socket.gethostname()
+  old = tmp_path / f'talkjax-{host}-{ended()}-x'
+  kept = [tmp_path / name for name in (f'talkjax-{host}-{os.getppid()}-x', f'talkjax-other-{ended()}-x', 'talkjax-x')]
+  for each in (old, *kept):
+    each.mkdir()
+    (each / 'a').touch()
+  with outputs.scratch() as folder:
+    (folder / 'b').touch()
+    assert sorted(tmp_path.iterdir()) == sorted((*kept, folder))
+  assert sorted(tmp_path.iterdir()) == sorted(kept)
+  monkeypatch.setattr(tempfile, 'tempdir', '/proc')
+  with pytest.raises(UserError, match='no folder can be made in /proc .*TMPDIR'), outputs.scratch():
+    pass
+
+
+def test_a_name_has_room_for_that_of_the_unfinished_file():
+  with pytest.raises(UserError, match='the name is too long'):
+    outputs.check('n' * 245 + '.mp4', ['.mp4'])

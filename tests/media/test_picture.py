@@ -9,6 +9,7 @@ import pytest
 
 from talkjax.errors import UserError
 from talkjax.media import picture
+from tests.hostile import media_files
 
 
 def test_a_picture_comes_back(tmp_path):
@@ -70,3 +71,11 @@ def test_the_scale_of_networks_is_the_same_on_the_device_as_in_numpy():
   optimised = jax.jit(picture.to_float).lower(values).compile({'xla_backend_optimization_level': 3})
   np.testing.assert_array_equal(optimised(values), scaled)
   np.testing.assert_array_equal(picture.to_uint8(scaled), values)
+
+
+def test_a_picture_whose_size_cannot_be_read_is_not_decoded(tmp_path):
+  """Pillow stops at a text with a wrong checksum, which OpenCV ignores: the size has not been checked."""
+  text = b'\0\0\0\x08tEXta\0b\0c\0d\0' + bytes(4)
+  (tmp_path / 'a.png').write_bytes(media_files.png(30_000, 30_000, bytes(1000), before=text))
+  with pytest.raises(UserError, match='is not a readable picture'):
+    picture.read(tmp_path / 'a.png')

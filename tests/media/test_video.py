@@ -1,6 +1,8 @@
 """Videos made here with known pixels and times come back as they were; broken files give one sentence."""
 
 import fractions
+import os
+import resource
 import struct
 
 import av
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 from talkjax.errors import UserError
-from talkjax.media import audio, video
+from talkjax.media import audio, containers, video
+from tests.hostile import media_files
 
 
 def _gray(value, size=(32, 48)):
@@ -209,3 +212,43 @@ def test_real_clips(samples):
   assert (info.width, info.height, info.fps, info.num_frames) == (360, 288, 25, 75)
   with pytest.raises(UserError, match='no video'):
     video.probe(samples / 'hard' / 'wav_named_mov.mov')
+
+
+@pytest.mark.parametrize(
+  ('times', 'rate'), [(None, 1_000_000), ([0, 1, 1 << 40, 1 << 41], 25)], ids=['too many a second', 'too far apart']
+)
+def test_frame_rates_that_make_no_sense(tmp_path, times, rate):
+  frames, base = [np.zeros((16, 16, 3), np.uint8)] * 4, fractions.Fraction(1, 90_000) if times else None
+  media_files.encode(tmp_path / 'a.mkv', frames, rate=rate, times=times, base=base)
+  with pytest.raises(UserError, match=r'frames per second by its timestamps: expected 0\.033 to 1000'):
+    video.probe(tmp_path / 'a.mkv')
+
+
+def test_frames_that_are_too_large(tmp_path, monkeypatch):
+  media_files.encode(tmp_path / 'a.mkv', [np.zeros((16, 32, 3), np.uint8)])
+  monkeypatch.setattr(containers, 'MAX_PIXELS', 500)
+  for read in (video.probe, lambda path: next(video.read_frames(path))):
+    with pytest.raises(UserError, match='have 32 x 16 pixels, more than'):
+      read(tmp_path / 'a.mkv')
+
+
+@pytest.mark.parametrize('name', ['10:30.mp4', 'file:a.mp4', os.fsdecode(b'\xff.mp4')], ids=ascii)
+def test_any_name_can_be_written_and_read(tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  with video.VideoWriter(name, 25, (16, 16), np.zeros(640, np.float32)) as writer:
+    writer.write(np.full((16, 16, 3), 90, np.uint8))
+  assert os.listdir() == [name] and video.probe(name).num_frames == 1 and len(audio.read_audio(name)) == 640
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with pytest.raises(UserError, match=r'cannot write .*a\.mp4 \(File too large\): check the free disk space'):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+      with video.VideoWriter(tmp_path / 'a.mp4', 25, (256, 256), crf=0) as writer:
+        for shift in range(60):
+          writer.write(np.roll(noise, shift, 1))
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert not list(tmp_path.iterdir())

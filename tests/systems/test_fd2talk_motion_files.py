@@ -78,6 +78,25 @@ def test_motion_that_does_not_fit(path, changes, settings, sentence):
 
 def test_a_file_that_is_none(tmp_path):
   (tmp_path / 'm.npz').write_text('no')
-  for name in ('m.npz', 'absent.npz'):
-    with pytest.raises(UserError, match=f'{name} cannot be read as an .npz file .*save_motion'):
+  for name, sentence in (('m.npz', 'cannot be read as an .npz file .*save_motion'), ('absent.npz', '^no file ')):
+    with pytest.raises(UserError, match=sentence):
       read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('rate', [np.ones(3), np.array('x'), np.complex64(25), np.float32(np.nan)], ids=str)
+def test_a_frame_rate_is_one_number(path, rate):
+  with pytest.raises(UserError, match=' frames/s, and this workdir generates 25'):
+    read(edit(path, fps=rate))
+
+
+def test_a_file_cannot_control_the_terminal(path):
+  with pytest.raises(UserError) as caught:
+    read(edit(path, model=np.array('\x1b[2J' * 500)))
+  assert '\x1b' not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_what_a_motion_file_may_replace(path, tmp_path):
+  np.savez(tmp_path / 'other.npz', expression=np.zeros(3))
+  (tmp_path / 'text.npz').write_text('mine')
+  assert motion_files.is_one(path)
+  assert not any(motion_files.is_one(str(tmp_path / name)) for name in ('other.npz', 'text.npz', 'absent.npz'))

@@ -153,3 +153,23 @@ def test_damaged_lines_of_metrics_do_not_stop_a_run(tmp_path):
   (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join([good[0], *bad, good[1], b'{"step": 3, "lo']))
   metrics_log.MetricsLog(tmp_path, 5).close()
   assert (tmp_path / 'metrics.jsonl').read_bytes() == b'\n'.join(good) + b'\n'
+
+
+def test_a_conversion_that_was_killed_can_be_repeated(tmp_path):
+  params = {'unet': {'kernel': jnp.ones(3)}}
+  (tmp_path / 'checkpoints/0.orbax-checkpoint-tmp-1').mkdir(parents=True)
+  write_config(epath.Path(tmp_path), CONFIG)
+  checkpoint.save_params(tmp_path, CONFIG, params, 0)
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['0']
+  with pytest.raises(UserError, match='already has checkpoints'):
+    checkpoint.save_params(tmp_path, CONFIG, params, 0)
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='file is a file: name a folder'):
+    checkpoint.save_params(tmp_path / 'file', CONFIG, params, 0)
+
+
+def test_a_full_disk_is_said_before_a_conversion_writes(monkeypatch, tmp_path):
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=5000))
+  with pytest.raises(UserError, match='these weights need 0.1 MiB, but .* left: free some space'):
+    checkpoint.save_params(tmp_path / 'run', CONFIG, {'kernel': jnp.ones(30_000)}, 0)
+  assert not (tmp_path / 'run').exists()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import shutil
 
 import ml_collections
 import numpy as np
@@ -159,3 +160,61 @@ def test_corpora_whose_examples_differ_are_refused(folder):
   sentence = r'those of mixed/a have target \[4\], those of mixed/b target_moments \[4\]: give both feature caches'
   with pytest.raises(UserError, match=sentence):
     batches_of(data_of(folder, 'mixed/a,mixed/b'), read=differs)
+
+
+@pytest.fixture
+def corpus(puppets, tmp_path):
+  """(data of a config, the folder of its corpus), which may be damaged."""
+  shutil.copytree(puppets / 'puppets', tmp_path / 'puppets')
+  (folder,) = (p.parent for p in tmp_path.rglob('dataset_info.json'))
+  return ml_collections.ConfigDict({'dir': str(tmp_path), 'corpus': 'puppets/tiny'}), folder
+
+
+def read_all(data):
+  return [record.id for record in input_pipeline.eval_records(data, 'train')]
+
+
+@pytest.mark.parametrize('part', [0.02, 0.4])
+@pytest.mark.parametrize('how', ['flip', 'cut'])
+def test_damaged_shards_are_said_to_be(corpus, how, part):
+  data, folder = corpus
+  shard = next(p for p in folder.iterdir() if 'train' in p.name)
+  content = bytearray(shard.read_bytes())
+  at = int(part * (len(content) - 1))
+  if how == 'flip':
+    content[at] ^= 0x10
+  shard.write_bytes(content[:at] if how == 'cut' else content)
+  with pytest.raises(
+    UserError, match=f'the corpus in {folder} is damaged.*: restore it from a copy, or build it again'
+  ):
+    read_all(data)
+
+
+@pytest.mark.parametrize('name', ['dataset_info.json', 'features.json'])
+@pytest.mark.parametrize('content', ['', '{', '[]'])
+def test_damaged_descriptions_are_said_to_be(corpus, name, content):
+  data, folder = corpus
+  (folder / name).write_text(content)
+  with pytest.raises(UserError, match='is damaged'):
+    read_all(data)
+
+
+@pytest.mark.parametrize('split', ['train[', 'train[x]', 'train[:10', 'train+'])
+def test_a_split_is_a_slice(corpus, split):
+  with pytest.raises(UserError, match='split'):
+    input_pipeline.open_corpus(corpus[0], split)
+
+
+def test_a_corpus_is_found_beside_the_workdir(tmp_path, monkeypatch):
+  (tmp_path / 'project/datasets/puppets').mkdir(parents=True)
+  (tmp_path / 'elsewhere').mkdir()
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  data = ml_collections.ConfigDict({'dir': 'datasets', 'corpus': 'puppets'})
+  with pytest.raises(UserError, match='neither in the current folder nor beside .*nowhere: run the command in'):
+    input_pipeline.locate(data, tmp_path / 'nowhere')
+  input_pipeline.locate(data, '../project/runs/tiny')
+  assert data.dir == str(tmp_path / 'project/datasets')
+  monkeypatch.chdir(tmp_path / 'project')
+  data.dir = 'datasets'
+  input_pipeline.locate(data, tmp_path / 'nowhere')
+  assert data.dir == 'datasets'

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from talkjax.errors import UserError
-from talkjax.training.workdir import FREE_KEYS, flatten, read_config, upgrade, write_config
+from talkjax.training.workdir import FREE_KEYS, flatten, read_config, read_system_config, upgrade, write_config
 
 # Every key that was renamed, in a config as an earlier version wrote it, and that config today.
 OLD = {
@@ -130,3 +130,14 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path):
   assert read_config(workdir).to_dict() == NEW
   write_config(workdir, ml_collections.ConfigDict(NEW))
   assert json.loads((workdir / 'config.json').read_text()) == NEW
+
+
+def test_a_workdir_that_is_of_no_system(tmp_path):
+  for config, sentence in (
+    ({'pretrained_network': 'sd15'}, 'has the pretrained network sd15'),
+    ({}, 'names no system'),
+  ):
+    write_config(epath.Path(tmp_path), ml_collections.ConfigDict(config))
+    with pytest.raises(UserError, match=f'{sentence}: expected the --workdir of a training run'):
+      read_system_config(tmp_path)
+    (tmp_path / 'config.json').unlink()

@@ -13,6 +13,7 @@ from talkjax.errors import UsageError, UserError
 from talkjax.faces import landmarks, mesh_drawing, mesh_pca
 from talkjax.faces.landmarks import FaceTrack
 from talkjax.faces.morphable import MorphableModel
+from talkjax.media import outputs
 from talkjax.systems import FileBatch, RecordBatch, Request, Video, coefficients
 from talkjax.systems.audio import Sound
 from talkjax.systems.fd2talk import motion_files
@@ -169,6 +170,10 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   save = inputs.get('save_motion')
   if save and len(paths) > 1:
     raise UsageError(f'--save_motion={save}: {len(paths)} videos are asked for: ask for one')
+  if save is not None:
+    given = (*inputs['image'], *inputs['audio'], *filter(None, (inputs.get('motion'), config.pose)))
+    replaceable = None if request.overwrite else motion_files.is_one
+    outputs.check(save, ('.npz',), flag='save_motion', inputs=given, replaceable=replaceable)
   voices = {path: conditions.read_sound(path, config.fps) for path in inputs['audio']}
   images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
   faces = {path: face_of(portrait, config) for path, portrait in images.items()}

@@ -10,13 +10,15 @@ A file is an .npz (`numpy.load`) of
   fingerprint  of its arrays: coefficients mean the same only under the same model
 """
 
+import contextlib
 import dataclasses
-import os
 import pathlib
 
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.media import arrays, outputs
+from talkjax.weights.errors import printable
 
 FIELDS = ('expression', 'angles', 'translation', 'fps', 'model', 'fingerprint')
 
@@ -54,15 +56,25 @@ def write(path: str, motion: Motion, model: str, fingerprint: str) -> None:
   """
   values = {**dataclasses.asdict(motion), 'model': model, 'fingerprint': fingerprint}
   target = pathlib.Path(path)
-  temporary = target.with_name(f'.{target.name}.{os.getpid()}.partial')
+  temporary = outputs.partial(target)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
+    outputs.remove_partial(target)
     with temporary.open('wb') as file:
       np.savez(file, **{k: np.asarray(v, np.float32) if k in FIELDS[:4] else np.asarray(v) for k, v in values.items()})
     temporary.replace(target)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
     raise UserError(f'cannot write {path} ({error.strerror}): choose a writable folder') from error
+
+
+def is_one(path: str) -> bool:
+  """Whether a file is a motion file."""
+  try:
+    return set(arrays.read_npz(path, FIELDS, path, '')) == set(FIELDS)
+  except UserError:
+    return False
 
 
 def read(path: str, *, model: str, fingerprint: str, expressions: int, fps: float, frames: int) -> Motion:
@@ -79,17 +91,14 @@ def read(path: str, *, model: str, fingerprint: str, expressions: int, fps: floa
     UserError: it cannot be read, is of another model or frame rate, too short, or not finite.
   """
   remedy = 'write one with `python -m talkjax.generate --save_motion=FILE.npz` and this workdir'
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      values = {name: file[name] for name in file.files}
-  except Exception as error:  # numpy raises nearly anything for a file that is none of its own
-    raise UserError(f'--motion={path} cannot be read as an .npz file ({type(error).__name__}): {remedy}') from error
+  values = arrays.read_npz(path, FIELDS, f'--motion={path}', remedy)
   if missing := [name for name in FIELDS if name not in values]:
     raise UserError(f'--motion={path} has no {", ".join(missing)}: {remedy}')
   if str(values['model']) != model or str(values['fingerprint']) != fingerprint:
+    found = ' '.join(printable(str(values[name])) for name in ('model', 'fingerprint'))
     raise UserError(
-      f'--motion={path} is of the morphable model {values["model"]} {values["fingerprint"]}, and this workdir has '
-      f'{model} {fingerprint}, whose coefficients mean something else: {remedy}'
+      f'--motion={path} is of the morphable model {found}, and this workdir has {model} {fingerprint}, whose '
+      f'coefficients mean something else: {remedy}'
     )
   expression, angles, translation = (np.asarray(values[name]) for name in FIELDS[:3])
   count = len(expression) if expression.ndim else 0
@@ -103,10 +112,10 @@ def read(path: str, *, model: str, fingerprint: str, expressions: int, fps: floa
       where = np.argwhere(~np.isfinite(values[name])) if values[name].dtype.kind == 'f' else ()
       frame = f' in frame {where[0][0]}' if len(where) else ''
       raise UserError(f'--motion={path} has values of {name} that are not finite numbers{frame}: correct them')
-  if float(values['fps']) != fps:
-    raise UserError(
-      f'--motion={path} has {float(values["fps"]):g} frames/s, and this workdir generates {fps:g}: resample it to that'
-    )
+  is_number = not values['fps'].shape and values['fps'].dtype.kind in 'fiu'
+  if not is_number or values['fps'] != fps:
+    found = f'{values["fps"].item():g}' if is_number else printable(str(values['fps']))
+    raise UserError(f'--motion={path} has {found} frames/s, and this workdir generates {fps:g}: resample it to that')
   if count < frames:
     raise UserError(
       f'--motion={path} has {count} frames, and the sound lasts {frames}: extend the motion, or give shorter sound'

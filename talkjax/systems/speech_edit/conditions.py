@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
 
   track = landmarks.find_faces(read(), name=source)
   transforms = align.canonical_transforms(track.landmarks, config.size)
-  identity = _read_identity(request.inputs.get('identity', '0'), config, read, transforms)
+  identity = _read_identity(request.inputs.get('identity', '0'), config, source, info, transforms)
   pending = collections.deque()  # source frames between reading and writing
 
   def frames() -> Iterator[dict[str, np.ndarray]]:
@@ -113,16 +113,24 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   return [FileBatch((file,), 1, lambda: Conditions(identity[None], frames(), [Sound(speech, count, info.fps)]))]
 
 
-def _read_identity(wanted: str, config, read: Callable, transforms: np.ndarray) -> np.ndarray:
-  """[h, w, 3] in [-1, 1]: a frame of the video by its number, or an image."""
-  if wanted.isdigit():
-    number = int(wanted)
-    frame = next(itertools.islice(read(), number, None), None)
-    if frame is None:
-      raise UserError(f'--identity={number}: the video has frames 0 to {len(transforms) - 1}')
-    return to_float(align.crop(frame, transforms[number], config.size))
+def _read_identity(wanted: str, config, source: str, info: video.VideoInfo, transforms: np.ndarray) -> np.ndarray:
+  """[h, w, 3] in [-1, 1]: a frame of the source video by its number, or an image."""
+  if wanted.isascii() and wanted.isdigit():
+    number = int(wanted[:12])  # of any number of digits
+    last, frame = -1, None
+    for last, frame in enumerate(itertools.islice(video.read_frames(source, fps=info.fps), number + 1)):  # noqa: B007
+      pass
+    if last < number:
+      raise UserError(f'--identity={wanted}: the video has frames 0 to {last}')
+    if number < len(transforms):
+      return to_float(align.crop(frame, transforms[number], config.size))
+    return _aligned(frame, f'frame {number} of {source}', config)  # beyond those that the speech needs
   if not os.path.lexists(wanted):
     raise UserError(f'--identity={wanted} is neither an image nor the number of a frame of the video: give one of them')
-  image = picture.read(wanted)
-  track = landmarks.find_faces([image], name=wanted)
+  return _aligned(picture.read(wanted), wanted, config)
+
+
+def _aligned(image: np.ndarray, name: str, config) -> np.ndarray:
+  """The face of an image, [size, size, 3] in [-1, 1]. Raises UserError if none is found."""
+  track = landmarks.find_faces([image], name=name)
   return to_float(align.crop(image, align.canonical_transforms(track.landmarks, config.size)[0], config.size))
