@@ -201,7 +201,8 @@ def check_sources(config, system: systems.System) -> None:
       )
   loaded = {system.encoder.kind} if system.encoder else set()
   loaded |= {'morphable'} if 'coefficients' in system.features else set()
-  loaded |= {into for _, into, *_ in load} | {path.partition('/')[0] for path in earlier}
+  loaded |= {'corpus'} if system.collect else set()
+  loaded |= {into.partition('/')[0] for _, into, *_ in load} | {path.partition('/')[0] for path in earlier}
   for branch in system.frozen:
     if branch not in loaded and config.init_from != RANDOM:
       raise UserError(
@@ -240,6 +241,8 @@ def _load(config, system, wanted, caches, encoder: dict[str, np.ndarray]) -> dic
         f'{list(shapes.get(path, ()))}: set the sizes of config.{path.partition("/")[0]} to those of the cache'
       )
   loaded |= encoder
+  if system.collect:
+    loaded |= system.collect(input_pipeline.open_corpus(config.data, config.data.split, caches))
   for cache in caches:
     cache.check_weights(loaded, tuple(wanted))
   return loaded

@@ -27,7 +27,7 @@ CONTRADICTIONS = (
   *(LookupError, AttributeError, TypeError, ValueError, ArithmeticError, MemoryError),
   *(FlaxError, re.error),
 )
-SHARED = ('portrait',)  # packages here that are no systems
+SHARED = ('portrait', 'joint')  # packages here that are no systems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +150,8 @@ class System:
     encoder: the speech encoder whose cached states `read` needs, or None.
     features: other cached features that `read` needs: `coefficients`, with whose morphable model's arrays training
       fills the frozen branch `morphable`.
+    collect: `records -> arrays by path`: what is measured once on the training split (of the first corpus) and kept in
+      a frozen branch.
     predict: of helpers that generate nothing: `(params, records, speech=None) -> (truths, predictions)`, which the
       suites compare.
     renderer: of a system that draws motion: `(params, portraits) -> draw`, `(motion, seeds) -> frames`. Portraits are
@@ -178,6 +180,7 @@ class System:
   precompute: Callable[[Sequence[Any]], Sequence[Any]] | None = None
   encoder: Encoder | None = None
   features: tuple[str, ...] = ()
+  collect: Callable[[Sequence[Any]], Mapping[str, np.ndarray]] | None = None
   predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None
   renderer: Callable[[Any, Sequence[np.ndarray]], Callable[..., np.ndarray]] | None = None
   lip_sync: Callable[[Any, Iterable[np.ndarray], np.ndarray, float], Iterator[np.ndarray]] | None = None

@@ -81,19 +81,26 @@ def open_joined(name: str, params, config, field: str, workdir: str = '') -> Joi
   Raises:
     UserError: the workdir cannot be read, or its system lacks the field.
   """
-  if workdir:
-    own, tree, _ = checkpoint.load_params(workdir)
-    tree = jax.device_put(tree, jax.tree.leaves(params)[0].sharding)
-  elif name in config.joined:
-    own, tree = ml_collections.ConfigDict(config.joined[name]), params[BRANCH][name]
-  else:
+  own = config_of(name, config, field, workdir)
+  if own is None:
     return None
+  if not workdir:
+    return Joined(systems.build(own), params[BRANCH][name], own)
+  tree, first = checkpoint.load_params(workdir)[1], jax.tree.leaves(params)[0]
+  if isinstance(first, jax.Array):  # where the others are
+    tree = jax.device_put(tree, first.sharding)
+  return Joined(systems.build(own), tree, own)
+
+
+def config_of(name: str, config, field: str, workdir: str = '') -> ml_collections.ConfigDict | None:
+  """The config of a joined system, whose weights are not read; arguments and errors as of `open_joined`."""
+  if not workdir and name not in config.joined:
+    return None
+  own = read_config(workdir) if workdir else ml_collections.ConfigDict(config.joined[name])
+  where = f'{name}={workdir or config[name]}'
   if 'system' not in own:
-    raise UserError(f'--{name}={workdir} is a conversion of a network alone: give a workdir of a system')
-  system = systems.build(own)
-  if getattr(system, field) is None:
+    raise UserError(f'{where} is the conversion of a network alone: give the workdir of a system')
+  if getattr(systems.build(own), field) is None:
     stage = f' stage {own.stage}' if 'stage' in own else ''
-    raise UserError(
-      f'{name}={workdir or config[name]} is of {own.system}{stage}, which has no {field}: give another workdir'
-    )
-  return Joined(system, tree, own)
+    raise UserError(f'{where} is of {own.system}{stage}, which has no {field}: give another workdir')
+  return own

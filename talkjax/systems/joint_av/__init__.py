@@ -1,0 +1,98 @@
+"""Diffusion Model for Text to Synchronized Joint Talking Head Video and Audio Generation (Zhang et al.).
+
+One diffusion model generates sound and picture together, from nothing, a caption, the text of speech, a portrait, or
+several of them. Of the published kind are the sizes that generate pixels and waveforms; `tiny` and `puppets` generate
+motion and spectrograms with the same objective and the same guidance (`talkjax.systems.joint.spaces`).
+"""
+
+import functools
+
+from talkjax.options import SAMPLER, Option
+from talkjax.systems import System
+
+OPTIONS = (
+  Option('text', str, 'What is said: text that becomes speech, which guides the video.'),
+  Option('audio', str, 'A recording, in place of text.'),
+  Option('caption', str, 'Who talks: a caption that the model knows, such as "A woman is talking".'),
+  Option('image', str, 'A portrait: who is shown.'),
+  Option(
+    'seconds', float, 'Length of a video without speech (default: of a training example).', minimum=0.04, maximum=3600
+  ),
+  Option('speech_engine', str, 'Text-to-speech.', choices=('espeak', 'yourtts')),
+  *SAMPLER,
+  Option(
+    'guidance', float, 'Scale of the caption: 1 is the conditional model.', key='guidance.caption', minimum=0,
+    evaluate=True,
+  ),
+  Option(
+    'caption_by', str, 'Captions condition the model, or guide it by the classifier.', key='guidance.caption_by',
+    evaluate=True, choices=('condition', 'classifier'),
+  ),
+  Option(
+    'speech_guidance', str, 'How speech guides the video.', key='guidance.speech', evaluate=True,
+    choices=('none', 'replacement', 'gradient'),
+  ),
+  Option(
+    'speech_scale', float, 'C of eq. 11, the scale of the gradient.', key='guidance.scale', minimum=0, evaluate=True
+  ),
+  Option(
+    'speech', str, "What clips of a corpus are generated from besides captions: none, or the record's speech and face.",
+    key='evaluation.speech', evaluate=True, choices=('none', 'record'),
+  ),
+  Option('renderer', str, 'A workdir of fd2talk that draws the motion, in place of its own.'),
+  Option('wav2lip', str, 'A workdir of wav2lip, which moves the lips after the last step, in place of its own.'),
+  Option('no_wav2lip', bool, 'Leave the lips as they are generated.'),
+  Option('super_resolution', str, 'A workdir of super_resolution, which enlarges the video.'),
+  Option('caption_classifier', str, 'A workdir of caption_classifier, in place of its own.'),
+)  # fmt: skip
+SOURCES = {}
+
+
+def build(config) -> System:
+  """The system of a config (see configs/joint_av.py)."""
+  from talkjax.systems import coefficients, joined
+  from talkjax.systems.joint import data, spaces
+  from talkjax.systems.joint_av import model
+  from talkjax.systems.sampling import check_sampler, make_schedule
+
+  check_sampler(config, ('ddpm', 'ddim', 'dpm++'))
+  space = spaces.make(config)
+  net = space.network(len(config.captions))
+  motion = config.space.kind == 'motion'
+
+  @functools.cache
+  def sampler():
+    from talkjax.systems.joint_av import generation
+
+    return generation.Sampler(space, net, config)
+
+  def generate(params, conditions, seeds, progress=None):
+    from talkjax.systems.joint_av import generation
+
+    return generation.generate(params, conditions, seeds, progress, sampler=sampler())
+
+  def from_records(records, **how):
+    from talkjax.systems.joint_av import conditions
+
+    return conditions.from_records(records, config=config, space=space, **how)
+
+  def from_files(params, request):
+    from talkjax.systems.joint_av import conditions
+
+    return conditions.from_files(params, request, config=config, space=space)
+
+  carried = (joined.BRANCH,) if joined.names(config) or config.joined else ()
+  return System(
+    read=functools.partial(data.read, config=config),
+    init=functools.partial(model.init, space=space, net=net, config=config),
+    loss=functools.partial(model.loss, space=space, net=net, schedule=make_schedule(config.diffusion), config=config),
+    generate=generate,
+    from_records=from_records,
+    from_files=from_files,
+    options=OPTIONS,
+    scores=model.scores(),
+    frozen=(*((coefficients.BRANCH, spaces.CORPUS) if motion else ()), *carried),
+    load=joined.load(config),
+    features=('coefficients',) if motion else (),
+    collect=functools.partial(data.collect, config=config) if motion else None,
+  )

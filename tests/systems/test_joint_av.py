@@ -1,0 +1,342 @@
+"""joint_av on drawn puppets: examples, loss, what is known while sampling, windows, and videos from files."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from configs import caption_classifier, joint_av
+from talkjax import systems
+from talkjax.errors import UsageError, UserError
+from talkjax.media import audio, picture, video, vocoder
+from talkjax.systems import joined
+from talkjax.systems.joint import data, spaces
+from talkjax.systems.joint_av import generation
+from talkjax.systems.joint_av.conditions import Conditions
+from talkjax.training import checkpoint
+from tests import micro, renderer
+
+MAN, WOMAN = joint_av.CAPTIONS
+SMALL = {
+  'space.frames': 8,
+  'space.size': 32,
+  'space.people': 3,
+  'space.code': 2,
+  'model.width': 16,
+  'model.blocks': 1,
+  'model.heads': 2,
+  'sampler.steps': 3,
+  'guidance.overlap': 2,
+  'data.corpus': 'puppets/tiny',
+  'data.examples_per_record': 2,
+}
+PIXELS = {
+  'space.frames': 4,
+  'space.size': 12,
+  'space.fold_samples': 20,
+  'model.width': 32,
+  'model.multipliers': (1,),
+  'model.video_attention': (),
+  'model.cross_attention': (1,),
+  'model.windows': (1,),
+  'sampler.steps': 2,
+  'guidance.overlap': 1,
+  'data.corpus': 'puppets/tiny',
+  'data.examples_per_record': 2,
+}
+
+
+@pytest.fixture(scope='module')
+def drawn(puppets):
+  return renderer.make(puppets)
+
+
+def make(drawn, file=joint_av, workdir=None, **changes) -> types.SimpleNamespace:
+  """A system of `motion` with random weights, on the records of `drawn`; `workdir` is its renderer."""
+  config = file.get_config('tiny')
+  sizes = {f'morphable.{k}': v for k, v in dataclasses.asdict(drawn.model.sizes).items()}
+  known = {k: v for k, v in SMALL.items() if k.partition('.')[0] in config}
+  config.update_from_flattened_dict(known | sizes | changes)
+  config.data.dir = drawn.config.data.dir
+  if workdir:
+    config.renderer = str(workdir)
+    config = joined.with_configs(config)
+  system = systems.build(config)
+  batch = system.read(drawn.records[0], np.random.default_rng(0))
+  batch = {k: v for k, v in batch.items() if k != 'id'}
+  params = dict(micro.random_params(jax.eval_shape(system.init, jax.random.key(0), batch)))
+  params['morphable'] = drawn.model.arrays()
+  measured = system.collect(drawn.records)
+  params[spaces.CORPUS] = {path.partition('/')[2]: value for path, value in measured.items()}
+  if workdir:
+    params[joined.BRANCH] = {'renderer': checkpoint.load_params(workdir)[1]}
+  return types.SimpleNamespace(config=config, system=system, params=params, batch=batch, records=drawn.records)
+
+
+@pytest.fixture(scope='module')
+def made(drawn, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('renderer') / 'workdir'
+  checkpoint.save_params(workdir, drawn.config, drawn.params, 1)
+  return make(drawn, workdir=workdir)
+
+
+@pytest.fixture(scope='module')
+def pixels(puppets):
+  config = joint_av.get_config('pixels')
+  config.update_from_flattened_dict(PIXELS)
+  config.data.dir = str(puppets)
+  return micro.setup(config)
+
+
+def sampler_of(made, **changes) -> generation.Sampler:
+  config = made.config.copy_and_resolve_references()
+  config.update_from_flattened_dict(changes)
+  space = spaces.make(config)
+  return generation.Sampler(space, space.network(len(config.captions)), config)
+
+
+def conditions(n: int = 1, **changes) -> Conditions:
+  return Conditions(
+    **{'captions': (0,) * n, 'sound': [None] * n, 'portraits': [None] * n, 'lengths': (8,) * n, **changes}
+  )
+
+
+def sample(made, given: Conditions, seeds=(0,), **changes):
+  return generation.sample(made.params, given, np.array(seeds, np.uint32), sampler_of(made, **changes))[0]
+
+
+# Training.
+
+
+def test_an_example_has_sound_and_motion_of_the_same_frames(made):
+  record = made.records[0]
+  example = made.system.read(record, np.random.default_rng(0))
+  assert example['coefficients'].shape == (2, 8, 12) and example['sound'].shape == (2, 8, 160)
+  assert example['caption'].tolist() == [joint_av.CAPTIONS.index(record.caption)] * 2
+  centred = np.array(record.features['coefficients'], np.float32)
+  centred[:, -3:] -= centred[:, -3:].mean(0)
+  sound = vocoder.spectrogram_of_frames(record.audio.astype(np.float32) / 32768, 9, 25.0)
+  starts = [int(np.square(sound[:2] - x[0]).sum(1).argmin()) for x in example['sound']]
+  for start, rows, heard in zip(starts, example['coefficients'], example['sound']):
+    np.testing.assert_allclose(rows, centred[start : start + 8], atol=2e-3)
+    np.testing.assert_allclose(heard, sound[start : start + 8], atol=4e-3)
+  sample = spaces.make(made.config).sample_of(made.params, example)
+  assert sample['video'].shape == (2, 8, 2 + 10) and sample['audio'].shape == (2, 8, 1, 160)
+  # Who is shown is the same in every frame, and told apart from the other person.
+  assert not np.ptp(np.asarray(sample['video'][..., :2]), axis=1).any()
+  other = spaces.make(made.config).sample_of(made.params, made.system.read(made.records[1], np.random.default_rng(0)))
+  assert np.abs(sample['video'][0, 0, :2] - other['video'][0, 0, :2]).max() > 0.5
+
+
+def test_a_segment_of_pixels_holds_a_digit_and_the_word_before_it(pixels):
+  record = next(r for r in pixels.records if any(w.text in data.DIGITS for w in r.words))
+  config = pixels.config.copy_and_resolve_references()
+  config.data.segments = 'digit'
+  index, digit = next((i, w) for i, w in enumerate(record.words) if w.text in data.DIGITS)
+  starts = [data._start(record, 1.0, np.random.default_rng(i), 'digit') for i in range(20)]
+  low, high = digit.end - 1, record.words[index - 1].start
+  low, high = (low, high) if low <= high else ((low + high) / 2,) * 2
+  assert all(max(low, 0) - 0.05 <= start <= high + 0.05 for start in starts) and np.ptp(starts) > 0
+  example = data.read(record, np.random.default_rng(0), config=config)
+  assert example['image'].shape == (2, 4, 12, 12, 3) and example['waveform'].shape == (2, 4000)
+  bare = dataclasses.replace(record, words=())
+  with pytest.raises(UserError, match='has no digit with a word before it, which config.data.segments=digit needs'):
+    data.read(bare, np.random.default_rng(0), config=config)
+
+
+@pytest.mark.parametrize('kind', ['made', 'pixels'])
+def test_the_loss_depends_on_both_modalities_and_the_caption(kind, request):
+  made = request.getfixturevalue(kind)
+  batch = {k: np.asarray(v) for k, v in made.batch.items()}
+  loss = jax.jit(lambda batch, key: made.system.loss(made.params, batch, key, False))
+  key = jax.random.key(0)
+  first, terms = loss(batch, key)
+  np.testing.assert_allclose(first, sum(terms.values()), rtol=1e-5)
+  sound = 'sound' if 'sound' in batch else 'waveform'
+  _, moved = loss({**batch, sound: batch[sound] // 2}, key)
+  assert all(abs(moved[k] - terms[k]) > 1e-6 for k in terms)  # the picture's loss too: it sees the sound
+  _, moved = loss({**batch, 'caption': 1 - batch['caption']}, key)
+  assert all(abs(moved[k] - terms[k]) > 1e-6 for k in terms)
+
+
+def test_clips_that_cannot_be_learned_from(made):
+  record, generator = made.records[0], np.random.default_rng(0)
+  for changes, sentence in (
+    ({'caption': 'A dog barks'}, "the caption 'A dog barks' is not known .* one of 'A man is talking', 'A woman"),
+    ({'audio': np.zeros(0, np.int16)}, 'has no sound, which this system learns'),
+    ({'fps': 30.0}, 'has 30 frames/s, and config.space.fps is 25'),
+    ({'features': {}}, 'has no coefficients of a morphable model'),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      made.system.read(dataclasses.replace(record, **changes), generator)
+  short = micro.cut(record, 5)
+  with pytest.raises(UserError, match=r'lasts 0.20 s, less than the 0.32 s of an example'):
+    made.system.read(short, generator)
+
+
+def test_what_is_measured_on_the_training_split(made):
+  own = made.params[spaces.CORPUS]
+  assert own['portraits'].shape == (3, 32, 32, 3) and own['portraits'].dtype == np.uint8
+  space = spaces.make(made.config)
+  codes = [space.known_portrait(made.params, r.frame(0))[0][:2] for r in made.records]
+  order = sorted(range(2), key=lambda i: made.records[i].speaker)
+  video = np.repeat(np.pad(np.stack([codes[i] for i in order]), [(0, 0), (0, 10)])[:, None], 8, 1)
+  chosen = own['portraits'][space.who(made.params, video)]
+  for i, k in enumerate(order):
+    true = picture.fit_square(made.records[k].frame(0), 32)
+    assert np.abs(chosen[i].astype(int) - true).mean() < 12
+
+
+# Sampling.
+
+
+def test_a_sample_depends_on_its_seed_and_caption_and_not_on_its_batch(made):
+  both = sample(made, conditions(2, captions=(0, 1)), (3, 4))
+  alone = sample(made, conditions(captions=(1,)), (4,))
+  for name, x in both.items():
+    np.testing.assert_allclose(x[1], alone[name][0], atol=1e-4)
+    assert np.abs(x[0] - x[1]).max() > 0.1
+  other = sample(made, conditions(captions=(0,)), (4,))
+  assert np.abs(other['video'] - alone['video']).max() > 1e-3
+
+
+@pytest.mark.parametrize('kind', ['made', 'pixels'])
+def test_speech_is_kept_and_changes_the_video(kind, request):
+  made = request.getfixturevalue(kind)
+  speech = made.records[0].audio.astype(np.float32)[:4000] / 32768
+  free, given = conditions(lengths=(4,)), conditions(lengths=(4,), sound=[speech])
+  space = spaces.make(made.config)
+  videos = [sample(made, free)['video']]
+  for how in ('replacement', 'gradient'):
+    x = sample(made, given, **{'guidance.speech': how})
+    np.testing.assert_allclose(x['audio'][0], space.known_sound(made.params, speech, x['audio'].shape[1]), atol=1e-6)
+    videos.append(x['video'])
+  assert min(np.abs(videos[i] - videos[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-4
+  np.testing.assert_array_equal(sample(made, given, **{'guidance.speech': 'none'})['video'], videos[0])
+
+
+def test_the_gradient_moves_the_video_so_that_the_sound_is_predicted_better(made):
+  """Eq. 11 at one step: the error of the sound that is predicted from the guided sample is smaller."""
+  from talkjax.diffusion import guidance, targets
+
+  sampler = sampler_of(made)
+  space, level = sampler.space, jax.tree.map(np.asarray, sampler.table.rows(1))
+  generator = np.random.default_rng(0)
+  x = {k: generator.standard_normal((1, 8, *shape), np.float32) for k, shape in space.shapes.items()}
+  known = jax.tree.map(lambda a: generator.standard_normal(a.shape).astype(np.float32), x)
+  mask = {'video': np.ones_like(x['video']), 'audio': np.zeros_like(x['audio'])}
+  denoise = sampler._denoiser(made.params, None, np.zeros(1, np.int32), None)
+  target = made.config.diffusion.target
+  x0 = lambda f, x: targets.to_x0(target, f(x, level), x, level)
+  error = lambda video: float(np.square(x0(denoise, {**x, 'video': video})['audio'] - known['audio']).sum())
+  plain, guided = x0(denoise, x), x0(guidance.correction(denoise, known, mask, 1e-3, target=target), x)
+  np.testing.assert_allclose(plain['audio'], guided['audio'], atol=1e-5)
+  moved = x['video'] + (guided['video'] - plain['video'])
+  assert error(moved) < error(x['video'])
+
+
+def test_windows_continue_each_other(made):
+  given = conditions(lengths=(19,))
+  samples, seams = generation.sample(made.params, given, np.zeros(1, np.uint32), sampler_of(made))
+  assert samples['video'].shape[1] == 20 and seams == (8, 14)
+  first = sample(made, conditions())
+  for name, x in samples.items():
+    np.testing.assert_allclose(x[:, :8], first[name], atol=1e-5) if name == 'audio' else None
+  np.testing.assert_allclose(samples['video'][:, :8, 2:], first['video'][:, :, 2:], atol=1e-5)
+  assert np.ptp(samples['video'][:, 8:, :2], axis=1).max() < 1e-5  # the same person to the end
+
+
+def test_compiled_once_for_every_length(made):
+  sampler = sampler_of(made)
+  for length in (3, 8, 30):
+    generation.sample(made.params, conditions(lengths=(length,)), np.zeros(1, np.uint32), sampler)
+  assert sampler.window._cache_size() == 2  # with and without anything known
+
+
+def test_a_classifier_guides_captions(made, drawn, tmp_path):
+  other = make(drawn, caption_classifier)
+  checkpoint.save_params(tmp_path / 'captions', other.config, other.params, 1)
+  by = {'guidance.caption_by': 'classifier', 'guidance.caption': 30.0}
+  with pytest.raises(UserError, match='by a classifier .* give --caption_classifier=WORKDIR'):
+    sample(made, conditions(), **by)
+  given = lambda label: conditions(captions=(label,), others={'caption_classifier': str(tmp_path / 'captions')})
+  man, woman, nobody = (sample(made, given(label), **by) for label in (0, 1, 2))
+  np.testing.assert_allclose(nobody['audio'], sample(made, conditions(captions=(2,)))['audio'], atol=1e-4)
+  timesteps = np.zeros(1)
+  logit = lambda x: np.diff(np.asarray(other.system.classify(other.params, x, timesteps)))[0, 0]
+  assert logit(woman) > logit(nobody) > logit(man)
+
+
+# From files.
+
+
+@pytest.fixture(scope='module')
+def files(made, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('files')
+  picture.write(folder / 'portrait.png', made.records[0].frame(0))
+  soundfile.write(folder / 'voice.wav', made.records[0].audio[: 9 * 640 - 100], 16_000)
+  return types.SimpleNamespace(image=str(folder / 'portrait.png'), audio=str(folder / 'voice.wav'))
+
+
+def read(path):
+  return np.stack(list(video.read_frames(path))).astype(int)
+
+
+@pytest.mark.parametrize(
+  ('given', 'frames'),
+  [
+    ((), 8),
+    (('caption',), 8),
+    (('seconds',), 13),
+    (('image',), 8),
+    (('audio',), 9),
+    (('audio', 'image', 'caption'), 9),
+    (('text', 'caption'), None),
+  ],
+  ids=lambda value: '+'.join(value) if isinstance(value, tuple) else '',
+)
+def test_every_combination_of_inputs_makes_a_video_with_sound(made, files, tmp_path, given, frames):
+  values = {'caption': WOMAN, 'seconds': 0.52, 'text': 'now', 'image': files.image, 'audio': files.audio}
+  path = str(tmp_path / 'out.mp4')
+  (count,) = micro.render(made, path, **{name: values[name] for name in given}).values()
+  assert frames is None or count == frames
+  assert read(path).shape == (count, 32, 32, 3)
+  sound = audio.read_audio(path)
+  assert abs(len(sound) - count * 640) <= 640 and np.abs(sound).max() > 1e-4
+  if 'audio' in given:
+    speech = audio.read_audio(files.audio)
+    assert np.corrcoef(sound[: len(speech)], speech)[0, 1] > 0.9
+
+
+def test_a_portrait_is_who_is_shown(made, files, tmp_path):
+  micro.render(made, tmp_path / 'a.mp4', image=files.image)
+  micro.render(made, tmp_path / 'b.mp4')
+  assert np.abs(read(tmp_path / 'a.mp4') - read(tmp_path / 'b.mp4')).mean() > 5
+
+
+def test_pixels_make_a_video_too(pixels, tmp_path):
+  (count,) = micro.render(pixels, tmp_path / 'out.mp4', caption=MAN, seconds=0.5).values()
+  assert count == 8 and read(tmp_path / 'out.mp4').shape == (8, 12, 12, 3)
+  assert video.probe(tmp_path / 'out.mp4').fps == 16
+
+
+def test_inputs_that_cannot_be(made, drawn, files, tmp_path):
+  render = lambda **inputs: micro.render(made, tmp_path / 'x.mp4', **inputs)
+  with pytest.raises(UserError, match="--caption=A dog: the caption 'A dog' is not known .* 'A man is talking'"):
+    render(caption='A dog')
+  with pytest.raises(UsageError, match='^--text and --audio: both say what is heard'):
+    render(text='hello', audio=files.audio)
+  with pytest.raises(UsageError, match='^--seconds is the length of a video without speech'):
+    render(seconds=2.0, audio=files.audio)
+  picture.write(tmp_path / 'grey.png', np.full((64, 64, 3), 128, np.uint8))
+  with pytest.raises(UserError, match='grey.png'):
+    render(image=str(tmp_path / 'grey.png'))
+  with pytest.raises(UserError, match='without a renderer, .* give --renderer=WORKDIR'):
+    micro.render(make(drawn), tmp_path / 'x.mp4')
+  checkpoint.save_params(tmp_path / 'other', made.config, made.params, 1)
+  with pytest.raises(UserError, match='is of joint_av, which has no renderer: give another workdir'):
+    render(renderer=str(tmp_path / 'other'))
+  assert not (tmp_path / 'x.mp4').exists()
