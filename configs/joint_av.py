@@ -77,12 +77,12 @@ def _motion(c, size: str) -> None:
   # Weights of both modalities, and within the video of who is shown, expression and pose.
   c.loss = dict(video=1.0, audio=1.0, code=0.5, expression=1.0, pose=1.0)
   c.diffusion = dict(schedule='cosine', steps=1000, start=None, end=None, zero_snr=False, target='velocity')
-  c.sampler = dict(name='dpm++', steps=20, eta=0.0, spacing='trailing', clip=0.0)
+  c.sampler = dict(name='ddim', steps=50, eta=0.0, spacing='trailing', clip=0.0)
   c.guidance.overlap = 8
   c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
   c.batch_size = 32
   c.ema = 0.99
-  c.steps = 1200
+  c.steps = 1800
   c.checkpoint_every = 200
   if size == 'puppets':
     c.steps = 12_000

@@ -8,7 +8,7 @@ from talkjax.media.mel import RATE, mel_filters, mel_power
 
 N_FFT, HOP, BANDS = 1024, 320, 80
 ITERATIONS = 60
-FLOOR = 1e-7  # power below which a band is silent
+FLOOR = 1e-5  # power below which a band is silent
 
 
 def columns_per_frame(fps: float) -> int:
