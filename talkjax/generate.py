@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from talkjax import cli, options
+from talkjax import cli, message, options
+from talkjax.errors import UsageError
 from talkjax.media import picture, video
 from talkjax.options import Option
 from talkjax.pipeline import TITLE, Pipeline, comparison_of
@@ -39,6 +40,8 @@ OPTIONS = (
     str,
     'An option and its values, as audio_weight=0.5,1,2: a video for each, generated together, and comparison.png.',
   ),
+  Option('save_request', str, 'A JSON file of all that a receiver with these weights needs: no files.'),
+  Option('request', str, 'A file of --save_request to generate from.'),
 )
 
 
@@ -62,16 +65,46 @@ def compare(counts: Mapping[str, int], option: str) -> str:
   return path
 
 
+def _requested(args, pipeline: Pipeline) -> tuple[dict, int]:
+  """(the systems' options that are asked for, the seed): those of the command line, or of the message it names.
+
+  Raises:
+    UsageError: options of both; UserError: the message cannot be read.
+  """
+  if args.request is None:
+    return args.given, args.seed
+  declared = pipeline.options.values()
+  holds = {option.name for option in declared if option.message}
+  if both := sorted(holds & args.given.keys()):
+    raise UsageError(f'--request={args.request} says what is generated: leave out --{both[0]}')
+  values, seed, fingerprint = message.load(args.request, declared)
+  if fingerprint != pipeline.fingerprint:
+    print(
+      f'the message was made with other weights ({fingerprint}) than those of {args.workdir} ({pipeline.fingerprint}): '
+      'the video will not be the same',
+      file=sys.stderr,
+    )
+  return {**values, **args.given}, seed
+
+
 def _main(args) -> None:
   cli.required(
     args, ['workdir'], 'python -m talkjax.generate --workdir=DIR --video=V --audio=A --output=out.mp4 (see --help)'
   )
   pipeline = Pipeline(args.workdir, args.weights)
   sweep = options.parse_sweep(args.sweep, pipeline.config.system, pipeline.options.values())
+  given, seed = _requested(args, pipeline)
   several = {name for name, option in pipeline.options.items() if option.several}
-  inputs = {name: cli.files(name, value) if name in several else value for name, value in args.given.items()}
-  how = {'seed': args.seed, 'sweep': sweep, 'batch_size': args.batch_size, 'overwrite': args.overwrite}
+  inputs = {name: cli.files(name, value) if name in several else value for name, value in given.items()}
+  how = {'seed': seed, 'sweep': sweep, 'batch_size': args.batch_size, 'overwrite': args.overwrite}
+  if args.save_request:
+    text = message.encode(given, seed, pipeline.fingerprint, pipeline.options.values())
   counts = pipeline.write(args.output, **how, **inputs)
+  if args.save_request:
+    message.save(args.save_request, text)
+    seconds = next(iter(counts.values())) / video.probe(next(iter(counts))).fps
+    size = len(text.encode())
+    print(f'{args.save_request}: {size} bytes, {8 * size / seconds:.0f} bits per second of video')
   for path, count in counts.items():
     print(f'{path}: {count} frames')
   if sweep:

@@ -28,6 +28,7 @@ class Option:
     several: an input that may be several files: a comma-separated list or a pattern.
     sweep: each video of a batch can have its own value, so that --sweep accepts it.
     evaluate: `talkjax.evaluate` accepts it too.
+    message: a message to a receiver can hold its value (`talkjax.message`); values that name files cannot.
     choices: the values allowed; () for any.
     minimum, maximum: the smallest and the largest number allowed.
   """
@@ -41,6 +42,7 @@ class Option:
   several: bool = False
   sweep: bool = False
   evaluate: bool = False
+  message: bool = False
   choices: tuple[str, ...] = ()
   minimum: float | None = None
   maximum: float | None = None
@@ -59,9 +61,12 @@ class Option:
 
 MAX_SEED = 2**32 - 1
 SAMPLER = (
-  Option('sampler', str, "The sampler (default: the config's).", key='sampler.name', evaluate=True),
-  Option('steps', int, "Denoising steps (default: the config's).", key='sampler.steps', minimum=1, evaluate=True),
-)
+  Option('sampler', str, "The sampler (default: the config's).", key='sampler.name', evaluate=True, message=True),
+  Option(
+    'steps', int, "Denoising steps (default: the config's).", key='sampler.steps', minimum=1, evaluate=True,
+    message=True,
+  ),
+)  # fmt: skip
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

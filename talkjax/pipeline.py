@@ -151,6 +151,11 @@ class Pipeline:
     return self._systems[key]
 
   @functools.cached_property
+  def fingerprint(self) -> str:
+    """A digest of the weights that generate, 16 letters."""
+    return checkpoint.fingerprint(self._checkpoint[0])
+
+  @functools.cached_property
   def _checkpoint(self) -> tuple[Any, int]:
     """(parameters, step)."""
     return checkpoint.load_params(self.workdir, self.weights)[1:]

@@ -24,6 +24,7 @@ PACKAGES = {
   'training': {'errors', 'media', 'corpora'},
   'systems': {'errors', 'options', 'nn', 'diffusion', 'media', 'weights', 'faces', 'corpora', 'metrics', 'training'},
   'pipeline': {'errors', 'options', 'systems', 'media', 'training'},
+  'message': {'errors', 'options', 'media'},
   '': {'pipeline'},  # talkjax itself, in `load`
 }
 # Modules that may import more than the rest of their package.
@@ -37,7 +38,7 @@ MODULES = {
   'weights.packaged': {'training'},
   'weights.scoring': {'media', 'corpora', 'training'},  # reads trained weights, and splits batches over devices
 }
-SHARED = {'portrait'}  # packages of `systems` that systems share
+SHARED = {'portrait', 'joint'}  # packages of `systems` that systems share
 # Arithmetic and parameters: no files, no configs, no pictures.
 LIBRARIES = {'diffusion': {'jax', 'numpy'}, 'nn': {'jax', 'numpy', 'flax', 'einops', 'jaxtyping'}}
 

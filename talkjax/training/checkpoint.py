@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from talkjax.corpora import feature_cache
 from talkjax.errors import UserError
 from talkjax.media import outputs
 from talkjax.training import digests
@@ -265,6 +266,11 @@ def check_finite(params: Mapping[tuple[str, ...], Any], source: str) -> None:
         f'{source} has {"/".join(path)} with values that are not finite: it is damaged, or was saved by a training '
         'that diverged; use another copy'
       )
+
+
+def fingerprint(params: PyTree) -> str:
+  """A digest of the names, shapes and values of parameters, 16 letters."""
+  return feature_cache.fingerprint({path: np.asarray(x) for path, x in flatten_dict(params, sep='/').items()})
 
 
 def saved_shapes(workdir) -> dict[str, Any]:

@@ -11,29 +11,31 @@ from talkjax.options import SAMPLER, Option
 from talkjax.systems import System
 
 OPTIONS = (
-  Option('text', str, 'What is said: text that becomes speech, which guides the video.'),
+  Option('text', str, 'What is said: text that becomes speech, which guides the video.', message=True),
   Option('audio', str, 'A recording, in place of text.'),
-  Option('caption', str, 'Who talks: a caption that the model knows, such as "A woman is talking".'),
+  Option('caption', str, 'Who talks: a caption that the model knows, such as "A woman is talking".', message=True),
   Option('image', str, 'A portrait: who is shown.'),
   Option(
-    'seconds', float, 'Length of a video without speech (default: of a training example).', minimum=0.04, maximum=3600
+    'seconds', float, 'Length of a video without speech (default: of a training example).', minimum=0.04, maximum=3600,
+    message=True,
   ),
-  Option('speech_engine', str, 'Text-to-speech.', choices=('espeak', 'yourtts')),
+  Option('speech_engine', str, 'Text-to-speech.', choices=('espeak', 'yourtts'), message=True),
   *SAMPLER,
   Option(
     'guidance', float, 'Scale of the caption: 1 is the conditional model.', key='guidance.caption', minimum=0,
-    evaluate=True,
+    evaluate=True, message=True,
   ),
   Option(
     'caption_by', str, 'Captions condition the model, or guide it by the classifier.', key='guidance.caption_by',
-    evaluate=True, choices=('condition', 'classifier'),
+    evaluate=True, choices=('condition', 'classifier'), message=True,
   ),
   Option(
     'speech_guidance', str, 'How speech guides the video.', key='guidance.speech', evaluate=True,
-    choices=('none', 'replacement', 'gradient'),
+    choices=('none', 'replacement', 'gradient'), message=True,
   ),
   Option(
-    'speech_scale', float, 'C of eq. 11, the scale of the gradient.', key='guidance.scale', minimum=0, evaluate=True
+    'speech_scale', float, 'C of eq. 11, the scale of the gradient.', key='guidance.scale', minimum=0, evaluate=True,
+    message=True,
   ),
   Option(
     'speech', str, "What clips of a corpus are generated from besides captions: none, or the record's speech and face.",
@@ -41,7 +43,7 @@ OPTIONS = (
   ),
   Option('renderer', str, 'A workdir of fd2talk that draws the motion, in place of its own.'),
   Option('wav2lip', str, 'A workdir of wav2lip, which moves the lips after the last step, in place of its own.'),
-  Option('no_wav2lip', bool, 'Leave the lips as they are generated.'),
+  Option('no_wav2lip', bool, 'Leave the lips as they are generated.', message=True),
   Option('super_resolution', str, 'A workdir of super_resolution, which enlarges the video.'),
   Option('caption_classifier', str, 'A workdir of caption_classifier, in place of its own.'),
 )  # fmt: skip
@@ -90,7 +92,7 @@ def build(config) -> System:
     from_records=from_records,
     from_files=from_files,
     options=OPTIONS,
-    scores=model.scores(),
+    scores=model.scores(config.evaluation.speech),
     frozen=(*((coefficients.BRANCH, spaces.CORPUS) if motion else ()), *carried),
     load=joined.load(config),
     features=('coefficients',) if motion else (),

@@ -65,8 +65,8 @@ def loss(
   return total, terms
 
 
-def scores() -> tuple[Suite, ...]:
-  """The suites that say whether samples work."""
-  from talkjax.metrics import suites
+def scores(speech: str) -> tuple[Suite, ...]:
+  """The suites that say whether samples work: of joint samples, and of those that say a record's `speech` its lips."""
+  from talkjax.metrics import pairs, suites
 
-  return (suites.LIPS,)
+  return (suites.LIPS, pairs.JOINT) if speech == 'record' else (pairs.JOINT,)
