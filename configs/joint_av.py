@@ -67,7 +67,7 @@ def common_pixels(c, size: str) -> None:
     c.data.update(corpus='puppets', workers=0, examples_per_record=4)
     c.space.update(size=48, fold_pixels=6, fold_samples=25)
     c.model.update(
-      width=96, multipliers=(1, 1.5), num_res_blocks=1, video_attention=(2,), cross_attention=(1, 2), windows=(1, 4),
+      width=64, multipliers=(1, 2), num_res_blocks=1, video_attention=(2,), cross_attention=(1, 2), windows=(1, 4),
       middle_window=None, head_channels=32, dropout=0.0,
     )  # fmt: skip
 

@@ -10,9 +10,11 @@ from etils import epath
 
 from configs import (
   autoencoder,
+  caption_classifier,
   common,
   emo,
   fd2talk,
+  joint_av,
   lip_expert,
   portrait,
   speech_edit,
@@ -108,7 +110,8 @@ def check_step(config, frozen=('autoencoder', 'morphable', *KINDS)):
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(state) == shapes(program.state)
   assert metrics['loss'].shape == ()
-  floats = {k: x for k, x in state.params.items() if k != 'morphable'}  # which has indices of vertices too
+  # Those have indices of vertices and pictures too.
+  floats = {k: x for k, x in state.params.items() if k not in ('morphable', 'corpus')}
   assert all(x.dtype == 'float32' for x in jax.tree.leaves(floats))
   learns = trainable_mask(state.params, train_patterns(config, system))
   assert any(jax.tree.leaves(learns))
@@ -247,6 +250,37 @@ def test_every_size_of_motion_has_a_step(system, arg, faces):
   if arg.startswith('paper'):
     config.audio.update(weights='random', wav2vec2=ENCODER)
   check_step(config)
+
+
+JOINT = [(system, size) for system in (joint_av, caption_classifier) for size in system.SIZES]
+
+
+def joint_config(system, size, faces):
+  config = system.get_config(size)
+  config.update(ONE)
+  if 'morphable' in config:
+    config.update_from_flattened_dict({f'morphable.{k}': v for k, v in made_up_face.SIZES.items()})
+  else:
+    config.model.update(width=32, num_res_blocks=1, head_channels=32)
+  config.optimizer.warmup = 0
+  config.data.update({**SMALL, 'dir': str(faces)})
+  return config
+
+
+@pytest.mark.parametrize(('system', 'size'), JOINT, ids=lambda value: getattr(value, '__name__', value))
+def test_every_size_of_joint_samples_has_a_step(system, size, faces):
+  check_step(joint_config(system, size, faces), (*KINDS, 'morphable', 'corpus'))
+
+
+@pytest.mark.parametrize('system', [joint_av, caption_classifier], ids=lambda system: system.__name__)
+def test_joint_samples_take_a_step(system, faces, tmp_path):
+  config = joint_config(system, 'tiny', faces)
+  config.model.update(width=16, blocks=1, heads=2)
+  config.space.update(people=2, code=2)
+  state = train.train(config, str(tmp_path))
+  moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.averaged)
+  assert {branch for branch, tree in moved.items() if any(jax.tree.leaves(tree))} == {'network'}
+  assert state.params['corpus']['portraits'].any() and state.params['corpus']['sound_std'].min() > 0  # were measured
 
 
 FRAMES = {
