@@ -261,7 +261,8 @@ def joint_config(system, size, faces):
   if 'morphable' in config:
     config.update_from_flattened_dict({f'morphable.{k}': v for k, v in made_up_face.SIZES.items()})
   else:
-    config.model.update(width=32, num_res_blocks=1, head_channels=32)
+    config.model.update(width=32, num_res_blocks=1, head_channels=32, multipliers=(1, 2), video_attention=(2,))
+    config.model.update(cross_attention=(2,), windows=(1,))
   config.optimizer.warmup = 0
   config.data.update({**SMALL, 'dir': str(faces)})
   return config
