@@ -50,6 +50,7 @@ PATCHES = (
 # What makes a config small enough, by key; a config has some of them. Batch, mesh, corpus and weights stay.
 NARROW = {
   'size': 32,
+  'crop_size': 0,
   'log_every': 1,
   'checkpoint_every': 1,
   'sample_every': 0,
@@ -109,7 +110,7 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def narrow_published(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config that a conversion starts from, as small as the made-up weights of `published`."""
-  if config.system == 'wav2lip':
+  if config.system in ('wav2lip', 'super_resolution'):
     return config
   if config.system == 'speech_edit':
     config.update_from_flattened_dict({'size': published_files.SIZE, 'model.head_channels': 16})
@@ -147,6 +148,9 @@ def published(source: str, path: pathlib.Path) -> None:
     return
   if source == 'diffusion_video_editing':
     torch_file.save(path, published_files.state_dict(0))
+    return
+  if source == 'super_resolution':
+    torch_file.save(path, published_files.super_resolution_state())
     return
   file = path if path.suffix else path / next(name for name in FILES[source] if name.endswith(('.bin', '.ckpt')))
   file.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from configs import (
   portrait,
   speech_edit,
   speech_encoder,
+  super_resolution,
   vexpress,
   wav2lip,
 )
@@ -66,6 +67,7 @@ FAST = [(system, size, stage) for system in (emo, vexpress) for size, stage in (
 
 SAMPLED = (
   [(speech_edit, size) for size in speech_edit.SIZES]
+  + [(super_resolution, 'tiny')]
   + [(fd2talk, f'{size},stage={stage}') for size in fd2talk.SIZES for stage in (1, 3)]
   + [(system, f'{size},stage={stage}') for system, size, stage in STAGES]
 )
@@ -190,6 +192,26 @@ def test_every_size_of_speech_edit_takes_a_step(size, width, puppets, take_step)
   assert config.model.width == 64
   config.model.width = width
   take_step(config)
+
+
+@pytest.mark.parametrize('size', super_resolution.SIZES)
+def test_every_size_of_super_resolution_takes_a_step(size, puppets, take_step):
+  config = super_resolution.get_config(size)
+  config.update(ONE)
+  # Its levels are as many as those of the published network, which are the most of what is to be compiled.
+  config.update_from_flattened_dict({'size': 64, 'model.width': 32, 'model.num_res_blocks': 1})
+  if size == 'paper':
+    config.model.multipliers, config.model.attention_downsamples = (1, 2), (2,)
+  config.optimizer.warmup = 0
+  config.data.update({**SMALL, 'dir': str(puppets)})
+  take_step(config, frozen=())
+
+
+def test_super_resolution_of_paper_has_the_published_layout():
+  config = super_resolution.get_config('paper')
+  batch = {'image': np.zeros((1, config.size, config.size, 3), np.uint8)}
+  shapes = jax.eval_shape(systems.build(config).init, jax.random.key(0), batch)
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == 311_027_910
 
 
 @pytest.mark.parametrize('size', speech_encoder.SIZES)

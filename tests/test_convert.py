@@ -81,7 +81,7 @@ def test_other_checkpoints_are_refused(path, tmp_path, config, change, sentence)
 
 def test_wrong_arguments(tmp_path, path, config):
   with pytest.raises(
-    UsageError, match='--source=sd: expected one of diffusion_video_editing, vexpress, moore, wav2lip, sd15'
+    UsageError, match='--source=sd: expected one of diffusion_video_editing, super_resolution, vexpress, moore, wav2lip'
   ):
     convert.convert('sd', path, tmp_path / 'out')
   with pytest.raises(UserError, match='no such file'):

@@ -48,7 +48,7 @@ def check_sampler(config, names: tuple[str, ...]) -> None:
     )
 
 
-def make_table(config, previous: str = 'next') -> 'samplers.Table':
+def make_table(config, previous: str = 'next', variance: str = 'fixed_small') -> 'samplers.Table':
   """The coefficients of the sampler `config.sampler.name`: ddim, ddpm, dpm++, or palette.
 
   Palette takes a shorter schedule over the same noise levels, for networks that are conditioned on the noise level
@@ -57,6 +57,7 @@ def make_table(config, previous: str = 'next') -> 'samplers.Table':
   Args:
     config: with `diffusion` and `sampler`, see `check_sampler`.
     previous: where a step of DDIM leads, see `samplers.ddim`.
+    variance: of the steps of DDPM, see `samplers.ddpm`.
 
   Raises:
     UserError: the sampler cannot take so many steps.
@@ -67,7 +68,7 @@ def make_table(config, previous: str = 'next') -> 'samplers.Table':
   spacing = {'spacing': settings.spacing}
   tables = {
     'ddim': lambda: samplers.ddim(schedule, settings.steps, eta=settings.eta, previous=previous, **spacing),
-    'ddpm': lambda: samplers.ddpm(schedule, settings.steps, **spacing),
+    'ddpm': lambda: samplers.ddpm(schedule, settings.steps, variance=variance, **spacing),
     'dpm++': lambda: samplers.dpm_solver_pp_2m(schedule, settings.steps, spacing='trailing'),
     'palette': lambda: samplers.palette(make_schedule(config.diffusion, settings.steps)),
   }

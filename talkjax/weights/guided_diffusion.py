@@ -34,7 +34,7 @@ RELEASED = {
   **{f'{size}x{size}_classifier.pt': _WIDE_HEADS for size in (64, 128, 256, 512)},
 }
 LAYOUT = ('multipliers', 'attention_downsamples', 'num_res_blocks', 'resize_blocks', 'decoder')  # names layers
-_FLAGS = ('num_head_channels', 'num_heads', 'num_heads_upsample', 'use_new_attention_order')
+FLAGS = ('num_head_channels', 'num_heads', 'num_heads_upsample', 'use_new_attention_order')
 
 
 def read(state: Mapping[str, np.ndarray], file: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,9 +43,7 @@ def read(state: Mapping[str, np.ndarray], file: pathlib.Path) -> tuple[dict[str,
   Raises:
     UserError: the entries are of no such network, or the flags of its heads are not known.
   """
-  return convert(
-    state, read_flags(file, RELEASED, _FLAGS, {**_WIDE_HEADS, 'use_new_attention_order': False}), str(file)
-  )
+  return convert(state, read_flags(file, RELEASED, FLAGS, {**_WIDE_HEADS, 'use_new_attention_order': False}), str(file))
 
 
 def convert(
@@ -81,7 +79,7 @@ def unet_fields(state: Mapping[str, np.ndarray], flags: Mapping[str, Any], what:
     UserError: the shapes are not those of such a U-Net, or heads do not divide the channels.
   """
   fields = adm.infer_fields(state, what) | {'noise_embedding': 'timestep', 'dropout': float(flags.get('dropout', 0))}
-  wrong = [name for name in _FLAGS if not isinstance(flags.get(name, -1), int)]
+  wrong = [name for name in FLAGS if not isinstance(flags.get(name, -1), int)]
   if wrong:
     raise UserError(f'{what}: the flag {wrong[0]} is {flags[wrong[0]]!r}: expected a whole number, or true or false')
   head_channels = flags.get('num_head_channels', -1)

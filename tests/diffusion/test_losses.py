@@ -1,10 +1,12 @@
 """Losses by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from talkjax.diffusion import losses
+from talkjax.diffusion import losses, schedules
 
 
 def test_squared_error_of_each_example():
@@ -42,3 +44,47 @@ def test_min_snr_weights():
   np.testing.assert_allclose(losses.min_snr_weight(ratio, 'velocity'), [0, 0.5, 5 / 6, 5 / 21, 0], rtol=1e-6)
   shifted = losses.min_snr_weight(ratio, 'velocity', velocity_offset=1.0)
   np.testing.assert_allclose(shifted, [1, 1, 5 / 6, 5 / 21, 0], rtol=1e-6)
+
+
+def bound(index, x0=0.2, x=0.5, predicted=0.2, variance=-1.0, steps=100):
+  schedule = schedules.linear(steps)
+  full = lambda value: jnp.full((1, 2, 2, 1), value, jnp.float32)
+  arguments = full(x0), full(x), full(predicted), full(variance), jnp.array([index])
+  return float(losses.variational_bound(*arguments, schedule)[0]), schedule
+
+
+def test_the_bound_is_zero_for_the_posterior_itself():
+  assert bound(40)[0] == pytest.approx(0, abs=1e-5)
+  assert bound(40, predicted=0.3)[0] > 0.001 and bound(40, variance=1.0)[0] > 0
+
+
+def test_the_bound_is_the_divergence_of_two_normal_distributions():
+  value, schedule = bound(40, predicted=0.26, variance=0.4)
+  posterior = schedules.posterior(schedule)
+  p_log = 0.3 * posterior.log_variance[40] + 0.7 * np.log(schedule.betas[40])
+  q, p = posterior.variance[40], np.exp(p_log)
+  gap = posterior.x0_scale[40] * 0.06
+  expected = 0.5 * (p_log - np.log(q) + (q + gap**2) / p - 1)
+  assert value == pytest.approx(expected / np.log(2), rel=1e-3)
+
+
+@pytest.mark.parametrize('step', [0, 100, 255])
+def test_the_last_term_is_the_likelihood_of_a_step_of_the_picture(step):
+  """The ends of the range belong to its first and last step."""
+  x0 = step / 127.5 - 1
+  value, schedule = bound(0, x0=x0, predicted=x0 + 0.004)
+  posterior = schedules.posterior(schedule, 'next')
+  mean = posterior.x0_scale[0] * (x0 + 0.004) + posterior.x_scale[0] * 0.5
+  normal = scipy.stats.norm(mean, posterior.variance[1] ** 0.5)
+  low, high = x0 - 1 / 255 if step else -np.inf, x0 + 1 / 255 if step < 255 else np.inf
+  assert value == pytest.approx(-np.log2(normal.cdf(high) - normal.cdf(low)), rel=1e-2, abs=1e-3)
+
+
+def test_the_bound_has_gradients_everywhere():
+  schedule = schedules.linear(100)
+  x0 = jnp.linspace(-1, 1, 16).reshape(1, 4, 4, 1)
+  repeat = lambda values: jnp.repeat(jnp.asarray(values), 3)
+  index, predicted = repeat([0, 1, 99]), jnp.tile(jnp.array([-3.0, 0.0, 3.0]), 3).reshape(9, 1, 1, 1)
+  x0 = jnp.tile(x0, (9, 1, 1, 1))
+  value = lambda v: losses.variational_bound(x0, x0, predicted + 0 * x0, v, index, schedule).sum()
+  assert np.isfinite(jax.jit(jax.grad(value))(jnp.zeros_like(x0))).all()
