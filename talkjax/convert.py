@@ -2,6 +2,7 @@
 
 python -m talkjax.convert --source=diffusion_video_editing --path=735_Network.pth --output=runs/published
 python -m talkjax.convert --source=vexpress --path=V-Express/model_ckpts --output=runs/vexpress
+python -m talkjax.convert --source=super_resolution --path=AIST++_SR.pt --output=runs/super_resolution
 python -m talkjax.convert --source=sd15 --path=stable-diffusion-v1-5 --output=runs/sd15
 python -m talkjax.convert --source=vqgan --path=vq-f4/model.ckpt --output=runs/vqgan
 python -m talkjax.convert --source=lpips --path=FOLDER --output=runs/lpips    # alex.pth and alexnet-owt-7be5be79.pth
