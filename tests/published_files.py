@@ -57,7 +57,7 @@ def adm_state(shapes, layers, r) -> dict[str, np.ndarray]:
 
 def super_resolution_state():
   """A published state dict of a super-resolution U-Net with learned variance, random."""
-  fields = {'width': 32, 'multipliers': (1, 2), 'attention_downsamples': (2,), 'num_res_blocks': 1}
+  fields = {'width': 32, 'multipliers': (1,), 'attention_downsamples': (), 'num_res_blocks': 1}
   init = UNet(**fields, heads=(4, 4), out_channels=6).init
   shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 2, 2, 6), np.float32), np.ones(1))['params']
   return adm_state(shapes, adm.layer_names(fields), np.random.default_rng(0))
