@@ -6,7 +6,7 @@ import numpy as np
 
 # Scores that are better the lower, and those of which 1 is best. Of all others higher is better.
 LOWER = ('lip_score_other_speech', 'keypoint_distance', 'lpips', 'lse_d')
-ONE = ('sharpness_face', 'sharpness_mouth', 'jitter', 'flicker', 'seam_jump')
+ONE = ('sharpness_face', 'sharpness_mouth', 'jitter', 'flicker', 'seam_jump', 'change')
 
 
 def badness(score: str, value: float) -> float:
@@ -19,7 +19,7 @@ def badness(score: str, value: float) -> float:
 
 def judged(score: str) -> bool:
   """Whether a score says how good a video is; those of true videos and of baselines do not."""
-  return not score.endswith(('_truth', '_identity', '_reference', '_other_truth', 'offset'))
+  return not score.endswith(('_truth', '_identity', '_reference', '_bicubic', '_other_truth', 'offset'))
 
 
 def by_person(rows: Sequence[Mapping], scores: Sequence[str]) -> dict[str, dict[str, float | None]]:
