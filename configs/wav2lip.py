@@ -64,10 +64,10 @@ def get_config(arg: str | None = None):
     c.augment.update(shrink=0.5, noise=0.03, shift=0.02)
     c.audio.kind = 'speech_encoder'
     c.optimizer.update(learning_rate=1e-3, b1=0.9, schedule='cosine', warmup=50)
-    c.data.update(corpus='puppets', workers=0, mouth='pixels', examples_per_record=4)
+    c.data.update(corpus='puppets', workers=0, mouth='pixels', examples_per_record=2)
     c.ema = 0.99
-    c.batch_size = 32
-    c.steps = 1200
-    c.sample_every = 600
-    c.checkpoint_every = 300
+    c.batch_size = 16
+    c.steps = 1600
+    c.sample_every = 800
+    c.checkpoint_every = 200
   return common.finish(c, changes)

@@ -113,7 +113,10 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   pending = collections.deque()  # source frames between reading and writing
 
   def frames() -> Iterator[dict[str, np.ndarray]]:
-    for index, frame in back_and_forth(lambda: itertools.islice(read(), count), len(transforms), count):
+    played = back_and_forth(lambda: itertools.islice(read(), count), len(transforms), count)
+    if len(transforms) == 1:
+      played = itertools.repeat((0, first), count)
+    for index, frame in played:
       made = prepare(frame, transforms[index], track.landmarks[index], config)
       pending.append((frame, transforms[index], made['region'][0]))
       yield made
