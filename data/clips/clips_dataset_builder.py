@@ -3,9 +3,7 @@
 python -m talkjax.build data/clips --manual_dir=DIR [--config=small]
 """
 
-import csv
 import dataclasses
-import io
 import os
 import pathlib
 
@@ -92,7 +90,7 @@ def find_clips(
     row = rows.get(name, {})
     split = row.get('split') or ('test' if groups[name] in held else 'train')
     clip = _clip(str(folder / name), name, row)
-    splits[split][name] = dataclasses.replace(clip, size=size, window=CROPS[crop], silent_ok=silent_ok)
+    splits[split][clip.id] = dataclasses.replace(clip, size=size, window=CROPS[crop], silent_ok=silent_ok)
   return splits
 
 
@@ -100,20 +98,20 @@ def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   """The folder's CSV: file -> its other columns; {} without a CSV.
 
   Raises:
-    UserError: several CSVs, no column `file`, a file listed twice, or an unknown split or gender.
+    UserError: several CSVs, one that is no CSV, no column `file`, a file listed twice, or an unknown split or gender.
   """
   tables = sorted(folder.glob('*.csv'))
   if not tables:
     return {}
   if len(tables) > 1:
     raise UserError(f'{folder} has several CSV files ({", ".join(t.name for t in tables)}): expected one or none')
-  reader = csv.DictReader(io.StringIO(files.read_bytes(tables[0], 'a CSV file').decode('utf-8-sig'), newline=''))
-  if 'file' not in (reader.fieldnames or ()):
+  columns, lines = files.read_csv(tables[0])
+  if 'file' not in columns:
     raise UserError(
       f'{tables[0]} has no column "file": its first line names the columns, file and any of '
       f'{", ".join((*TEXTS, "split"))}'
     )
-  rows = [{k: (v or '').strip() for k, v in row.items() if k} for row in reader]
+  rows = [{k: (v or '').strip() for k, v in row.items() if k} for row in lines]
   table = {}
   for line, row in enumerate(rows, 2):
     name = pathlib.PurePosixPath(row.pop('file')).as_posix()
@@ -131,7 +129,7 @@ def read_table(folder: pathlib.Path) -> dict[str, dict[str, str]]:
 def _clip(path: str, name: str, row: dict[str, str]) -> footage.Clip:
   gender = GENDERS[row.get('gender', '').lower()]
   return footage.Clip(
-    id=name,
+    id=os.fsencode(name).decode(errors='backslashreplace'),  # records have text: a name may not be UTF-8
     video=path,
     speaker=row.get('speaker', ''),
     gender=gender,

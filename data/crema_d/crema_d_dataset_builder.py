@@ -6,9 +6,7 @@ The paper of `speech_edit` lists its held-out actors twice, with different numbe
 33, 52, 62, 81, 82 and 89, section 4.3 has 5 instead of 15. The first list is the test set here.
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 import re
 
@@ -92,9 +90,8 @@ def read_people(folder: pathlib.Path) -> dict[str, dict[str, str]]:
   path = next(iter(footage.find_files(folder, ['videodemographics.csv'])), None)
   if path is None:
     raise UserError(f'{folder} has no VideoDemographics.csv, which describes the actors: copy it from the corpus')
-  text = files.read_bytes(path, 'a CSV file').decode('utf-8-sig')
-  rows = list(csv.DictReader(io.StringIO(text, newline='')))
-  if not rows or not {'ActorID', 'Sex'} <= set(rows[0]):
+  columns, rows = files.read_csv(path)
+  if not rows or not {'ActorID', 'Sex'} <= set(columns):
     raise UserError(f'{path} has no columns ActorID and Sex: expected the file of the corpus')
   return {row['ActorID'].strip(): {k: (v or '').strip() for k, v in row.items() if k} for row in rows}
 

@@ -1,5 +1,6 @@
 """Opens files named by a user or a corpus. Only regular files are opened, so reading always terminates."""
 
+import csv
 import io
 import os
 import pathlib
@@ -53,6 +54,20 @@ def read_bytes(path, expected: str) -> bytes:
   """Reads a regular file; arguments and errors as `open_regular`."""
   with open_regular(path, expected) as file:
     return file.read()
+
+
+def read_csv(path) -> tuple[list[str], list[dict[str, str]]]:
+  """The names of the columns of a CSV file and its lines, by these names; values that a line lacks are None.
+
+  Raises:
+    UserError: as `open_regular`, or it is no CSV file in UTF-8.
+  """
+  try:
+    text = read_bytes(path, 'a CSV file').decode('utf-8-sig')
+    reader = csv.DictReader(io.StringIO(text, newline=''))
+    return list(reader.fieldnames or ()), list(reader)
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f'{path} is no CSV file in UTF-8 ({error}): export it again') from error
 
 
 def _open_nonblocking(path, flags: int) -> int:

@@ -3,10 +3,13 @@
 from typing import TYPE_CHECKING
 
 from talkjax.diffusion import schedules
+from talkjax.diffusion.targets import TARGETS
 from talkjax.errors import UserError
 
 if TYPE_CHECKING:
   from talkjax.diffusion import samplers
+
+SPACINGS = ('trailing', 'leading', 'linspace')  # of timesteps, see `schedules.spaced`
 
 
 def make_schedule(diffusion, steps: int | None = None) -> schedules.Schedule:
@@ -41,6 +44,12 @@ def check_sampler(config, names: tuple[str, ...]) -> None:
   sampler = config.sampler
   if sampler.name not in names:
     raise UserError(f'sampler {sampler.name!r} is not one of {", ".join(names)}')
+  for key, value, known in (
+    ('sampler.spacing', sampler.get('spacing', SPACINGS[0]), SPACINGS),
+    ('diffusion.target', config.diffusion.get('target', TARGETS[0]), TARGETS),
+  ):
+    if value not in known:
+      raise UserError(f'config.{key}={value!r} is not one of {", ".join(known)}')
   if sampler.steps < 1 or (sampler.name != 'palette' and sampler.steps > config.diffusion.steps):
     raise UserError(
       f'sampler {sampler.name} cannot take {sampler.steps} steps: expected 1 to {config.diffusion.steps}, the steps of '

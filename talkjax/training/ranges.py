@@ -1,6 +1,7 @@
 """The values that the keys of a config may have, in one table."""
 
 import math
+import re
 from collections.abc import Callable
 
 import ml_collections
@@ -32,6 +33,8 @@ RANGES: dict[str, _Range] = {
   'margin': _at_least(0),
   'size': _at_least(8),
   'fps': _POSITIVE,
+  'sampler.steps': _at_least(1),
+  'diffusion.steps': _at_least(1),
   'ema': _DECAY,
   'mesh.data': ('-1 for all devices, or 1 or more', lambda x: x == -1 or x >= 1),
   'mesh.fsdp': _at_least(1),
@@ -61,6 +64,8 @@ RANGES: dict[str, _Range] = {
   'temperature.expression': _at_least(0),
   'temperature.pose': _at_least(0),
 }
+# By key whose entries are tuples: how long they are, and which of their values are regular expressions.
+PATTERNS = {'train': (2, (0,)), 'rules': (2, (0,)), 'load': (4, (2, 3))}
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
@@ -77,5 +82,19 @@ def check(config: ml_collections.ConfigDict) -> None:
     expected, allowed = RANGES.get(key) or RANGES.get(key.rpartition('.')[2]) or ('', None)
     if allowed and isinstance(value, (int, float)) and not allowed(value):
       raise UsageError(f'config.{key}={value}: expected {expected}')
+    if key in PATTERNS:
+      _check_patterns(key, value, *PATTERNS[key])
   if config.dtype not in DTYPES:
     raise UsageError(f'config.dtype={config.dtype!r} is not one of {", ".join(DTYPES)}')
+
+
+def _check_patterns(key: str, entries, length: int, places: tuple[int, ...]) -> None:
+  """Raises UsageError unless every entry has such a length, and regular expressions at these places."""
+  for entry in entries if isinstance(entries, (list, tuple)) else (entries,):
+    if not isinstance(entry, (list, tuple)) or len(entry) != length:
+      raise UsageError(f'config.{key}: expected tuples of {length} values, found {entry!r}')
+    for place in places:
+      try:
+        re.compile(entry[place])
+      except (TypeError, re.error) as error:
+        raise UsageError(f'config.{key}: {entry[place]!r} in {entry!r} is no regular expression ({error})') from error

@@ -259,3 +259,20 @@ def test_the_command_builds_a_folder_with_good_and_bad_videos(samples, tmp_path,
   builder = Builder(data_dir=tmp_path / 'datasets', config=clips.ClipsConfig(name='mine', size=32))
   ids = {split: [e['id'].decode() for e in builder.as_data_source(split)] for split in builder.info.splits}
   assert sorted(sum(ids.values(), [])) == ['emotion_m003_happy.mp4', 'joined.mp4#1', 'joined.mp4#2']
+
+
+def test_names_that_are_not_utf8_are_spelled_in_text(tmp_path):
+  odd = os.fsdecode(b'\xff\xfe.mp4')
+  touch(tmp_path, 'a.mp4', odd)
+  found = {name: clip for split in clips.find_clips(tmp_path).values() for name, clip in split.items()}
+  assert found.keys() == {'a.mp4', r'\xff\xfe.mp4'}
+  clip = found[r'\xff\xfe.mp4']
+  assert clip.id == r'\xff\xfe.mp4' and clip.video == str(tmp_path / odd) and not clip.problem
+
+
+@pytest.mark.parametrize('table', [b'file\n\xff.mp4', b'file\n"' + b'a' * 200_000])
+def test_a_table_that_is_no_csv(tmp_path, table):
+  touch(tmp_path, 'a.mp4')
+  (tmp_path / 'table.csv').write_bytes(table)
+  with pytest.raises(UserError, match=r'table\.csv'):
+    clips.find_clips(tmp_path)

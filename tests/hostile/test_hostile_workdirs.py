@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 
-import numpy as np
 import pytest
 
 from configs import speech_edit
@@ -110,14 +109,14 @@ def test_workdirs(attempts, media, trained, digests):
     change(run / name)
     files = f'--video={media["talk.mp4"]}', f'--audio={media["sound.wav"]}', '--output={out}/a.mp4'
     attempts.make(KIND, 'generate', f'--workdir={run}', *files, cached=False)
-    if number % 4 == 0:
+    if number % 8 == 0:
       attempts.make(KIND, 'evaluate', f'--workdir={run}', '--limit=1', '--output={out}/a.json', cached=False)
-    attempts.watched.remove(attempts.inputs)
-    more = '--config.steps=6' if number % 3 else '--resume_from=2'
-    outcome = attempts.make(KIND, 'train', config, more, f'--workdir={run}')
-    if outcome.code and name.startswith('checkpoints') and not (run / 'checkpoints/2').is_dir():
-      assert name == 'checkpoints'
-    attempts.watched.append(attempts.inputs)
+    if number % 3 == 0:
+      attempts.watched.remove(attempts.inputs)
+      more = '--config.steps=6' if number % 2 else '--resume_from=2'
+      attempts.make(KIND, 'train', config, more, f'--workdir={run}')
+      assert name == 'checkpoints' or (run / 'checkpoints/2').is_dir()
+      attempts.watched.append(attempts.inputs)
     remove(run)
   attempts.check(KIND, 30)
 
@@ -134,7 +133,7 @@ def test_shards_and_caches(attempts, trained):
   save(config, trained / 'expert.py')
   rows = 'mesh_pca/coefficients-train-00000.f16'
   damage = [
-    *((shard, lambda path, part=part: flip(path, part)) for part in np.linspace(0, 1, 12)),
+    *((shard, lambda path, part=part: flip(path, part)) for part in (0, 0.01, 0.3, 0.6, 1)),
     *((shard, lambda path, part=part: cut(path, part)) for part in (0, 0.1, 0.5, 0.99)),
     (shard, remove), (shard, put(b'x' * 100_000)), (shard, put(None)),
     *(('dataset_info.json', x) for x in (put(b''), put(b'{'), put(b'[]'), put(b'{}'), edit(splits=[]), flip, remove)),
@@ -147,7 +146,7 @@ def test_shards_and_caches(attempts, trained):
     *(('mesh_pca/model.json', x) for x in (put(b''), put(b'{'), put(b'[]'), edit(fingerprint='x'), remove)),
     *(('mesh_pca/model.npz', x) for x in (put(b''), flip, cut, remove)),
   ]  # fmt: skip
-  for name, change in damage:
+  for number, (name, change) in enumerate(damage):
     shutil.rmtree(trained / 'datasets')
     shutil.copytree(clean, trained / 'datasets')
     path = trained / 'datasets' / (folder / name).relative_to(clean)
@@ -156,9 +155,9 @@ def test_shards_and_caches(attempts, trained):
     change(path)
     which = 'expert.py' if 'mesh_pca' in name else 'config.py'
     outcome = attempts.make(SHARDS, 'train', f'--config={trained}/{which}', '--workdir={out}/run')
-    if which == 'config.py':
+    if which == 'config.py' and number % 3 == 0:
       run = f'--workdir={trained}/run'
       attempts.make(SHARDS, 'evaluate', run, '--limit=1', '--split=train', '--output={out}/a.json', cached=False)
-    elif outcome.code == 0 and os.path.getsize(path) and 'f16' in name:
+    if outcome.code == 0 and os.path.getsize(path) and 'f16' in name:
       attempts.problems.append(f'{name}: damage was not noticed')
   attempts.check(SHARDS, 30)

@@ -25,6 +25,7 @@ def example():
     *({f'optimizer.{key}': x} for key in ('learning_rate', 'eps') for x in (0.0, -1.0, float('inf'), float('nan'))),
     *({'optimizer.b1': 1.0}, {'optimizer.clip': -1.0}, {'optimizer.accumulate': 0}, {'optimizer.warmup': -1}),
     *({'data.examples_per_record': 0}, {'data.workers': -1}, {'data.threads': 0}, {'data.prefetch': -1}),
+
     *({'mesh.data': 0}, {'mesh.data': -2}, {'mesh.fsdp': 0}, {'mesh.tensor': -8}),
   ],
   ids=str,
@@ -49,3 +50,22 @@ def test_every_size_is_within_the_ranges(path):
   module = runpy.run_path(str(path))
   for size in module.get('SIZES') or portrait.SIZES:
     ranges.check(module['get_config'](size))
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'sentence'),
+  [
+    ('train', ((1, True),), '1 in .* is no regular expression'),
+    ('train', (('(', True),), r"'\(' in .* is no regular expression"),
+    ('train', (('x',),), 'expected tuples of 2 values'),
+    ('train', 'x', 'expected tuples of 2 values'),
+    ('rules', (('[', 'fsdp'),), r"'\[' in .* is no regular expression"),
+    ('load', (('sd15', 'backbone'),), 'expected tuples of 4 values'),
+  ],
+)
+def test_patterns_are_regular_expressions(key, value, sentence):
+  config = example()
+  with config.ignore_type():
+    config[key] = value
+  with pytest.raises(UsageError, match=f'^config.{key}: {sentence}'):
+    ranges.check(config)
