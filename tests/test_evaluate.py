@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import speech_edit
-from talkjax import benchmark, evaluate
+from talkjax import benchmark, evaluate, pipeline
 from talkjax.media import picture, video
 from talkjax.metrics import suites
 from talkjax.systems import scoring
@@ -274,3 +274,17 @@ def test_benchmark_needs_no_weights(puppets, tmp_path):
   figures = benchmark.compile_only(config)
   assert figures['parameters'] > 0 and figures['weights'] == 'random'
   assert sorted(tmp_path.rglob('*')) == before  # no states are computed
+
+
+def test_only_files_of_evaluate_are_replaced(tmp_path):
+  folders = '--generated=made', '--reference=true'  # which do not exist
+  for flag, name in (('output', 'a.json'), ('strip', 'a.png')):
+    (tmp_path / name).write_text('{"rows": 3}')
+    done = call('talkjax.evaluate', *folders, f'--{flag}={tmp_path}/{name}', check=False)
+    assert done.returncode == 1 and 'was not made by talkjax: choose another name\n' in done.stderr
+    assert (tmp_path / name).read_text() == '{"rows": 3}'
+  (tmp_path / 'a.json').write_text('{"rows": [], "suites": null}')
+  picture.write(tmp_path / 'a.png', np.zeros((8, 8, 3), np.uint8), {'title': pipeline.TITLE})
+  outputs = f'--output={tmp_path}/a.json', f'--strip={tmp_path}/a.png'
+  done = call('talkjax.evaluate', *folders, *outputs, check=False)
+  assert done.returncode == 1 and 'there is no folder made' in done.stderr

@@ -199,3 +199,15 @@ def test_identity_is_a_frame_or_a_picture(make, talk, wav, tmp_path):
   frame = next(iter(video.read_frames(talk)))
   cv2.imwrite(face, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
   assert make(tmp_path / 'a.mp4', video=talk, audio=wav(0.2), identity=face) == 6
+
+
+def test_any_frame_of_the_source_can_say_who_speaks(make, talk, wav, tmp_path):
+  """Also one that comes after the frames that short speech needs."""
+  made = []
+  for identity in ('0', '5', '19'):
+    make(tmp_path / 'a.mp4', video=talk, audio=wav(0.1), identity=identity)
+    made.append(np.stack(list(video.read_frames(tmp_path / 'a.mp4'))))
+  assert not np.array_equal(made[0], made[2])
+  for identity in ('20', '9' * 5000):
+    with pytest.raises(UserError, match='the video has frames 0 to 19'):
+      make(tmp_path / 'a.mp4', video=talk, audio=wav(0.1), identity=identity)

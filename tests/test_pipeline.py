@@ -9,11 +9,13 @@ import pytest
 
 import talkjax
 from configs import speech_encoder
+from talkjax import pipeline
 from talkjax.errors import UsageError, UserError
 from talkjax.media import picture, video
 from talkjax.training import checkpoint, input_pipeline
 from tests import micro as small
 from tests.commands import ROOT, call
+from tests.systems import toy
 
 
 @pytest.fixture(scope='module')
@@ -123,3 +125,12 @@ def test_importing_talkjax_is_cheap():
   code = 'import sys, talkjax; print(callable(talkjax.load), {"jax", "numpy", "talkjax.pipeline"} & set(sys.modules))'
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
   assert done.stdout.strip() == 'True set()'
+
+
+def test_a_comparison_replaces_no_other_picture(tmp_path, tmp_path_factory):
+  (tmp_path / 'comparison.png').write_text('mine')
+  workdir = tmp_path_factory.mktemp('toy') / 'run'
+  checkpoint.save_params(workdir, toy.get_config('tiny'), {'image': np.zeros((16, 16, 3), np.float32)}, 0)
+  with pytest.raises(UserError, match='comparison.png exists and was not made by talkjax'):
+    pipeline.Pipeline(workdir).write(str(tmp_path), sweep=('pitch', (1.0, 2.0)), seconds=0.2)
+  assert [p.name for p in tmp_path.iterdir()] == ['comparison.png']

@@ -14,6 +14,7 @@ from talkjax.errors import UserError
 FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_checkpoints')
 # A value of keys that name a workdir of weights (init_from, pretrained.NAME, audio.weights): random weights are meant.
 RANDOM = 'random'
+_WRITTEN = ('metrics.jsonl', 'parameters.txt', 'tensorboard', 'samples', 'digests')
 # Keys of earlier versions and their names now; and keys that earlier versions did not have, by system.
 _RENAMED = {
   'audio.encoder': 'audio.wav2vec2',
@@ -48,7 +49,8 @@ def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None
   """Writes config.json, or checks that an existing one is equal (except FREE_KEYS).
 
   Raises:
-    UserError: the workdir has another config; the message names the keys that differ.
+    UserError: the workdir has another config, and the message names the keys that differ; or it is none, but has
+      files of the names that a run writes.
   """
   path = workdir / 'config.json'
   new = json.loads(config.to_json())
@@ -62,6 +64,10 @@ def write_config(workdir: epath.Path, config: ml_collections.ConfigDict) -> None
         f'workdir {workdir} belongs to another config, these keys differ: {shown}{more}; '
         'choose another --workdir or set the keys back'
       )
+  elif not (workdir / 'checkpoints').exists() and (found := [n for n in _WRITTEN if (workdir / n).exists()]):
+    raise UserError(
+      f'{workdir} has {", ".join(found)}, which a run would replace, but no config.json: choose another --workdir'
+    )
   workdir.mkdir(parents=True, exist_ok=True)
   temporary = workdir / 'config.json.tmp'
   temporary.write_text(json.dumps(new, indent=2, sort_keys=True) + '\n')

@@ -141,3 +141,12 @@ def test_a_workdir_that_is_of_no_system(tmp_path):
     with pytest.raises(UserError, match=f'{sentence}: expected the --workdir of a training run'):
       read_system_config(tmp_path)
     (tmp_path / 'config.json').unlink()
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'parameters.txt', 'samples'])
+def test_files_of_others_are_not_replaced(tmp_path, name):
+  (tmp_path / name).write_text('mine')
+  (tmp_path / 'lock').touch()
+  with pytest.raises(UserError, match=f'has {name}, which a run would replace, but no config.json'):
+    write_config(epath.Path(tmp_path), ml_collections.ConfigDict({'seed': 0}))
+  assert not (tmp_path / 'config.json').exists()
