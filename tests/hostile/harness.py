@@ -124,6 +124,7 @@ class Attempts:
       shown = f'{module} ... {" ".join(args[-2:])[-300:]}: {"; ".join(problems)}'
       said = outcome.sentence or outcome.out[-300:]
       self.problems.append(f'{shown}\n    {said}'.encode(errors='backslashreplace').decode())
+      print(self.problems[-1], flush=True)
     return outcome
 
   def count(self, kind: str, code: int | None, bad: bool = False) -> None:
@@ -142,7 +143,7 @@ class Attempts:
     after, found = snapshot(self.watched), []
     found += [f'changed {path}' for path in before if after.get(path) != before[path]]
     found += [f'left {path}' for path in after if path not in before]
-    litter = list(self.temporary.iterdir())
+    litter = [path for path in self.temporary.iterdir() if path.name != '.ses']  # which onnxruntime makes
     made = [p for p in self._out.rglob('*') if not p.is_dir()]
     found += [f'left {path.name}' for path in litter]
     found += [f'left {path.name}' for path in made if outcome.code != 0 or path.name.startswith('.')]

@@ -61,12 +61,11 @@ def read(attempts, models, media):
   return one
 
 
-def test_whole_media_work(read, media):
+def test_whole_media_work(read, attempts, media):
   """So that refusals are not those of a slip in the attempts."""
-  for path in media.values():
-    for number in range(len(READERS[KINDS.get(path.suffix, 'picture')])):
-      done = read('whole media', path, number)
-      assert done.code == 0 or path.suffix in ('.gif',), (path, done)
+  for number, path in enumerate(media.values()):
+    read('whole media', path, number, works=True)
+  attempts.check('whole media', len(media))
 
 
 def test_mutated_media(read, attempts, media):
@@ -99,9 +98,9 @@ def test_crafted_media(read, attempts, media):
     of = 'video' if name in texts else None
     read(CRAFTED, folder / name, number, works=False if name in texts else None, of=of)
   face = cv2.cvtColor(cv2.imread(str(media['portrait.png'])), cv2.COLOR_BGR2RGB)
-  for name, write in media_files.videos(attempts.inputs, face):
+  for first, (name, write) in enumerate(media_files.videos(attempts.inputs, face)):
     write(folder / name)
-    for number in range(5):
+    for number in (first, first + 2):
       read(CRAFTED, folder / name, number)
   attempts.check(CRAFTED, 60)
 
