@@ -15,7 +15,7 @@ import numpy as np
 
 from talkjax import cli, message, options
 from talkjax.errors import UsageError
-from talkjax.media import picture, video
+from talkjax.media import outputs, picture, video
 from talkjax.options import Option
 from talkjax.pipeline import TITLE, Pipeline, comparison_of
 
@@ -97,7 +97,10 @@ def _main(args) -> None:
   several = {name for name, option in pipeline.options.items() if option.several}
   inputs = {name: cli.files(name, value) if name in several else value for name, value in given.items()}
   how = {'seed': seed, 'sweep': sweep, 'batch_size': args.batch_size, 'overwrite': args.overwrite}
-  if args.save_request:
+  if args.save_request is not None:
+    read = [value for value in (args.request, *given.values()) if isinstance(value, str)]
+    ours = None if args.overwrite else message.is_one
+    outputs.check(args.save_request, ['.json'], flag='save_request', inputs=read, replaceable=ours)
     text = message.encode(given, seed, pipeline.fingerprint, pipeline.options.values())
   counts = pipeline.write(args.output, **how, **inputs)
   if args.save_request:

@@ -37,6 +37,21 @@ def save(path: str, text: str) -> None:
   outputs.write_text(path, text)
 
 
+def is_one(path: str) -> bool:
+  """Whether a file is a message."""
+  return isinstance((_read(path) or {}).get(WEIGHTS), str)
+
+
+def _read(path: str) -> dict[str, Any] | None:
+  """The JSON object in a file, or None. Raises UserError if it cannot be read."""
+  try:
+    data = files.read_bytes(path, 'a message')
+    values = json.loads(data.decode()) if len(data) <= _LIMIT else None
+  except (ValueError, RecursionError):
+    return None
+  return values if isinstance(values, dict) else None
+
+
 def load(path: str, declared: Iterable[Option]) -> tuple[dict[str, Any], int, str]:
   """(options by name, seed, fingerprint of the weights) of a message file.
 
@@ -44,12 +59,8 @@ def load(path: str, declared: Iterable[Option]) -> tuple[dict[str, Any], int, st
     UserError: it cannot be read, is not a message, or has options or values that the system does not have.
   """
   remedy = 'write one with `python -m talkjax.generate --save_request=FILE`'
-  try:
-    data = files.read_bytes(path, 'a message')
-    values = json.loads(data[:_LIMIT].decode()) if len(data) <= _LIMIT else None
-  except (ValueError, RecursionError):
-    values = None
-  if not isinstance(values, dict) or not isinstance(values.get(WEIGHTS), str):
+  values = _read(path)
+  if values is None or not isinstance(values.get(WEIGHTS), str):
     raise UserError(f'--request={path} is not a message of talkjax: {remedy}')
   known = {option.name: option for option in declared if option.message}
   known[SEED] = Option(SEED, int, '', minimum=0, maximum=options.MAX_SEED)
@@ -61,8 +72,8 @@ def load(path: str, declared: Iterable[Option]) -> tuple[dict[str, Any], int, st
     if not isinstance(value, kinds) or (isinstance(value, bool) and known[name].kind is not bool):
       raise UserError(f'--request={path} has {name}={value!r}: expected a value of type {known[name].kind.__name__}')
     try:
-      known[name].check(value)
-    except UsageError as error:
+      known[name].check(float(value) if known[name].kind is float else value)
+    except (UsageError, OverflowError) as error:
       raise UserError(f'--request={path}: {error}') from error
   seed = values.pop(SEED, 0)
   return values, seed, fingerprint

@@ -1,6 +1,7 @@
 """Messages: what a sender writes, a receiver generates from."""
 
 import json
+import os
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_files_cannot_be_sent():
     ('{"weights": "a", "steps": 0}', '--steps=0: expected 1 or more'),
     ('{"weights": "a", "seed": -1}', '--seed=-1: expected 0 or more'),
     ('{"weights": "a", "guidance": NaN}', '--guidance=nan: expected'),
+    (f'{{"weights": "a", "guidance": 1{"0" * 400}}}', 'int too large to convert to float'),
     ('{"weights": "a", "no_wav2lip": 1}', 'has no_wav2lip=1: expected a value of type bool'),
   ],
 )
@@ -55,3 +57,12 @@ def test_what_is_no_message(path, content, sentence):
 def test_a_message_is_plain_json():
   text = message.encode({'text': 'été'}, 0, 'abc', joint_av.OPTIONS)
   assert json.loads(text) == {'text': 'été', 'seed': 0, 'weights': 'abc'} and 'été' in text
+
+
+def test_only_messages_are_replaced(tmp_path, path):
+  message.save(path, message.encode(GIVEN, 0, 'abc', joint_av.OPTIONS))
+  (tmp_path / 'other.json').write_text('{"weights": 3}')
+  assert message.is_one(path) and not message.is_one(str(tmp_path / 'other.json'))
+  os.mkfifo(tmp_path / 'fifo.json')
+  with pytest.raises(UserError, match='is a FIFO'):
+    message.load(str(tmp_path / 'fifo.json'), joint_av.OPTIONS)

@@ -68,8 +68,8 @@ def check_text(text: str) -> str:
     raise UserError(f'the text {text[:40]!r} has no words: give a text with at least one word')
   if len(text) > MAX_LETTERS:
     raise UserError(f'the text has {len(text)} characters, and at most {MAX_LETTERS} are spoken at once: shorten it')
-  if '\0' in text:
-    raise UserError('the text has a zero byte: give plain text')
+  if '\0' in text or any('\ud800' <= c <= '\udfff' for c in text):
+    raise UserError('the text has a zero byte, or bytes that are not UTF-8: give plain text')
   foreign = sorted({c for c in text if c.isalnum() and not _is_latin(c)})
   if foreign:
     shown = ', '.join(foreign[:5])

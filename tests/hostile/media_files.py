@@ -245,6 +245,19 @@ def keypoint_files() -> Iterator[tuple[str, bytes]]:
   yield 'empty.npy', b''
 
 
+def messages() -> Iterator[tuple[str, bytes]]:
+  """JSON files that are no messages, or say what no option should have, by name."""
+  texts = ('', '{', '[]', 'null', '{}', '{"weights": 3}', '[' * 90_000, '{"a":' * 20_000, '\ufeff{"weights": "x"}')
+  values = (
+    *('"seed": -1', '"seed": 1e99', '"seed": "x"', '"seed": true', '"steps": 0', '"steps": 1e5', '"steps": null'),
+    *('"guidance": NaN', '"guidance": 1e999', f'"guidance": 1{"0" * 400}', f'"seconds": {"9" * 5000}', '"seconds": 0'),
+    *('"image": "/etc/passwd"', '"text": ""', r'"text": "\ud800 a"', f'"text": "{"a" * 50_000}"', '"text": 3'),
+    *('"caption": "x"', r'"caption": "\u001b[2J"', '"text": "a", "seconds": 1', '"speech_engine": "x"', '"nothing": 1'),
+  )
+  for i, text in enumerate((*texts, *(f'{{"weights": "x", {value}}}' for value in values))):
+    yield f'message_{i}.json', text.encode()
+
+
 def motion_file_variants(whole: bytes) -> Iterator[tuple[str, bytes]]:
   """.npz files that are no motion, by name; `whole` is one."""
   with np.load(io.BytesIO(whole)) as file:

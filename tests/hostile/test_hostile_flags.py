@@ -53,6 +53,21 @@ AUTOENCODER = """
 --size=~ -1 | 0 | 7 | 17 | x
 --image=~ {portrait.png} | {portrait.png},{portrait.jpg}
 """
+JOINT_AV = """
+--text=~ '' | ... | 你好 | "$(printf x)" --audio={sound.wav}
+--caption=~ x | 'A cat is talking'
+--seconds=~ 0 | -1 | nan | 1e9 | x
+--text=hello --~ seconds=1 | audio={sound.wav} | speech_engine=x | guidance=-1 | guidance=nan | speech_guidance=x
+--image=~ x | {talk.mp4} |
+--audio=~ x | {portrait.png} |
+--renderer=~ /nonexistent | {speech_edit} | {talk.mp4} |
+--wav2lip=~ /nonexistent | {emo}
+--super_resolution=/nonexistent
+--caption_classifier={emo}
+--request=~ x | {talk.mp4} | {points.npy} | /dev/zero |
+--text=hello --save_request=~ x.txt | {talk.mp4} | /proc/a.json | {joint_av}/config.json | . |
+--image={portrait.png} --save_request={out}/a.json
+"""
 # By system: what comes first, and the ends.
 PORTRAIT = '--image={portrait.png} --audio={sound.wav}'
 GENERATE = {
@@ -62,6 +77,7 @@ GENERATE = {
   'fd2talk': (PORTRAIT, FD2TALK),
   'autoencoder': ('--video={talk.mp4}', AUTOENCODER),
   'lip_expert': ('', '--audio={sound.wav}'),
+  'joint_av': ('', JOINT_AV),
 }
 TRAIN = """
 --config.~ seed=-1 | seed=1.5 | seed=x | batch_size=-1 | batch_size=x | steps=-1 | steps=1.5 | steps=

@@ -26,6 +26,7 @@ READERS = {
   'sound': (
     ('speech_edit', '--video={talk.mp4}', '--audio={}'),
     ('emo', '--image={portrait.png}', '--audio={}'),
+    ('joint_av', '--audio={}'),
     ('vexpress', '--image={portrait.png}', '--audio={}'),
     ('fd2talk', '--image={portrait.png}', '--audio={}'),
   ),
@@ -33,10 +34,12 @@ READERS = {
     ('emo', '--image={}', '--audio={sound.wav}'),
     ('speech_edit', '--video={talk.mp4}', '--audio={sound.wav}', '--identity={}'),
     ('autoencoder', '--image={}'),
+    ('joint_av', '--image={}', '--audio={sound.wav}'),
     ('fd2talk', '--image={}', '--audio={sound.wav}'),
     ('vexpress', '--image={}', '--audio={sound.wav}'),
   ),
   'keypoints': (('vexpress', '--image={portrait.png}', '--audio={sound.wav}', '--kps={}'),),
+  'message': (('joint_av', '--request={}'),),
   'motion': (('fd2talk', '--image={portrait.png}', '--audio={sound.wav}', '--motion={}'),),
 }
 KINDS = {
@@ -91,11 +94,12 @@ def test_crafted_media(read, attempts, media):
     **dict(media_files.sounds()),
     **dict(media_files.pictures(media['portrait.jpg'].read_bytes())),
     **dict(media_files.keypoint_files()),
+    **dict(media_files.messages()),
     **dict(media_files.motion_file_variants(media['motion.npz'].read_bytes())),
   }
   for number, (name, data) in enumerate(files.items()):
     (folder / name).write_bytes(data)
-    of = 'video' if name in texts else None
+    of = 'video' if name in texts else 'message' if name.startswith('message') else None
     read(CRAFTED, folder / name, number, works=False if name in texts else None, of=of)
   face = cv2.cvtColor(cv2.imread(str(media['portrait.png'])), cv2.COLOR_BGR2RGB)
   for first, (name, write) in enumerate(media_files.videos(attempts.inputs, face)):

@@ -7,12 +7,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import autoencoder, fd2talk, lip_expert, speech_edit
+from configs import autoencoder, joint_av, lip_expert, speech_edit
 from talkjax import systems
-from talkjax.faces import landmarks, mesh_pca
-from talkjax.systems import coefficients
-from talkjax.training import checkpoint, input_pipeline
-from tests import made_up_face, micro
+from talkjax.systems import coefficients, joined
+from talkjax.systems.joint import spaces
+from talkjax.training import checkpoint
+from tests import made_up_face, micro, renderer
 
 CHANGES = {
   speech_edit: {
@@ -20,16 +20,17 @@ CHANGES = {
     'data.examples_per_record': 4, 'sampler.steps': 1,
   },
   autoencoder: {'size': 16, 'batch_size': 2, 'latents.widths': (8, 8)},
-  fd2talk: {
-    'size': 32, 'batch_size': 2, 'model.widths': (32,), 'model.attention': (True,), 'model.heads': (4,),
-    'model.context': 16, 'model.guider': (8, 8, 8), 'sampler.steps': 1, 'frames_at_once': 4,
-    'first_stage.model.width': 16, 'first_stage.model.layers': 1, 'first_stage.model.heads': 2,
-    'first_stage.sampler.steps': 1, 'audio.kind': 'mel', 'data.examples_per_record': 2,
-  },
   lip_expert: {
     'audio.kind': 'mel', 'audio.bands': 8, 'model.features': 8, 'model.width': 16, 'model.layers': 1,
     'data.examples_per_record': 8, 'batch_size': 8, **{f'morphable.{k}': v for k, v in made_up_face.SIZES.items()},
   },
+}  # fmt: skip
+
+
+JOINT = {
+  'space.frames': 8, 'space.size': 32, 'space.people': 3, 'space.code': 2, 'model.width': 16, 'model.blocks': 1,
+  'model.heads': 2, 'sampler.steps': 1, 'guidance.overlap': 2, 'data.corpus': 'puppets/tiny',
+  'data.examples_per_record': 2,
 }  # fmt: skip
 
 
@@ -48,21 +49,28 @@ def make(root: pathlib.Path, puppets: pathlib.Path) -> dict[str, pathlib.Path]:
     'autoencoder': micro.setup(config_of(autoencoder, puppets)),
   }
   saved = {name: (each.config, each.params) for name, each in made.items()}
-  saved |= {'fd2talk': _fd2talk(puppets), 'lip_expert': _lip_expert(puppets)}
+  drawn = renderer.make(puppets)
+  checkpoint.save_params(root / 'renderer', drawn.config, drawn.params, 0)
+  saved |= {
+    'fd2talk': (drawn.change(**{'sampler.steps': 1, 'first_stage.sampler.steps': 1}), drawn.params),
+    'lip_expert': _lip_expert(puppets),
+    'joint_av': _joint_av(drawn, root / 'renderer'),
+  }
   for name, (config, params) in saved.items():
     checkpoint.save_params(root / name, config, params, 0)
   return {name: root / name for name in saved}
 
 
-def _fd2talk(puppets: pathlib.Path):
-  config = config_of(fd2talk, puppets, 'tiny,stage=3')
-  records = [micro.cut(r, 9) for r in input_pipeline.eval_records(config.data, 'test', 2)]
-  tracks = [landmarks.find_faces(map(r.frame, range(0, 9, 2)), r.id) for r in records]
-  model = mesh_pca.fit([(str(i), t.mesh, r.size) for i, (r, t) in enumerate(zip(records, tracks))], 2, 4).model
-  rows = np.repeat(mesh_pca.coefficients(model, tracks[0].mesh, records[0].size), 2, 0)[:9].astype(np.float16)
-  config.update_from_flattened_dict({f'morphable.{k}': v for k, v in dataclasses.asdict(model.sizes).items()})
-  record = dataclasses.replace(records[0], features={'coefficients': rows})
-  return config, _params(config, record) | {coefficients.BRANCH: model.arrays()}
+def _joint_av(drawn: renderer.Made, workdir: pathlib.Path):
+  """With a renderer in `workdir`."""
+  config = joint_av.get_config('tiny')
+  sizes = {f'morphable.{k}': v for k, v in dataclasses.asdict(drawn.model.sizes).items()}
+  config.update_from_flattened_dict({**JOINT, **sizes, 'data.dir': drawn.config.data.dir, 'renderer': str(workdir)})
+  config = joined.with_configs(config)
+  params = _params(config, drawn.records[0]) | {coefficients.BRANCH: drawn.model.arrays()}
+  measured = systems.build(config).collect(drawn.records)
+  corpus = {path.partition('/')[2]: value for path, value in measured.items()}
+  return config, params | {spaces.CORPUS: corpus, joined.BRANCH: {'renderer': drawn.params}}
 
 
 def _lip_expert(puppets: pathlib.Path):

@@ -53,6 +53,7 @@ def test_the_voice_of_a_caption():
     ('hello γ', r'cannot speak \(γ\)'),
     ('call ٣', 'cannot speak'),
     ('a\0b', 'zero byte'),
+    ('a\udcffb', 'not UTF-8'),
   ],
 )
 def test_what_cannot_be_spoken_is_said(text, sentence):

@@ -137,4 +137,6 @@ def read_speech(inputs: Mapping[str, str], config) -> np.ndarray | None:
   # Without a caption the voice is any, the same for the same text (section IV.F).
   gender = text_to_speech.gender_of(inputs.get('caption', ''))
   engine = inputs.get('speech_engine', 'espeak')
-  return text_to_speech.speak_text(text, gender=gender, seed=zlib.crc32(text.encode()), engine=engine)
+  return text_to_speech.speak_text(
+    text, gender=gender, seed=zlib.crc32(text.encode(errors='surrogatepass')), engine=engine
+  )
