@@ -34,6 +34,8 @@ def get_config(arg: str | None = None):
 
 def _pixels(c, size: str) -> None:
   common_pixels(c, size)
+  # A workdir of `convert --source=mm_diffusion`, which it is fine-tuned from; '': none.
+  c.pretrained = dict(mm_diffusion='')
   c.loss = dict(video=1.0, audio=1.0)
   c.diffusion = dict(schedule='linear', steps=1000, start=1e-4, end=0.02, zero_snr=False, target='epsilon')
   c.sampler = dict(name='ddpm', steps=1000, eta=0.0, spacing='leading', clip=1.0)

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import (
   autoencoder,
@@ -309,6 +310,28 @@ def test_joint_samples_take_a_step(system, faces, tmp_path):
   moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.averaged)
   assert {branch for branch, tree in moved.items() if any(jax.tree.leaves(tree))} == {'network'}
   assert state.params['corpus']['portraits'].any() and state.params['corpus']['sound_std'].min() > 0  # were measured
+
+
+def test_pixels_start_from_the_published_network(faces, tmp_path):
+  config = joint_config(joint_av, 'paper', faces)
+  config.model.update(multipliers=(1,), video_attention=(), cross_attention=(), windows=(), middle_window=None)
+  config.space.update(frames=2, size=8, fps=25.0)
+  shapes = training_program_of(config).state.params['network']
+  published = {path: x for path, x in flatten_dict(shapes, sep='/').items() if 'caption' not in path}
+  values = {path: np.full(x.shape, 0.25, np.float32) for path, x in published.items()}
+  about = ml_collections.ConfigDict({'pretrained_network': 'mm_diffusion'})
+  checkpoint.save_params(tmp_path / 'published', about, unflatten_dict(values, '/'), 0)
+  config.pretrained.mm_diffusion = str(tmp_path / 'published')
+  config.optimizer.learning_rate = 1e-9
+  learned = flatten_dict(train.train(config, str(tmp_path / 'run')).params['network'], sep='/')
+  assert all(np.allclose(learned[path], 0.25, atol=1e-6) for path in values)
+  assert np.asarray(learned['caption_embed/embedding']).std() > 0  # new
+
+
+def training_program_of(config):
+  system = systems.build(config)
+  iterator = input_pipeline.training_iterator(config.data, system.read, config.batch_size, config.seed)
+  return training_program(config, system, input_pipeline.split_names(next(iterator))[0])
 
 
 FRAMES = {

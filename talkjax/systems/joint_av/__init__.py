@@ -56,6 +56,7 @@ def build(config) -> System:
   from talkjax.systems.joint import data, spaces
   from talkjax.systems.joint_av import model
   from talkjax.systems.sampling import check_sampler, make_schedule
+  from talkjax.training.workdir import is_workdir
 
   check_sampler(config, ('ddpm', 'ddim', 'dpm++'))
   space = spaces.make(config)
@@ -83,6 +84,9 @@ def build(config) -> System:
 
     return conditions.from_files(params, request, config=config, space=space)
 
+  # The coupled U-Net may start from MM-Diffusion's, which knows no captions.
+  start = config.get('pretrained', {}).get('mm_diffusion', '')
+  published = (('mm_diffusion', model.BRANCH, '', 'caption'),) if is_workdir(start) else ()
   carried = (joined.BRANCH,) if joined.names(config) or config.joined else ()
   return System(
     read=functools.partial(data.read, config=config),
@@ -94,7 +98,7 @@ def build(config) -> System:
     options=OPTIONS,
     scores=model.scores(config.evaluation.speech),
     frozen=(*((coefficients.BRANCH, spaces.CORPUS) if motion else ()), *carried),
-    load=joined.load(config),
+    load=(*joined.load(config), *published),
     features=('coefficients',) if motion else (),
     collect=functools.partial(data.collect, config=config) if motion else None,
   )
