@@ -45,8 +45,15 @@ def with_configs(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
     return config
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
   with config.unlocked():
-    config.joined = {name: read_config(config[name]).to_dict() for name in names(config)}
+    config.joined = {name: _with_tuples(read_config(config[name]).to_dict()) for name in names(config)}
   return config
+
+
+def _with_tuples(value: Any) -> Any:
+  """A config as read from JSON with tuples for its lists, as configs have them: nested lists cannot be frozen."""
+  if isinstance(value, dict):
+    return {key: _with_tuples(each) for key, each in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def fresh(config) -> dict[str, Any]:
