@@ -22,7 +22,8 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 
 from absl import flags, logging
 
@@ -83,8 +84,21 @@ def build(argv: list[str]):
   for module in (args.generation.imports or '').split(','):
     if module:
       importlib.import_module(module)
-  for folder in folders:
-    _build_one(folder, args)
+  with _removed_temporary_files():
+    for folder in folders:
+      _build_one(folder, args)
+
+
+@contextlib.contextmanager
+def _removed_temporary_files() -> Iterator[None]:
+  """TFDS leaves a temporary folder for each builder: those of the block are removed."""
+  before = tempfile.tempdir
+  with outputs.scratch() as folder:
+    tempfile.tempdir = str(folder)
+    try:
+      yield
+    finally:
+      tempfile.tempdir = before
 
 
 def load(folder: str | os.PathLike) -> type:

@@ -59,7 +59,7 @@ def run(
 
   def parse_and_run():
     arguments = parse(argv, own, of_systems)
-    logging.set_verbosity(logging.ERROR)  # users have no use for the libraries' warnings
+    logging.set_verbosity(logging.FATAL)  # what libraries log, with tracebacks, is raised too, or no use for users
     main(arguments)
 
   return guard(parse_and_run, argv, debug=any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv))

@@ -48,8 +48,8 @@ from talkjax.metrics.suites import Suite
 from talkjax.options import Option
 from talkjax.pipeline import TITLE, generated
 from talkjax.systems.scoring import Settings, score_workdir, sweep
-from talkjax.training import checkpoint, input_pipeline, sharding
-from talkjax.training.workdir import flatten, read_system_config
+from talkjax.training import checkpoint, input_pipeline, ranges, sharding
+from talkjax.training.workdir import flatten
 from talkjax.weights import coefficients
 
 OPTIONS = (
@@ -125,7 +125,9 @@ def _networks(args, suites: Sequence[Suite]) -> tuple[dict, list[str]]:
 
 def _evaluate_workdir(args) -> dict:
   """Scores a workdir, prints the table and returns what goes into the JSON file."""
-  config = read_system_config(args.workdir)
+  config = ranges.read_config(args.workdir)
+  if 'data' not in config:
+    raise UserError(f'{args.workdir}/config.json is damaged (it has no data): restore it from a copy')
   declared = systems.module(config.system).OPTIONS
   swept = options.parse_sweep(args.sweep, config.system, declared)
   accepted = [dataclasses.replace(o, required=False) for o in declared if o.evaluate]

@@ -132,6 +132,21 @@ def check_folder(folder: str, what: str) -> None:
     ) from error
 
 
+def check_space(folder: str | os.PathLike, needed: int, what: str, then: str = '') -> None:
+  """Raises UserError if the disk of a folder, which may not exist yet, has less room than `needed` bytes.
+
+  On a full disk the threads of a library would fail one by one, and leave a file that fills it. Buckets have room.
+  """
+  if '://' in os.fspath(folder):
+    return
+  path = pathlib.Path(folder).absolute()
+  free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+  if free < needed:
+    raise UserError(
+      f'{what} {needed / 2**20:,.1f} MiB, but {folder} has {free / 2**20:,.1f} MiB left: free some space{then}'
+    )
+
+
 def write_text(path: str, text: str) -> None:
   """Writes a text file atomically; its folder is created.
 

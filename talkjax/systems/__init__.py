@@ -27,6 +27,7 @@ CONTRADICTIONS = (
   *(LookupError, AttributeError, TypeError, ValueError, ArithmeticError, MemoryError),
   *(FlaxError, re.error),
 )
+LACKING = (AttributeError, KeyError)  # for what a config lacks
 SHARED = ('portrait', 'joint')  # packages here that are no systems
 
 
@@ -204,11 +205,11 @@ def module(name: str) -> ModuleType:
   """
   if name in names():
     return importlib.import_module(f'talkjax.systems.{name}')
-  try:
-    if '.' in name:
-      return importlib.import_module(name)
-  except ModuleNotFoundError:
-    pass
+  if '.' in name and all(part.isidentifier() for part in name.split('.')):
+    with contextlib.suppress(ModuleNotFoundError):
+      found = importlib.import_module(name)
+      if hasattr(found, 'OPTIONS'):
+        return found
   raise UserError(f'config.system={name!r} is not one of {", ".join(names())}, nor a module that can be imported')
 
 
@@ -220,7 +221,7 @@ def build(config) -> System:
 
 
 @contextlib.contextmanager
-def consistent(config) -> Iterator[None]:
+def consistent(config, errors: tuple[type[Exception], ...] = CONTRADICTIONS) -> Iterator[None]:
   """Raises UserError if the config turns out to contradict itself in the block, which builds or traces a system."""
   try:
     yield

@@ -11,7 +11,6 @@ import difflib
 import itertools
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,8 +54,13 @@ def set_aside(workdir, step: int) -> None:
   for later in steps[steps.index(step) + 1 :]:
     target = workdir / 'discarded' / str(later)
     number = next(n for n in itertools.count() if not target.with_name(f'{later}.{n}').exists())
-    target.parent.mkdir(exist_ok=True)
-    (path / str(later)).rename(target.with_name(f'{later}.{number}'))
+    try:
+      target.parent.mkdir(exist_ok=True)
+      (path / str(later)).rename(target.with_name(f'{later}.{number}'))
+    except OSError as error:
+      raise UserError(
+        f'cannot move checkpoint {later} to {target.parent} ({error.strerror}): make room there'
+      ) from error
 
 
 class Checkpoints:
@@ -93,7 +97,7 @@ class Checkpoints:
     self.wait()
     resumed = f'resumes from step {self.latest}' if self.latest is not None else 'starts again'
     needed, then = sum(x.nbytes for x in jax.tree.leaves(state)), f'; the same command then {resumed}'
-    _check_space(self.path, needed, f'the checkpoint of step {step} needs', then)
+    outputs.check_space(self.path, needed, f'the checkpoint of step {step} needs', then)
     self._saving = step
     training = {'step': state.step, 'opt_state': _leaves(state.opt_state)}
     self._manager.save(
@@ -241,6 +245,8 @@ def load_params(workdir, item: str = 'ema') -> tuple[ml_collections.ConfigDict, 
 def _read_params(manager: ocp.CheckpointManager, step: int, item: str) -> dict[tuple[str, ...], jax.Array]:
   """The parameters of `item` by path; those that it lacks are read from 'params'."""
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  if not _saved_tree(manager, step, 'params'):
+    raise KeyError('it has no item params')
   wanted, params = {}, {}  # by path: the item that each parameter is read from, and what was read
   for name in ('params', item):
     wanted |= dict.fromkeys(flatten_dict(_saved_tree(manager, step, name)), name)
@@ -332,7 +338,9 @@ def save_params(
   for tree in (params, ema or {}):
     check_finite(flatten_dict(tree), 'the source of these weights')
   check_new(workdir, '--output')
-  _check_space(workdir, sum(np.asarray(x).nbytes for x in jax.tree.leaves((params, ema))), 'these weights need', '')
+  outputs.check_space(
+    workdir, sum(np.asarray(x).nbytes for x in jax.tree.leaves((params, ema))), 'these weights need', ''
+  )
   write_config(workdir, config)
   options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)  # of a conversion that was killed
   with _manager(workdir.resolve() / 'checkpoints', options) as manager:
@@ -352,22 +360,6 @@ def check_new(workdir, flag: str) -> None:
     raise UserError(f'{workdir} already has checkpoints, which are not overwritten: choose another {flag}')
   if '://' not in str(workdir):
     outputs.check_folder(os.fspath(workdir), f'{flag}={workdir}')
-
-
-def _check_space(folder: epath.Path, needed: int, what: str, then: str) -> None:
-  """On a full disk Orbax's threads would fail one by one, and leave a file that fills it.
-
-  Raises:
-    UserError: the disk of a folder, which may not exist yet, has less room than `needed` bytes.
-  """
-  if '://' in str(folder):
-    return
-  existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
-  free = shutil.disk_usage(existing).free
-  if free < needed:
-    raise UserError(
-      f'{what} {needed / 2**20:,.1f} MiB, but {folder} has {free / 2**20:,.1f} MiB left: free some space{then}'
-    )
 
 
 def check_fit(saved: PyTree, wanted: PyTree, source: str, new: Sequence[str] = ()) -> None:

@@ -46,7 +46,7 @@ def damage(workdir, step: int, items: Sequence[str] = ()) -> str:
     return ''
   try:
     stored = dict(json.loads(path.read_text()))
-  except (ValueError, TypeError):
+  except (OSError, ValueError, TypeError, RecursionError):
     return f'its digests, {path}, are damaged: remove that file if the checkpoint is known to be good'
   stored = {name: value for name, value in stored.items() if not items or name.split('/')[0] in items}
 

@@ -1,11 +1,15 @@
 """The metrics of a run: metrics.jsonl, TensorBoard and sample images."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from etils import epath
+
+from talkjax.errors import UserError
 
 
 class MetricsLog:
@@ -19,13 +23,14 @@ class MetricsLog:
 
     self.workdir = epath.Path(workdir)
     self._path = self.workdir / 'metrics.jsonl'
-    if self._path.exists():
-      lines = self._path.read_bytes().splitlines()
-      temporary = self._path.with_name('metrics.jsonl.tmp')
-      temporary.write_bytes(b''.join(line + b'\n' for line in lines if _step(line) <= resumed_step))
-      temporary.replace(self._path)
-    self._file = self._path.open('a')
-    self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
+    with _refuse_places():
+      if self._path.exists():
+        lines = self._path.read_bytes().splitlines()
+        temporary = self._path.with_name('metrics.jsonl.tmp')
+        temporary.write_bytes(b''.join(line + b'\n' for line in lines if _step(line) <= resumed_step))
+        temporary.replace(self._path)
+      self._file = self._path.open('a')
+      self._board = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=resumed_step + 1)
 
   def parameters(self, params, trains) -> str:
     """Writes the shapes of all parameters to parameters.txt; returns a line on how many there are and train.
@@ -38,7 +43,8 @@ class MetricsLog:
 
     if self.active:
       table = parameter_overview.get_parameter_overview(params, include_stats=False)
-      (self.workdir / 'parameters.txt').write_text(table + '\n')
+      with _refuse_places():
+        (self.workdir / 'parameters.txt').write_text(table + '\n')
     sizes = [x.size for x in jax.tree.leaves(params)]
     training = sum(size for size, train in zip(sizes, jax.tree.leaves(trains), strict=True) if train)
     return f'{sum(sizes):,} parameters, of which {training:,} train (parameters.txt)'
@@ -57,7 +63,8 @@ class MetricsLog:
 
       self._board.add_image(name, rgb, step, dataformats='HWC')
       folder = self.workdir / 'samples'
-      folder.mkdir(parents=True, exist_ok=True)
+      with _refuse_places():
+        folder.mkdir(parents=True, exist_ok=True)
       ok, data = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
       assert ok
       (folder / f'{name}_{step:07}.png').write_bytes(data.tobytes())
@@ -66,6 +73,15 @@ class MetricsLog:
     if self.active:
       self._file.close()
       self._board.close()
+
+
+@contextlib.contextmanager
+def _refuse_places() -> Iterator[None]:
+  """Raises UserError for a folder where the block needs a file, or the other way round."""
+  try:
+    yield
+  except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+    raise UserError(f'cannot write {error.filename} ({error.strerror}): move it out of the workdir') from error
 
 
 def _step(line: bytes) -> float:

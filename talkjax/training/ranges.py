@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import ml_collections
 
-from talkjax.errors import UsageError
-from talkjax.training.workdir import flatten
+from talkjax.errors import UsageError, UserError
+from talkjax.training.workdir import flatten, read_system_config
 
 _Range = tuple[str, Callable[[float], bool]]
 
@@ -31,7 +31,7 @@ RANGES: dict[str, _Range] = {
   'sample_frames': _at_least(1),
   'frames': _at_least(1),
   'margin': _at_least(0),
-  'size': _at_least(8),
+  'size': ('8 to 65536', lambda x: 8 <= x <= 2**16),
   'fps': _POSITIVE,
   'sampler.steps': _at_least(1),
   'diffusion.steps': _at_least(1),
@@ -80,12 +80,32 @@ def check(config: ml_collections.ConfigDict) -> None:
     if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
       raise UsageError(f'config.{key}={value}: expected finite numbers')
     expected, allowed = RANGES.get(key) or RANGES.get(key.rpartition('.')[2]) or ('', None)
-    if allowed and isinstance(value, (int, float)) and not allowed(value):
+    if allowed and not _is_allowed(value, allowed):
       raise UsageError(f'config.{key}={value}: expected {expected}')
     if key in PATTERNS:
       _check_patterns(key, value, *PATTERNS[key])
-  if config.dtype not in DTYPES:
-    raise UsageError(f'config.dtype={config.dtype!r} is not one of {", ".join(DTYPES)}')
+  if (dtype := config.get('dtype', DTYPES[0])) not in DTYPES:
+    raise UsageError(f'config.dtype={dtype!r} is not one of {", ".join(DTYPES)}')
+
+
+def _is_allowed(value, allowed: Callable[[float], bool]) -> bool:
+  if isinstance(value, (list, tuple)):  # sizes of several parts go by the name of one
+    return bool(value)
+  return isinstance(value, (int, float)) and allowed(value)
+
+
+def read_config(workdir) -> ml_collections.ConfigDict:
+  """The config of a system's workdir, checked.
+
+  Raises:
+    UserError: as `workdir.read_system_config`, or a value is not allowed: somebody has changed it.
+  """
+  config = read_system_config(workdir)
+  try:
+    check(config)
+  except UsageError as error:
+    raise UserError(f'{workdir}/config.json is damaged ({error}): restore it from a copy') from error
+  return config
 
 
 def _check_patterns(key: str, entries, length: int, places: tuple[int, ...]) -> None:

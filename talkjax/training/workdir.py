@@ -105,7 +105,7 @@ def read_system_config(workdir) -> ml_collections.ConfigDict:
 def _read(path: epath.Path) -> dict:
   try:
     config = json.loads(path.read_text())
-  except ValueError as error:  # not JSON, or not even text
+  except (OSError, ValueError, RecursionError) as error:  # not JSON, not even text, or a folder
     raise UserError(f'{path} is damaged ({error}): restore it from a copy, or choose another workdir') from error
   if not isinstance(config, dict):
     raise UserError(f'{path} is damaged (it is no JSON object): restore it from a copy, or choose another workdir')

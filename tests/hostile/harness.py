@@ -103,7 +103,9 @@ class Attempts:
   def inputs(self) -> pathlib.Path:
     return self.watched[0]
 
-  def make(self, kind: str, module: str, *args: str, cached: bool = True, works: bool | None = None) -> Outcome:
+  def make(
+    self, kind: str, module: str, *args: str, cached: bool = True, works: bool | None = None, writes: bool = False
+  ) -> Outcome:
     """Runs a command in a new folder and judges it.
 
     Args:
@@ -112,11 +114,13 @@ class Attempts:
       *args: of its command line, in which {out} is that folder.
       cached: use the weights that an earlier attempt read.
       works: whether it has to succeed or to fail; None: either.
+      writes: whether it may leave files when it fails: a training that began.
     """
     before = snapshot(self.watched)
     args = [a.replace('{out}', str(self._out)) for a in args]
     outcome = self._server.run(f'talkjax.{module}', args, str(self._out), cached)
-    problems = [*judge(outcome, works), *self._left(outcome, before)]
+    problems = [*judge(outcome, works), *([] if writes else self._left(outcome, before))]
+    self._clear()
     self.count(kind, outcome.code, bool(problems))
     if outcome.mib > MIB:
       self._server.close()
@@ -138,8 +142,13 @@ class Attempts:
     assert not problems, f'{len(problems)} of {total} attempts:\n' + '\n'.join(problems)
     assert total >= least, f'{total} attempts only'
 
+  def _clear(self) -> None:
+    """Removes what a command wrote."""
+    for path in (*self.temporary.iterdir(), *self._out.iterdir()):
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+
   def _left(self, outcome: Outcome, before: dict) -> list[str]:
-    """What a command changed or left that it should not; removes it."""
+    """What a command changed or left that it should not."""
     after, found = snapshot(self.watched), []
     found += [f'changed {path}' for path in before if after.get(path) != before[path]]
     found += [f'left {path}' for path in after if path not in before]
@@ -147,8 +156,6 @@ class Attempts:
     made = [p for p in self._out.rglob('*') if not p.is_dir()]
     found += [f'left {path.name}' for path in litter]
     found += [f'left {path.name}' for path in made if outcome.code != 0 or path.name.startswith('.')]
-    for path in (*litter, *self._out.iterdir()):
-      shutil.rmtree(path) if path.is_dir() else path.unlink()
     return found
 
   def table(self) -> str:

@@ -95,7 +95,7 @@ def test_build(tmp_path, temporary):
   for number, how in ((2, KILL), (5, TERM), (8, INT), (0, KILL)):  # the last one while TFDS writes the shards
     reached = (lambda number=number: count() >= number) if number else shards
     kill(['talkjax.build', *arguments, f'--data_dir={target}'], reached, how, temporary)
-  run('talkjax.build', *arguments, f'--data_dir={target}')
+  run('talkjax.build', *arguments, f'--data_dir={target}', env={'TMPDIR': str(temporary)})
   files = lambda root: sorted(str(p.relative_to(root)) for p in root.rglob('*') if p.is_file())
   assert files(target) == files(tmp_path / 'whole')
   load = lambda root: build.load(ROOT / 'data/puppets')(data_dir=root, config='tiny')

@@ -1,6 +1,7 @@
 """Damaged workdirs: what is wrong, where and the remedy in one sentence, and nothing is lost."""
 
 import json
+import shutil
 import types
 
 import grain
@@ -111,7 +112,7 @@ def test_digests_go_after_their_checkpoint(workdir):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(monkeypatch, workdir):
-  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=5000))
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=5000))
   checkpoints = checkpoint.Checkpoints(workdir)
   with pytest.raises(UserError, match=r'step 9 needs 0\.0 MiB.*left: free some space.*resumes from step 7'):
     checkpoints.save(state(9), iterator())
@@ -169,7 +170,7 @@ def test_a_conversion_that_was_killed_can_be_repeated(tmp_path):
 
 
 def test_a_full_disk_is_said_before_a_conversion_writes(monkeypatch, tmp_path):
-  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=5000))
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=5000))
   with pytest.raises(UserError, match='these weights need 0.1 MiB, but .* left: free some space'):
     checkpoint.save_params(tmp_path / 'run', CONFIG, {'kernel': jnp.ones(30_000)}, 0)
   assert not (tmp_path / 'run').exists()

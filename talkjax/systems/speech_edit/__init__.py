@@ -36,6 +36,9 @@ def build(config) -> System:
       "'previous' or 'identity' with target 'x0', or no skip ('')"
     )
   net = model.make_network(config)
+  factor = config.model.patch_size * 2 ** (len(config.model.multipliers) - 1)
+  if config.size % factor:
+    raise UserError(f'config.size={config.size}: expected a multiple of {factor}, by which the network downsamples')
   audio = AudioFeatures(config.audio, functools.partial(data.spectrogram, settings=config.audio))
   predict = functools.partial(model.predict, net=net, skip=config.model.skip)
   check_sampler(config, ('palette', 'ddpm', 'ddim', 'dpm++'))
