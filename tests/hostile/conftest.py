@@ -1,6 +1,5 @@
 """What all hostile attempts share: workdirs of all systems, whole media of a puppet, and the account of outcomes."""
 
-import os
 import pathlib
 
 import numpy as np
@@ -18,8 +17,6 @@ def attempts(tmp_path_factory):
   yield made
   made.close()
   print(f'\n{made.table()}')
-  if path := os.environ.get('TALKJAX_HOSTILE_TABLE'):
-    pathlib.Path(path).write_text(made.table() + '\n')
 
 
 @pytest.fixture(scope='session')

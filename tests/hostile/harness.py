@@ -138,6 +138,8 @@ class Attempts:
   def check(self, kind: str, least: int) -> None:
     """Asserts that a class had no bad attempt, and at least so many."""
     problems, self.problems = self.problems, []
+    if path := os.environ.get('TALKJAX_HOSTILE_TABLE'):
+      pathlib.Path(path).write_text(self.table() + '\n')
     total = self.counts[kind].total()
     assert not problems, f'{len(problems)} of {total} attempts:\n' + '\n'.join(problems)
     assert total >= least, f'{total} attempts only'
