@@ -67,7 +67,7 @@ def get_config(arg: str | None = None):
     c.data.update(corpus='puppets', workers=0, mouth='pixels', examples_per_record=2)
     c.ema = 0.99
     c.batch_size = 16
-    c.steps = 1600
-    c.sample_every = 800
+    c.steps = 1200
+    c.sample_every = 600
     c.checkpoint_every = 200
   return common.finish(c, changes)
