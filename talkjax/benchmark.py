@@ -29,11 +29,12 @@ import numpy as np
 
 from talkjax import cli, systems
 from talkjax.corpora.records import Record
-from talkjax.media import outputs
+from talkjax.errors import UserError
+from talkjax.media import files, outputs
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.options import Option
 from talkjax.systems.portrait.latents import factor
-from talkjax.training import input_pipeline, memory
+from talkjax.training import input_pipeline, memory, ranges
 from talkjax.training.compile import Program, training_program
 from talkjax.weights import speech
 
@@ -274,10 +275,22 @@ def _profile(train: Callable[[], object], folder: str, steps: int = 3, rows: int
   ]
 
 
+def _figures(path: str) -> bool:
+  """Whether a file has the figures of an earlier benchmark."""
+  try:
+    found = json.loads(files.read_bytes(path, 'a JSON file'))
+  except (UserError, ValueError, RecursionError):
+    return False
+  return isinstance(found, dict) and {'device', 'parameters'} <= found.keys()
+
+
 def _main(args) -> None:
   cli.required(args, ['config'], 'python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
+  ranges.check(args.config)
   if args.output is not None:
-    outputs.check(args.output, ['.json'])
+    outputs.check(args.output, ['.json'], replaceable=_figures, remedy='choose another name')
+  if args.profile is not None:
+    outputs.check_folder(args.profile, f'--profile={args.profile}')
   memory.keep_freed()  # as training does
   if args.compile_only:
     figures = compile_only(args.config)

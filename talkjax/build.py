@@ -73,6 +73,8 @@ def build(argv: list[str]):
     raise UsageError(
       f'--size={args.size} --speech_layers={args.speech_layers}: expected a number of pixels, and all or last'
     )
+  if not args.feature_cache or '..' in pathlib.PurePath(args.feature_cache).parts:
+    raise UsageError(f'--feature_cache={args.feature_cache}: expected the name of a folder in that of the corpus')
   if args.latents or args.speech:
     _encoders(args.latents, args.size, args.speech, args.speech_layers)  # reports errors before anything is built
   if args.coefficients:

@@ -155,6 +155,7 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
     (['{folder}', '--clip_timeout=nan'], UsageError, '--clip_timeout=nan: expected seconds above 0'),
     (['{folder}', '--clip_timeout=5', '--workers=0'], UsageError, '--clip_timeout .* --workers=0 has none of'),
     (['{folder}', '--clip_timeout=5', '--beam'], UsageError, '--clip_timeout .* --beam has none of'),
+    (['{folder}', '--feature_cache=../../x'], UsageError, 'the name of a folder in that of the corpus'),
     (['{folder}', '--num_processes=2'], UsageError, '--workers=N'),
   ],
 )

@@ -155,7 +155,7 @@ BUILD = f"""
 {PUPPETS} --config=tiny --~ imports=nothing | file_format=x | speech_layers=x | num_processes=2 | nothing=1
 {PUPPETS} --config=tiny --~ latents=/nonexistent | speech=/nonexistent | latents={{inputs}} | exclude_datasets=x
 {PUPPETS} --config=tiny --coefficients=~ x | mesh_pca:/nonexistent | deep3d:a,b | deep3d:a |
-{PUPPETS} --config=tiny --feature_cache=~ ../../x | /x | . |
+{PUPPETS} --config=tiny --feature_cache=~ ../../x |
 {PUPPETS} --config=tiny --~ num_shards=0 | num_shards=-1 | num_shards=x | max_shard_size_mb=0
 """
 
