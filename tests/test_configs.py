@@ -26,6 +26,7 @@ from configs import (
 )
 from talkjax import systems, train
 from talkjax.errors import UsageError, UserError
+from talkjax.systems import joined
 from talkjax.systems.sampling import make_schedule, make_table
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.training.compile import train_patterns, training_program
@@ -310,6 +311,25 @@ def test_joint_samples_take_a_step(system, faces, tmp_path):
   moved = jax.tree.map(lambda p, average: not np.array_equal(p, average), state.params, state.averaged)
   assert {branch for branch, tree in moved.items() if any(jax.tree.leaves(tree))} == {'network'}
   assert state.params['corpus']['portraits'].any() and state.params['corpus']['sound_std'].min() > 0  # were measured
+
+
+def test_a_joined_workdir_is_kept_and_frozen(faces, tmp_path):
+  captions = joint_config(caption_classifier, 'tiny', faces)
+  config = joint_config(joint_av, 'tiny', faces)
+  for own in (captions, config):
+    own.model.update(width=16, blocks=1, heads=2)
+    own.space.update(people=2, code=2)
+  other = train.train(captions, str(tmp_path / 'captions')).averaged
+  config.caption_classifier = str(tmp_path / 'captions')
+  config.steps = 2
+  kept = train.train(config, str(tmp_path / 'joint')).params['joined']['caption_classifier']
+  assert jax.tree.all(jax.tree.map(np.array_equal, kept, other))
+  saved, params, _ = checkpoint.load_params(tmp_path / 'joint')
+  found = joined.open_joined('caption_classifier', params, saved, 'classify')
+  assert found.config.system == 'caption_classifier' and found.system.classify
+  config.caption_classifier = str(tmp_path / 'none')
+  with pytest.raises(UserError, match='none is not a workdir'):
+    train.train(config, str(tmp_path / 'other'))
 
 
 def test_pixels_start_from_the_published_network(faces, tmp_path):
