@@ -3,12 +3,13 @@
 python -m talkjax.evaluate --workdir=runs/speech_edit --output=metrics.json
 python -m talkjax.evaluate --generated=made/ --reference=true/
 
-For a workdir, every clip is generated twice, with its own speech and with that of another clip, and scored by the
-suites that the system names. `lip_score` correlates the mouth opening of the first with the true video's,
-`lip_score_other_speech` that of the second. `lip_score_other_truth` is the score of the other clip's true video, and so
-that of a perfect system: not 0 in a corpus whose clips all begin and end with silence. `--other_speech=rotated` starts
-the other speech at a random time, circularly, which removes that shared timing. `psnr_mask_identity` and
-`ssim_mask_identity` are the scores of repeating the first frame's mouth, the least that a system must beat.
+For a workdir, every clip is generated twice, with its own speech and with that of another clip (once where no score
+needs the other), and scored by the suites that the system names. `lip_score` correlates the mouth opening of the first
+with the true video's, `lip_score_other_speech` that of the second. `lip_score_other_truth` is the score of the other
+clip's true video, and so that of a perfect system: not 0 in a corpus whose clips all begin and end with silence.
+`--other_speech=rotated` starts the other speech at a random time, circularly, which removes that shared timing.
+`psnr_mask_identity` and `ssim_mask_identity` are the scores of repeating the first frame's mouth, the least that a
+system must beat.
 
 Portrait systems have more: `identity`, the share of clips nearer to their own portrait than to those of 19 other people
 by colours and landmarks; `in_region`, the share of frames whose face is where it was asked for; `keypoint_distance`,

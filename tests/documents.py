@@ -332,7 +332,7 @@ def build_system(config):
   Tracing `init` takes most of the time of a training up to its first step: equal networks are traced once.
   """
   system = build(config)
-  made = {key: config.get(key) for key in ('system', 'size', 'frames', 'margin', 'model', 'latents', 'speed', 'loss')}
+  made = {key: config.get(key) for key in KEYS}
   key = f'{made} {config.get("audio", {}).get("kind")}'
 
   def init(rng, batch):
@@ -343,6 +343,11 @@ def build_system(config):
   return dataclasses.replace(system, init=init, generate=system.generate and stop)
 
 
+# What the parameters of a system depend on.
+KEYS = (
+  *('system', 'size', 'frames', 'margin', 'model', 'latents', 'speed', 'loss'),
+  *('space', 'captions', 'joined', 'caption_classifier', 'wav2lip', 'renderer'),
+)
 build = systems.build
 SHAPES = {}  # of parameters, by what they depend on
 STOPS = (

@@ -19,13 +19,14 @@ from talkjax.corpora import records
 from talkjax.media import picture, video
 from talkjax.nn import wav2vec2 as wav2vec2_module
 from talkjax.nn.autoencoder import Autoencoder
+from talkjax.nn.coupled_unet import CoupledUNet
 from talkjax.nn.deep3d import Deep3D
 from talkjax.nn.latent_unet import LatentUNet, Temporal
 from talkjax.nn.resnet import ResNet
 from talkjax.nn.wav2lip import Wav2Lip
 from talkjax.nn.wav2vec2 import Wav2Vec2
 from talkjax.training import checkpoint
-from talkjax.weights import latents, pretrained
+from talkjax.weights import latents, mm_diffusion, pretrained
 from talkjax.weights.pretrained import FILES
 from tests import published_files, torch_file
 from tests.micro import ENCODER, random_params
@@ -39,6 +40,8 @@ SCORING = {
   'lpips': pretrained.SCORING['lpips'],
   'wav2lip_syncnet': pretrained.SCORING['wav2lip_syncnet'],  # which wav2lip trains with
 }
+# The coupled U-Net with as many levels of attention between sound and picture as the published one.
+COUPLED = {'width': 64, 'multipliers': (1, 1, 1, 1), 'num_res_blocks': 1}
 PATCHES = (
   (pretrained, 'LatentUNet', UNET),
   (pretrained, 'Autoencoder', AUTOENCODER),
@@ -95,6 +98,9 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.update(log_every=1, checkpoint_every=1, sample_every=0)
     config.data.workers = 0
     return config
+  if config.get('space', {}).get('kind') == 'motion':
+    config.update(log_every=1, checkpoint_every=1)
+    return config
   for key, value in NARROW.items():
     node = flat
     for part in key.split('.'):
@@ -103,6 +109,8 @@ def narrow(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       config.update_from_flattened_dict({key: value})
   if config.get('frames', 1) > 1 and config.system not in SMALL:
     config.frames = 4
+  if config.system == 'joint_av':
+    config.model.update(COUPLED)
   if config.system == 'speech_edit' and config.model.patch_size == 1:
     config.model.attention_downsamples = ()
   return config
@@ -131,6 +139,8 @@ def pretrained_params(source: str, path: str):
     shapes = pretrained.shapes_of(*pretrained.SCORING[source])
   elif source == 'wav2lip':
     shapes = pretrained.shapes_of(Wav2Lip(), (1, 80, 16, 1), (1, 96, 96, 6))
+  elif source == 'mm_diffusion':
+    shapes = mm_diffusion.parameter_shapes(CoupledUNet(**COUPLED))
   elif source == 'wav2vec2':
     shapes = jax.eval_shape(WAV2VEC2().init, rng, jnp.zeros((1, 800)))['params']
   else:

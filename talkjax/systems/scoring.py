@@ -88,7 +88,9 @@ def score_workdir(
   context = _context(system, config, clips, frozenset(speakers), networks or {})
   run = SuiteRun(suites, context)
   rows, extremes = [], Extremes()
-  bar = tqdm.tqdm(total=2 * len(clips), unit='clip')
+  # Suites of pairs look at nothing but the clips themselves.
+  twice = bool(settings.videos) or not all(suite.pairs for suite in suites)
+  bar = tqdm.tqdm(total=(1 + twice) * len(clips), unit='clip')
 
   def read_other(i: int) -> Record:
     other = clips[others[i]]
@@ -99,8 +101,10 @@ def score_workdir(
     seeds = np.arange(seed + numbers.start, seed + numbers.stop, dtype=np.uint32)
     truth, own = generate_clips(system, params, batch, seeds, oracle=settings.oracle)
     bar.update(len(batch))
-    _, other = generate_clips(system, params, batch, seeds, speech, oracle=settings.oracle)
-    bar.update(len(batch))
+    other = own
+    if twice:
+      _, other = generate_clips(system, params, batch, seeds, speech, oracle=settings.oracle)
+      bar.update(len(batch))
     for scored in map(Clip, batch, speech, truth, own, other):
       row = {'name': scored.record.id, 'person': scored.record.speaker}
       row |= {'frames': len(scored.truth.frames or scored.record.frames)}

@@ -1,11 +1,16 @@
 """A system of picture and sound that lives outside the package goes through every command unchanged."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from talkjax import systems
 from talkjax.media import audio, video
+from talkjax.metrics import suites
+from talkjax.systems.scoring import Settings, score_workdir
+from talkjax.training import checkpoint, input_pipeline
 from tests.commands import call
 
 
@@ -59,3 +64,23 @@ def test_it_is_benchmarked(puppets):
   config = ('--config=tests/systems/toy.py', f'--config.data.dir={puppets}')
   done = call('talkjax.benchmark', *config, '--repeats=1')
   assert 'generated_frames_per_second' in done.stdout
+
+
+def test_other_speech_is_generated_where_a_score_needs_it(workdir):
+  config, params, _ = checkpoint.load_params(workdir)
+  system = systems.build(config)
+  records = list(input_pipeline.eval_records(config.data, 'test', 2))
+  calls = []
+
+  def from_records(clips, speech=None, **how):
+    calls.append(speech is not None)
+    return system.from_records(clips, speech, **how)
+
+  counted = dataclasses.replace(system, from_records=from_records)
+  alone = suites.Suite(
+    ('length',), lambda context: lambda pair: {'length': len(list(pair.generated.frames()))}, pairs=True
+  )
+  score_workdir(counted, config, params, records, Settings(), (alone,))
+  assert calls == [False]
+  score_workdir(counted, config, params, records, Settings(), system.scores)
+  assert calls == [False, False, True]
