@@ -23,6 +23,8 @@ def get_config(arg: str | None = None):
   c.joins = ('renderer', 'wav2lip', 'super_resolution', 'caption_classifier')
   c.renderer = c.wav2lip = c.super_resolution = c.caption_classifier = ''
   c.joined = {}
+  # Workdirs that generation and evaluation open in place of those inside, and whether lips stay as they are generated.
+  c.others = dict(renderer='', wav2lip='', super_resolution='', caption_classifier='', no_wav2lip=False)
   # caption_by: 'condition' (the paper's choice) or 'classifier' (eq. 8); caption: 1 is the conditional model, more is
   # classifier-free guidance, or the classifier's scale. speech: 'none', 'replacement' (eq. 10) or 'gradient' (eq. 10
   # and 11), whose C is `scale`. overlap: frames of a window that are those of the window before.

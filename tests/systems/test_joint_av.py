@@ -203,7 +203,7 @@ def test_a_sample_depends_on_its_seed_and_caption_and_not_on_its_batch(made):
   assert np.abs(other['video'] - alone['video']).max() > 1e-3
 
 
-@pytest.mark.parametrize('kind', ['made', 'pixels'])
+@pytest.mark.parametrize('kind', ['made', pytest.param('pixels', marks=pytest.mark.slow)])
 def test_speech_is_kept_and_changes_the_video(kind, request):
   made = request.getfixturevalue(kind)
   speech = made.records[0].audio.astype(np.float32)[:4000] / 32768
@@ -262,8 +262,8 @@ def test_a_classifier_guides_captions(made, drawn, tmp_path):
   by = {'guidance.caption_by': 'classifier', 'guidance.caption': 30.0}
   with pytest.raises(UserError, match='by a classifier .* give --caption_classifier=WORKDIR'):
     sample(made, conditions(), **by)
-  given = lambda label: conditions(captions=(label,), others={'caption_classifier': str(tmp_path / 'captions')})
-  man, woman, nobody = (sample(made, given(label), **by) for label in (0, 1, 2))
+  by['others.caption_classifier'] = str(tmp_path / 'captions')
+  man, woman, nobody = (sample(made, conditions(captions=(label,)), **by) for label in (0, 1, 2))
   np.testing.assert_allclose(nobody['audio'], sample(made, conditions(captions=(2,)))['audio'], atol=1e-4)
   timesteps = np.zeros(1)
   logit = lambda x: np.diff(np.asarray(other.system.classify(other.params, x, timesteps)))[0, 0]
@@ -336,7 +336,9 @@ def test_inputs_that_cannot_be(made, drawn, files, tmp_path):
     render(image=str(tmp_path / 'grey.png'))
   with pytest.raises(UserError, match='without a renderer, .* give --renderer=WORKDIR'):
     micro.render(make(drawn), tmp_path / 'x.mp4')
+  with pytest.raises(UserError, match='nowhere is not a workdir'):
+    micro.render(make(drawn, **{'others.renderer': 'nowhere'}), tmp_path / 'x.mp4')
   checkpoint.save_params(tmp_path / 'other', made.config, made.params, 1)
   with pytest.raises(UserError, match='is of joint_av, which has no renderer: give another workdir'):
-    render(renderer=str(tmp_path / 'other'))
+    micro.render(make(drawn, **{'others.renderer': str(tmp_path / 'other')}), tmp_path / 'x.mp4')
   assert not (tmp_path / 'x.mp4').exists()

@@ -41,11 +41,18 @@ OPTIONS = (
     'speech', str, "What clips of a corpus are generated from besides captions: none, or the record's speech and face.",
     key='evaluation.speech', evaluate=True, choices=('none', 'record'),
   ),
-  Option('renderer', str, 'A workdir of fd2talk that draws the motion, in place of its own.'),
-  Option('wav2lip', str, 'A workdir of wav2lip, which moves the lips after the last step, in place of its own.'),
-  Option('no_wav2lip', bool, 'Leave the lips as they are generated.', message=True),
-  Option('super_resolution', str, 'A workdir of super_resolution, which enlarges the video.'),
-  Option('caption_classifier', str, 'A workdir of caption_classifier, in place of its own.'),
+  *(
+    Option(name, str, help, key=f'others.{name}', evaluate=True)
+    for name, help in (
+      ('renderer', 'A workdir of fd2talk that draws the motion, in place of its own.'),
+      ('wav2lip', 'A workdir of wav2lip, which moves the lips after the last step, in place of its own.'),
+      ('super_resolution', 'A workdir of super_resolution, which enlarges the video, in place of its own.'),
+      ('caption_classifier', 'A workdir of caption_classifier, in place of its own.'),
+    )
+  ),
+  Option(
+    'no_wav2lip', bool, 'Leave the lips as they are generated.', key='others.no_wav2lip', evaluate=True, message=True
+  ),
 )  # fmt: skip
 SOURCES = {}
 

@@ -17,9 +17,6 @@ from talkjax.systems.joint import label_of
 from talkjax.systems.portrait import conditions as portraits
 from talkjax.systems.portrait.reading import square_frame, to_square
 
-# Options that open a workdir in place of the one that training kept.
-OTHERS = ('renderer', 'wav2lip', 'super_resolution', 'caption_classifier')
-
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
@@ -30,16 +27,12 @@ class Conditions:
     sound: per video its speech, float32 [s] of 16 kHz, or None: generated.
     portraits: per video uint8 [h, w, 3] cropped to the face, or None: generated.
     lengths: frames of each video.
-    others: by option of OTHERS, the workdir that is opened instead.
-    lip_sync: whether the lips are moved after the last step, where there is a wav2lip.
   """
 
   captions: tuple[int, ...]
   sound: Sequence[np.ndarray | None]
   portraits: Sequence[np.ndarray | None]
   lengths: tuple[int, ...]
-  others: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  lip_sync: bool = True
 
 
 def from_records(
@@ -108,12 +101,10 @@ def from_files(params, request: Request, *, config, space) -> list[FileBatch]:
     sound=[sound],
     portraits=[portrait],
     lengths=(max(1, length),),
-    others={name: inputs[name] for name in OTHERS if name in inputs},
-    lip_sync=not inputs.get('no_wav2lip', False),
   )
   from talkjax.systems.joint_av import generation
 
-  side = generation.output_size(config, conditions)
+  side = generation.output_size(config)
   video = Video(request.output, conditions.lengths[0], space.fps, (side, side))
   return [FileBatch((video,), 1, lambda: conditions)]
 

@@ -108,13 +108,13 @@ class Sampler:
     return guided(lambda x, level: denoise(x, level, nothing), gradient, target=config.diffusion.target)
 
 
-def output_size(config, conditions: Conditions) -> int:
+def output_size(config) -> int:
   """Side of the frames that `generate` makes.
 
   Raises:
     UserError: there is no renderer, or another workdir does not do what it is given for.
   """
-  opened = lambda name: joined.config_of(name, config, FIELDS[name], conditions.others.get(name, ''))
+  opened = lambda name: joined.config_of(name, config, FIELDS[name], config.others[name])
   own = {name: opened(name) for name in FIELDS}
   if own['super_resolution'] is not None:
     return own['super_resolution'].size
@@ -149,9 +149,9 @@ def generate(
     UserError: there is no renderer, or another workdir cannot be opened.
   """
   space, config = sampler.space, sampler.config
-  output_size(config, conditions)  # there is all that is needed
+  output_size(config)  # there is all that is needed
   others = {
-    name: joined.open_joined(name, params, config, field, conditions.others.get(name, ''))
+    name: joined.open_joined(name, params, config, field, config.others[name])
     for name, field in FIELDS.items()
     if name != 'caption_classifier'
   }
@@ -193,7 +193,7 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
   classifier = None
   if config.guidance.caption_by == 'classifier':
     name = 'caption_classifier'
-    classifier = joined.open_joined(name, params, config, FIELDS[name], conditions.others.get(name, ''))
+    classifier = joined.open_joined(name, params, config, FIELDS[name], config.others[name])
     if classifier is None:
       raise UserError(
         'captions guide this model by a classifier (config.guidance.caption_by), and it has none: give '
@@ -228,7 +228,7 @@ def _frames(params, own, conditions: Conditions, i: int, sound, seed, sampler: S
   """Frames uint8 [h, w, 3] of one video, the last one held for ever."""
   space, length = sampler.space, conditions.lengths[i]
   frames = _drawn(params, own['video'][:length], conditions.portraits[i], seed, sampler, others)
-  if (lips := others['wav2lip']) is not None and conditions.lip_sync:
+  if (lips := others['wav2lip']) is not None and not sampler.config.others.no_wav2lip:
     speech = sound[: round(length / space.fps * AUDIO_RATE)]
     frames = lips.system.lip_sync(lips.params, frames, speech, space.fps)
   if (larger := others['super_resolution']) is not None:
