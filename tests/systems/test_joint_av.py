@@ -18,6 +18,7 @@ from talkjax.systems.joint_av import generation
 from talkjax.systems.joint_av.conditions import Conditions
 from talkjax.training import checkpoint
 from tests import micro, renderer
+from tests.commands import call
 
 MAN, WOMAN = joint_av.CAPTIONS
 SMALL = {
@@ -342,3 +343,22 @@ def test_inputs_that_cannot_be(made, drawn, files, tmp_path):
   with pytest.raises(UserError, match='is of joint_av, which has no renderer: give another workdir'):
     micro.render(make(drawn, **{'others.renderer': str(tmp_path / 'other')}), tmp_path / 'x.mp4')
   assert not (tmp_path / 'x.mp4').exists()
+
+
+def test_a_message_makes_the_same_video(made, tmp_path):
+  checkpoint.save_params(tmp_path / 'workdir', made.config, made.params, 1)
+  arguments = ('talkjax.generate', f'--workdir={tmp_path}/workdir')
+  message, sent, received = (f'{tmp_path}/{name}' for name in ('message.json', 'sent.mp4', 'received.mp4'))
+  done = call(*arguments, f'--caption={MAN}', '--seed=3', '--steps=2', f'--output={sent}', f'--save_request={message}')
+  assert 'bits per second of video' in done.stdout
+  done = call(*arguments, f'--request={message}', f'--output={received}')
+  assert 'other weights' not in done.stderr
+  with open(sent, 'rb') as one, open(received, 'rb') as other:
+    assert one.read() == other.read()
+  done = call(*arguments, f'--request={message}', f'--caption={MAN}', f'--output={received}', check=False)
+  assert done.returncode == 2 and f'--request={message} says what is generated: leave out --caption' in done.stderr
+  changed = {**made.params, 'network': jax.tree.map(lambda x: 1.01 * x, made.params['network'])}
+  checkpoint.save_params(tmp_path / 'changed', made.config, changed, 1)
+  done = call('talkjax.generate', f'--workdir={tmp_path}/changed', f'--request={message}', f'--output={received}')
+  assert 'the message was made with other weights' in done.stderr
+  assert np.abs(read(sent) - read(received)).max() > 0
