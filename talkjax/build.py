@@ -85,7 +85,10 @@ def build(argv: list[str]):
     raise UserError('--beam needs Apache Beam, which is not installed: pip install "talkjax[beam]"')
   for module in (args.generation.imports or '').split(','):
     if module:
-      importlib.import_module(module)
+      try:
+        importlib.import_module(module)
+      except ImportError as error:
+        raise UsageError(f'--imports={module} cannot be imported ({error}): name an installed module') from error
   with _removed_temporary_files():
     for folder in folders:
       _build_one(folder, args)
@@ -111,13 +114,16 @@ def load(folder: str | os.PathLike) -> type:
   """
   from tensorflow_datasets.scripts.cli import build as tfds_build
 
+  folder = os.fspath(folder)
   name = os.path.basename(os.path.normpath(folder))
   if not os.path.exists(folder):
     raise UserError(f'no folder {folder}: expected a TFDS builder folder such as data/grid')
   script = os.path.join(folder, f'{name}_dataset_builder.py')
+  if os.path.isfile(folder) and not folder.endswith('.py'):
+    raise UserError(f'{folder} is a file: expected a TFDS builder folder such as data/grid')
   if os.path.isdir(folder) and not os.path.exists(script) and not os.path.exists(os.path.join(folder, f'{name}.py')):
     raise UserError(f'{folder} is not a TFDS builder folder: it has no {name}_dataset_builder.py')
-  cls, _ = tfds_build._get_builder_cls_and_kwargs(os.fspath(folder), has_imports=False)
+  cls, _ = tfds_build._get_builder_cls_and_kwargs(folder, has_imports=False)
   return cls
 
 
@@ -169,6 +175,9 @@ def _check_config(config) -> None:
 def _make(builder, args):
   from tensorflow_datasets.scripts.cli import build as tfds_build
 
+  root = os.fspath(builder.data_dir_root)
+  if '://' not in root:
+    outputs.check_folder(root, f'--data_dir={root}')
   with building.options(
     workers=args.workers,
     limit=args.debug.max_examples_per_split,
@@ -291,6 +300,9 @@ def _parse(argv: list[str]):
     def format_help(self):
       return _describe([action for action in self._actions if action.option_strings], set(Args.__annotations__))
 
+  for argument in argv[1:]:
+    if re.fullmatch(r'--\w+=', argument):  # as of a shell variable that is not set; an empty path is the current folder
+      raise UsageError(f'{argument[:-1]} is empty: give it a value, or leave it out')
   inherited = flags.FlagValues()  # excludes absl's own flags
   flags.DEFINE_bool(cli.DEBUG.name, False, cli.DEBUG.help, flag_values=inherited)
   parser = Parser(
@@ -308,11 +320,16 @@ def _parse(argv: list[str]):
   if args.beam and not args.generation.beam_pipeline_options:  # required by TFDS; runs on this machine
     generation = dataclasses.replace(args.generation, beam_pipeline_options='runner=DirectRunner')
     args = dataclasses.replace(args, generation=generation)
-  limit = args.debug.max_examples_per_split
-  if limit is not None and limit < 1:
-    raise UsageError(f'--max_examples_per_split={limit}: expected 1 or more')
-  if args.workers is not None and args.workers < 0:
-    raise UsageError(f'--workers={args.workers}: expected 0 or more')
+  numbers = {
+    'max_examples_per_split': (args.debug.max_examples_per_split, 1),
+    'workers': (args.workers, 0),
+    'config_idx': (args.generation.config_idx, 0),
+    'num_shards': (args.generation.num_shards, 1),
+    'max_shard_size_mb': (args.generation.max_shard_size_mb, 1),
+  }
+  for name, (value, least) in numbers.items():
+    if value is not None and value < least:
+      raise UsageError(f'--{name}={value}: expected {least} or more')
   if not args.clip_timeout > 0:  # also rejects NaN
     raise UsageError(f'--clip_timeout={args.clip_timeout:g}: expected seconds above 0, or inf for no limit')
   if 'clip_timeout' in flag_names and (args.workers == 0 or args.beam):

@@ -156,8 +156,11 @@ def parse(
     flags.FLAGS.mark_as_parsed()  # grain reads absl's own flags
   arguments = types.SimpleNamespace(**{option.name: values[option.name].value for option in own})
   for option in own:
-    if option is not CONFIG and values[option.name].value is not None:
-      option.check(values[option.name].value)
+    if option is CONFIG or values[option.name].value is None:
+      continue
+    if values[option.name].present and values[option.name].value == '':  # as of a shell variable that is not set
+      raise UsageError(f'--{option.name} is empty: give it a value, or leave it out')
+    option.check(values[option.name].value)
   arguments.given = options.given({name: values[name].value for name in shared if name not in names})
   return arguments
 

@@ -83,7 +83,7 @@ def check(system: str, options: Iterable[Option], values: Mapping[str, Any]) -> 
     values: by name.
 
   Raises:
-    UsageError: a value is not allowed, a required input is missing, or the system has no such option.
+    UsageError: a value is not allowed or empty, a required input is missing, or the system has no such option.
   """
   known = {option.name: option for option in options}
   flags = lambda names: ', '.join(f'--{name}' for name in names)
@@ -93,6 +93,8 @@ def check(system: str, options: Iterable[Option], values: Mapping[str, Any]) -> 
   if missing := [name for name in required if name not in values]:
     raise UsageError(f'{system} needs {flags(required)}: {flags(missing)} is missing')
   for name, value in values.items():
+    if isinstance(value, str) and not value:  # as of a shell variable that is not set
+      raise UsageError(f'--{name} is empty: give it a value, or leave it out')
     known[name].check(value)
 
 

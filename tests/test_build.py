@@ -129,6 +129,10 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
     ([], UsageError, 'which corpus'),
     (['nowhere'], UserError, 'no folder nowhere'),
     (['{empty}'], UserError, 'empty_dataset_builder.py'),
+    (['{file}'], UserError, 'file.mp4 is a file: expected a TFDS builder folder'),
+    (['{folder}', '--data_dir='], UsageError, '--data_dir is empty: give it a value'),
+    (['{folder}', '--imports=nothing'], UsageError, '--imports=nothing cannot be imported'),
+    (['{folder}', '--manual_dir={notes}', '--data_dir={file}'], UserError, 'file.mp4 is not a folder'),
     (['{folder}'], UsageError, 'needs --manual_dir=DIR: a folder of notes'),
     (
       ['{folder}', '--manual_dir=nowhere'],
@@ -146,6 +150,8 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
       'shade=-5 is out of range',
     ),
     (['{folder}', '--manual_dir={notes}', '--max_examples_per_split=0'], UsageError, '=0: expected 1 or more'),
+    (['{folder}', '--num_shards=0'], UsageError, '--num_shards=0: expected 1 or more'),
+    (['{folder}', '--config_idx=-1'], UsageError, '--config_idx=-1: expected 0 or more'),
     (['{folder}', '--manual_dri=x'], UsageError, '--manual_dri'),
     (['{folder}', '--workers=many'], UsageError, 'workers'),
     (['{folder}', '--workers=-1'], UsageError, 'workers'),
@@ -162,8 +168,10 @@ def test_flags_of_the_tfds_command_work(folder, notes, tmp_path):
 def test_errors_say_what_was_expected(folder, notes, tmp_path, arguments, error, match):
   empty = tmp_path / 'empty'
   empty.mkdir()
+  (file := tmp_path / 'file.mp4').write_bytes(b'')
   with pytest.raises(UserError, match=match) as caught:
-    run(*(a.format(folder=folder, notes=notes, empty=empty) for a in arguments), f'--data_dir={tmp_path}/data')
+    places = {'folder': folder, 'notes': notes, 'empty': empty, 'file': file}
+    run(f'--data_dir={tmp_path}/data', *(a.format(**places) for a in arguments))
   assert type(caught.value) is error
   assert not (tmp_path / 'data').exists()
 

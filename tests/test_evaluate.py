@@ -220,7 +220,7 @@ def test_the_strip_shows_the_best_and_the_worst():
     ((), 2, 'give either --workdir, or both'),
     (('--workdir={micro}', '--output=scores.txt'), 2, '--output=scores.txt: expected a file name that ends in .json'),
     (('--workdir={micro}', '--strip='), 2, '--strip is empty'),
-    (('--workdir={micro}', '--videos='), 2, '--videos= is empty'),
+    (('--workdir={micro}', '--videos='), 2, '--videos is empty'),
     (('--workdir={micro}', '--seed=-1'), 2, '--seed=-1: expected 0 or more'),
     (('--generated=here',), 2, 'give either --workdir, or both'),
     (('--workdir=nowhere',), 1, 'nowhere is not a workdir'),

@@ -58,6 +58,7 @@ def test_an_option_without_bounds_allows_anything():
       'emo does not take --video, --kps: it takes --image, --audio, --guidance, --speed, --steps, --compat',
     ),
     (INPUTS | {'steps': 0}, '--steps=0: expected 1 or more'),
+    (INPUTS | {'image': ''}, '--image is empty: give it a value, or leave it out'),
     (INPUTS | {'compat': 'no'}, '--compat=no: expected one of paper, published'),
   ],
 )

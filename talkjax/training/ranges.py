@@ -60,6 +60,8 @@ RANGES: dict[str, _Range] = {
   'loss.expression': _at_least(0),
   'loss.pose': _at_least(0),
   'loss.sync': _at_least(0),
+  'model.multipliers': ('a level or more', bool),
+  'model.num_res_blocks': _at_least(0),
   'model.radius': _at_least(0),
   'temperature.expression': _at_least(0),
   'temperature.pose': _at_least(0),

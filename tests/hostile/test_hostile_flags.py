@@ -53,6 +53,16 @@ AUTOENCODER = """
 --size=~ -1 | 0 | 7 | 17 | x
 --image=~ {portrait.png} | {portrait.png},{portrait.jpg}
 """
+WAV2LIP = """
+--video=~ x | {portrait.png} | {sound.wav} |
+--video={talk.mp4} --image=~ {portrait.png} | x
+--image=~ x | {talk.mp4} | {portrait.png},{portrait.jpg}
+--video={talk.mp4} --~ steps=1 | sampler=ddim | guidance=2 | batch_size=0
+"""
+SUPER_RESOLUTION = """
+--video=~ x | {portrait.png} | {sound.wav} | /dev/zero |
+--video={talk.mp4} --~ steps=0 | steps=nan | sampler=x | audio={sound.wav} | batch_size=-1
+"""
 JOINT_AV = """
 --text=~ '' | ... | 你好 | "$(printf x)" --audio={sound.wav}
 --caption=~ x | 'A cat is talking'
@@ -77,6 +87,8 @@ GENERATE = {
   'fd2talk': (PORTRAIT, FD2TALK),
   'autoencoder': ('--video={talk.mp4}', AUTOENCODER),
   'lip_expert': ('', '--audio={sound.wav}'),
+  'wav2lip': ('--audio={sound.wav}', WAV2LIP),
+  'super_resolution': ('', SUPER_RESOLUTION),
   'joint_av': ('', JOINT_AV),
 }
 TRAIN = """
@@ -92,7 +104,7 @@ TRAIN = """
 --config.model.~ width=0 | width=-8 | width=33 | width=x | multipliers=() | multipliers=(0,)
 --config.model.~ patch_size=0 | patch_size=5 | num_res_blocks=-1 | head_channels=0
 --config.sampler.~ name=x | steps=0 | steps=100000 | eta=nan | spacing=x
---config.diffusion.~ schedule=x | steps=0 | target=x | start=-1 | end=nan
+--config.diffusion.~ schedule=x | steps=0 | target=x | end=nan
 --config.~ dtype=float31 | ema=1.0 | ema=nan | mesh.data=0 | mesh.tensor=3 | system=x | system= | mask=x | margin=-1
 --config.~ audio.kind=x | nothing=1 | model=1 | data=x | init_from=/nonexistent | init_from=.
 --config.train=~ ((1,2),) | "(('(', True),)" | "(('x',),)"

@@ -22,6 +22,8 @@ READERS = {
     ('vexpress', '--image={portrait.png}', '--audio={sound.wav}', '--kps={}', '--retarget=naive'),
     ('fd2talk', '--image={portrait.png}', '--audio={sound.wav}', '--pose={}'),
     ('speech_edit', '--video={talk.mp4}', '--audio={}'),
+    ('wav2lip', '--video={}', '--audio={sound.wav}'),
+    ('super_resolution', '--video={}'),
   ),
   'sound': (
     ('speech_edit', '--video={talk.mp4}', '--audio={}'),
@@ -29,6 +31,7 @@ READERS = {
     ('joint_av', '--audio={}'),
     ('vexpress', '--image={portrait.png}', '--audio={}'),
     ('fd2talk', '--image={portrait.png}', '--audio={}'),
+    ('wav2lip', '--image={portrait.png}', '--audio={}'),
   ),
   'picture': (
     ('emo', '--image={}', '--audio={sound.wav}'),
@@ -37,6 +40,7 @@ READERS = {
     ('joint_av', '--image={}', '--audio={sound.wav}'),
     ('fd2talk', '--image={}', '--audio={sound.wav}'),
     ('vexpress', '--image={}', '--audio={sound.wav}'),
+    ('wav2lip', '--image={}', '--audio={sound.wav}'),
   ),
   'keypoints': (('vexpress', '--image={portrait.png}', '--audio={sound.wav}', '--kps={}'),),
   'message': (('joint_av', '--request={}'),),

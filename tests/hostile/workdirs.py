@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import autoencoder, joint_av, lip_expert, speech_edit
+from configs import autoencoder, joint_av, lip_expert, speech_edit, super_resolution, wav2lip
 from talkjax import systems
 from talkjax.systems import coefficients, joined
 from talkjax.systems.joint import spaces
@@ -18,6 +18,14 @@ CHANGES = {
   speech_edit: {
     'size': 32, 'model.width': 32, 'model.multipliers': (1,), 'model.patch_size': 4, 'batch_size': 4,
     'data.examples_per_record': 4, 'sampler.steps': 1,
+  },
+  wav2lip: {
+    'size': 32, 'model.width': 32, 'model.multipliers': (1,), 'audio.kind': 'mel', 'batch_size': 2,
+    'data.examples_per_record': 2,
+  },
+  super_resolution: {
+    'size': 32, 'crop_size': 16, 'model.width': 32, 'model.multipliers': (1,), 'batch_size': 2,
+    'data.examples_per_record': 2, 'sampler.steps': 1,
   },
   autoencoder: {'size': 16, 'batch_size': 2, 'latents.widths': (8, 8)},
   lip_expert: {
@@ -47,6 +55,8 @@ def make(root: pathlib.Path, puppets: pathlib.Path) -> dict[str, pathlib.Path]:
     'emo': micro.setup(micro.emo_config(3, puppets, **{'sampler.steps': 1})),
     'vexpress': micro.setup(micro.vexpress_config(3, puppets, **{'sampler.steps': 1})),
     'autoencoder': micro.setup(config_of(autoencoder, puppets)),
+    'wav2lip': micro.setup(config_of(wav2lip, puppets)),
+    'super_resolution': micro.setup(config_of(super_resolution, puppets)),
   }
   saved = {name: (each.config, each.params) for name, each in made.items()}
   drawn = renderer.make(puppets)

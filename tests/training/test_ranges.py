@@ -3,7 +3,7 @@ import runpy
 
 import pytest
 
-from configs import portrait
+from configs import portrait, speech_edit
 from talkjax.errors import UsageError
 from talkjax.training import ranges
 
@@ -25,7 +25,6 @@ def example():
     *({f'optimizer.{key}': x} for key in ('learning_rate', 'eps') for x in (0.0, -1.0, float('inf'), float('nan'))),
     *({'optimizer.b1': 1.0}, {'optimizer.clip': -1.0}, {'optimizer.accumulate': 0}, {'optimizer.warmup': -1}),
     *({'data.examples_per_record': 0}, {'data.workers': -1}, {'data.threads': 0}, {'data.prefetch': -1}),
-
     *({'mesh.data': 0}, {'mesh.data': -2}, {'mesh.fsdp': 0}, {'mesh.tensor': -8}),
   ],
   ids=str,
@@ -35,6 +34,19 @@ def test_a_value_outside_its_range_is_named(change):
   config.update_from_flattened_dict(change)
   (key,) = change
   with pytest.raises(UsageError, match=rf'^config\.{key}=.*(expected|is not one of)'):
+    ranges.check(config)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [{'model.multipliers': ()}, {'model.num_res_blocks': -1}],
+  ids=str,
+)
+def test_a_diffusion_model_outside_its_range_is_named(change):
+  config = speech_edit.get_config('tiny')
+  config.update_from_flattened_dict(change)
+  (key,) = change
+  with pytest.raises(UsageError, match=rf'^config\.{key}=.*expected'):
     ranges.check(config)
 
 
