@@ -25,10 +25,10 @@ def get_config(arg: str | None = None):
   c.joined = {}
   # Workdirs that generation and evaluation open in place of those inside, and whether lips stay as they are generated.
   c.others = dict(renderer='', wav2lip='', super_resolution='', caption_classifier='', no_wav2lip=False)
-  # caption_by: 'condition' (the paper's choice) or 'classifier' (eq. 8); caption: 1 is the conditional model, more is
-  # classifier-free guidance, or the classifier's scale. speech: 'none', 'replacement' (eq. 10) or 'gradient' (eq. 10
-  # and 11), whose C is `scale`. overlap: frames of a window that are those of the window before.
-  c.guidance = dict(caption_by='condition', caption=1.0, speech='gradient', scale=1.0, overlap=4)
+  # caption_by: 'condition' (the paper's choice), where `caption` is 1 for the conditional model and more for
+  # classifier-free guidance, or 'classifier' (eq. 8), whose scale is `classifier`. speech: 'none', 'replacement' (eq.
+  # 10) or 'gradient' (eq. 10 and 11), whose C is `scale`. overlap: frames of a window that are those of the one before.
+  c.guidance = dict(caption_by='condition', caption=1.0, classifier=1.0, speech='gradient', scale=1.0, overlap=4)
   c.evaluation = dict(speech='none')
   (_pixels if size in ('paper', 'gpu', 'pixels') else _motion)(c, size)
   return common.finish(c, changes)
@@ -82,7 +82,7 @@ def _motion(c, size: str) -> None:
   c.loss = dict(video=1.0, audio=1.0, code=0.5, expression=1.0, pose=1.0)
   c.diffusion = dict(schedule='cosine', steps=1000, start=None, end=None, zero_snr=False, target='velocity')
   c.sampler = dict(name='ddim', steps=50, eta=0.0, spacing='trailing', clip=0.0)
-  c.guidance.overlap = 8
+  c.guidance.update(caption=3.0, classifier=100.0, scale=3.0, overlap=8)  # chosen on the validation split
   c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
   c.batch_size = 32
   c.ema = 0.99

@@ -260,7 +260,7 @@ def test_compiled_once_for_every_length(made):
 def test_a_classifier_guides_captions(made, drawn, tmp_path):
   other = make(drawn, caption_classifier)
   checkpoint.save_params(tmp_path / 'captions', other.config, other.params, 1)
-  by = {'guidance.caption_by': 'classifier', 'guidance.caption': 30.0}
+  by = {'guidance.caption_by': 'classifier', 'guidance.classifier': 30.0}
   with pytest.raises(UserError, match='by a classifier .* give --caption_classifier=WORKDIR'):
     sample(made, conditions(), **by)
   by['others.caption_classifier'] = str(tmp_path / 'captions')

@@ -30,6 +30,10 @@ OPTIONS = (
     evaluate=True, choices=('condition', 'classifier'), message=True,
   ),
   Option(
+    'classifier_scale', float, 'Scale of the classifier.', key='guidance.classifier', minimum=0, evaluate=True,
+    message=True,
+  ),
+  Option(
     'speech_guidance', str, 'How speech guides the video.', key='guidance.speech', evaluate=True,
     choices=('none', 'replacement', 'gradient'), message=True,
   ),

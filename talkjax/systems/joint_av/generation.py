@@ -26,6 +26,7 @@ FIELDS = {
   'super_resolution': 'upscale',
   'caption_classifier': 'classify',
 }
+LEAST_SIGNAL = 0.1  # sqrt(alpha_bar) below which the classifier does not guide
 FRAMES_AT_ONCE = 32  # of a video, drawn and delivered together
 
 
@@ -101,7 +102,8 @@ class Sampler:
         chosen = jnp.take_along_axis(logits, jnp.minimum(captions, none - 1)[:, None], axis=1)[:, 0]
         return jnp.sum(jnp.where(captions < none, chosen, 0.0))
 
-      scale = config.guidance.caption
+      # At nearly no signal the shift of x0, n^2 / s times the gradient, has no bound, and nothing is there to classify.
+      scale = config.guidance.classifier * (level.signal_scale > LEAST_SIGNAL)
       return jax.tree.map(lambda g: scale * g, jax.grad(log_likelihood)(x))
 
     guided = guidance.classifier_mean if config.sampler.name == 'ddpm' else guidance.classifier_score
