@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from configs import emo, fd2talk, speech_edit, vexpress
+from configs import emo, fd2talk, joint_av, speech_edit, vexpress
 from talkjax.training.workdir import flatten
 from tests import paper_stages
 from tests.commands import ROOT
 from tests.micro import ENCODER
 
-FILES = {'speech_edit': speech_edit, 'emo': emo, 'vexpress': vexpress, 'fd2talk': fd2talk}
+FILES = {'speech_edit': speech_edit, 'emo': emo, 'vexpress': vexpress, 'fd2talk': fd2talk, 'joint_av': joint_av}
 
 
 def statements():
@@ -41,6 +41,7 @@ def test_every_table_is_read():
     *((system, f'paper,stage={stage}') for system in ('emo', 'vexpress') for stage in (1, 2, 3)),
     ('fd2talk', 'paper,stage=1'),
     ('fd2talk', 'paper,stage=3'),
+    ('joint_av', 'paper'),
   }
   assert len(found) > 80
 

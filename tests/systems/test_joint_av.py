@@ -185,7 +185,13 @@ def test_what_is_measured_on_the_training_split(made):
   codes = [space.known_portrait(made.params, r.frame(0))[0][:2] for r in made.records]
   order = sorted(range(2), key=lambda i: made.records[i].speaker)
   video = np.repeat(np.pad(np.stack([codes[i] for i in order]), [(0, 0), (0, 10)])[:, None], 8, 1)
-  chosen = own['portraits'][space.who(made.params, video)]
+  chosen = own['portraits'][space.who(made.params, video, (2, 2))]
+  # A caption leaves those whom it describes; where there is none, all.
+  labels = [joint_av.CAPTIONS.index(made.records[i].caption) for i in order]
+  other = video[::-1]
+  described = space.who(made.params, other, labels)
+  expected = labels if labels[0] != labels[1] else own['captions'][space.who(made.params, other, (2, 2))].tolist()
+  assert own['captions'][described].tolist() == expected
   for i, k in enumerate(order):
     true = picture.fit_square(made.records[k].frame(0), 32)
     assert np.abs(chosen[i].astype(int) - true).mean() < 12

@@ -136,8 +136,8 @@ def thumbnail(image: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
 def collect(records: Sequence[Record], *, config) -> dict[str, np.ndarray]:
   """What the space `motion` measures on the training split, by path of the frozen branch `corpus`.
 
-  Portraits of `space.people` people (repeated where there are fewer), the basis of their codes, and mean and deviation
-  of each band of the sound.
+  Portraits and captions of `space.people` people (repeated where there are fewer), the basis of their codes, and mean
+  and deviation of each band of the sound.
   """
   own = config.space
   first, columns = {}, []
@@ -159,12 +159,14 @@ def collect(records: Sequence[Record], *, config) -> dict[str, np.ndarray]:
   values = {
     'portraits': np.stack([portraits[name] for name in chosen]),
     'codes': np.stack([codes[name] for name in chosen]),
+    'captions': np.array([label_of(first[name].caption, config.captions, first[name].id) for name in chosen]),
     'picture_mean': mean,
     'picture_basis': basis,
     'sound_mean': sound.mean(0),
     'sound_std': np.maximum(sound.std(0), 1e-2),
   }
-  return {f'{CORPUS}/{k}': v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in values.items()}
+  kinds = {'portraits': np.uint8, 'captions': np.int32}
+  return {f'{CORPUS}/{k}': v.astype(kinds.get(k, np.float32)) for k, v in values.items()}
 
 
 def _face_square(record: Record, size: int) -> np.ndarray:

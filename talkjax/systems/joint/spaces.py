@@ -6,7 +6,7 @@ morphable model and a log-mel spectrogram (ours), which another system's rendere
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -158,8 +158,8 @@ class MotionSpace:
 
   A frame of video is [code | expression | angles and translation]. The code says who is shown, the same in every frame
   of a clip: the leading principal components of small pictures of the faces of the training split. A generated code
-  chooses the person of the training split that is nearest, whose portrait the renderer moves; so sound and picture
-  agree on who talks, and a portrait that is given determines the voice.
+  chooses the person of the training split, of those whom the caption describes, that is nearest, and the renderer moves
+  that person's portrait; a portrait that is given determines the code, and with it the voice.
   """
 
   portrait_everywhere = True
@@ -192,6 +192,7 @@ class MotionSpace:
       CORPUS: {
         'portraits': jnp.zeros((own.people, own.size, own.size, 3), jnp.uint8),
         'codes': jnp.zeros((own.people, own.code)),
+        'captions': jnp.zeros(own.people, jnp.int32),
         'picture_mean': jnp.zeros(pixels),
         'picture_basis': jnp.zeros((pixels, own.code)),
         'sound_mean': jnp.zeros(vocoder.BANDS),
@@ -260,7 +261,13 @@ class MotionSpace:
     mean[-3:] = 0  # translations are from the portrait's own
     return video[..., self.config.space.code :] * deviation + mean
 
-  def who(self, params, video: np.ndarray) -> np.ndarray:
-    """The number of the person of the training split that each sample [b, f, d] shows: int [b]."""
-    codes = video[..., : self.config.space.code].mean(1)
-    return np.square(np.asarray(params[CORPUS]['codes']) - codes[:, None]).sum(-1).argmin(-1)
+  def who(self, params, video: np.ndarray, captions: Sequence[int]) -> np.ndarray:
+    """The number of the person of the training split that each sample [b, f, d] shows: int [b].
+
+    It is the nearest of those whom the caption (a label [b]) describes, or of all without one.
+    """
+    own, codes = params[CORPUS], video[..., : self.config.space.code].mean(1)
+    distances = np.square(np.asarray(own['codes']) - codes[:, None]).sum(-1)
+    described = np.asarray(own['captions']) == np.asarray(captions)[:, None]
+    described |= ~described.any(1, keepdims=True)
+    return np.where(described, distances, np.inf).argmin(-1)

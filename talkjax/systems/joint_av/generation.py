@@ -229,7 +229,11 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
 def _frames(params, own, conditions: Conditions, i: int, sound, seed, sampler: Sampler, others) -> Iterator[np.ndarray]:
   """Frames uint8 [h, w, 3] of one video, the last one held for ever."""
   space, length = sampler.space, conditions.lengths[i]
-  frames = _drawn(params, own['video'][:length], conditions.portraits[i], seed, sampler, others)
+  portrait = conditions.portraits[i]
+  if portrait is None and others['renderer'] is not None:
+    person = space.who(params, own['video'][None, :length], conditions.captions[i : i + 1])[0]
+    portrait = np.asarray(params['corpus']['portraits'])[person]
+  frames = _drawn(params, own['video'][:length], portrait, seed, sampler, others)
   if (lips := others['wav2lip']) is not None and not sampler.config.others.no_wav2lip:
     speech = sound[: round(length / space.fps * AUDIO_RATE)]
     frames = lips.system.lip_sync(lips.params, frames, speech, space.fps)
@@ -250,8 +254,6 @@ def _drawn(params, video, portrait, seed, sampler: Sampler, others) -> Iterator[
       yield from space.pictures(video[None, first : first + FRAMES_AT_ONCE])[0]
     return
   renderer = others['renderer']
-  if portrait is None:
-    portrait = np.asarray(params['corpus']['portraits'])[space.who(params, video[None])[0]]
   draw = renderer.system.renderer(renderer.params, [portrait])
   motion = space.motions(params, video)
   for first in range(0, len(motion), FRAMES_AT_ONCE):
