@@ -17,8 +17,8 @@ from talkjax import message
 from talkjax.metrics import joint
 from talkjax.metrics.footage import from_frames
 
-KEPT = 0.95
-FACTORS = (23, 28, 33, 38, 43, 48, 51)
+KEPT = 0.9
+FACTORS = (8, 13, 18, 23, 28, 33, 38, 43, 48)
 AAC = 24_000  # bits per second
 
 
