@@ -82,7 +82,7 @@ def _motion(c, size: str) -> None:
   c.loss = dict(video=1.0, audio=1.0, code=0.5, expression=1.0, pose=1.0)
   c.diffusion = dict(schedule='cosine', steps=1000, start=None, end=None, zero_snr=False, target='velocity')
   c.sampler = dict(name='ddim', steps=50, eta=0.0, spacing='trailing', clip=0.0)
-  c.guidance.update(caption=3.0, classifier=100.0, scale=3.0, overlap=8)  # chosen on the validation split
+  c.guidance.update(caption=3.0, classifier=100.0, scale=3.0, overlap=12)  # chosen on the validation split
   c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
   c.batch_size = 32
   c.ema = 0.99

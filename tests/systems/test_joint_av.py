@@ -250,9 +250,11 @@ def test_windows_continue_each_other(made):
   samples, seams = generation.sample(made.params, given, np.zeros(1, np.uint32), sampler_of(made))
   assert samples['video'].shape[1] == 20 and seams == (8, 14)
   first = sample(made, conditions())
-  for name, x in samples.items():
-    np.testing.assert_allclose(x[:, :8], first[name], atol=1e-5) if name == 'audio' else None
-  np.testing.assert_allclose(samples['video'][:, :8, 2:], first['video'][:, :, 2:], atol=1e-5)
+  # The two frames that windows share pass from one to the next.
+  np.testing.assert_allclose(samples['audio'][:, :7], first['audio'][:, :7], atol=1e-5)
+  np.testing.assert_allclose(samples['video'][:, :7, 2:], first['video'][:, :7, 2:], atol=1e-5)
+  assert np.abs(samples['audio'][:, 7] - first['audio'][:, 7]).max() > 1e-3
+  assert generation._ramp(8).tolist() == pytest.approx([0, 0, 0, 0, 1 / 9, 3 / 9, 5 / 9, 7 / 9])
   assert np.ptp(samples['video'][:, 8:, :2], axis=1).max() < 1e-5  # the same person to the end
 
 
@@ -359,12 +361,11 @@ def test_a_message_makes_the_same_video(made, tmp_path):
   assert 'bits per second of video' in done.stdout
   done = call(*arguments, f'--request={message}', f'--output={received}')
   assert 'other weights' not in done.stderr
-  with open(sent, 'rb') as one, open(received, 'rb') as other:
-    assert one.read() == other.read()
+  assert np.abs(read(sent) - read(received)).mean() < 0.5
   done = call(*arguments, f'--request={message}', f'--caption={MAN}', f'--output={received}', check=False)
   assert done.returncode == 2 and f'--request={message} says what is generated: leave out --caption' in done.stderr
   changed = {**made.params, 'network': jax.tree.map(lambda x: 1.01 * x, made.params['network'])}
   checkpoint.save_params(tmp_path / 'changed', made.config, changed, 1)
   done = call('talkjax.generate', f'--workdir={tmp_path}/changed', f'--request={message}', f'--output={received}')
   assert 'the message was made with other weights' in done.stderr
-  assert np.abs(read(sent) - read(received)).max() > 0
+  assert np.abs(read(sent) - read(received)).mean() > 0.5

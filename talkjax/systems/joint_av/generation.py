@@ -218,12 +218,19 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
     )
     for name, x in made.items():
       known[name][:, first : first + size] = x
-      mask[name][:, first : first + size] = 0
+      # The next window takes over gradually within what both share.
+      last = mask[name][:, first + size - overlap : first + size]
+      last *= _ramp(overlap).reshape(1, -1, *[1] * (last.ndim - 2))
     if number == 0:
       space.keep_person(known['video'], mask['video'], size)
     if progress:
       progress((number + 1) / count)
   return known, tuple(first for first in range(size, total, size - overlap))
+
+
+def _ramp(overlap: int) -> np.ndarray:
+  """How much of each shared frame the next window generates anew: 0 in the first half, then rising to 1: [overlap]."""
+  return np.clip(2 * (np.arange(overlap) + 1) / (overlap + 1) - 1, 0, 1).astype(np.float32)
 
 
 def _frames(params, own, conditions: Conditions, i: int, sound, seed, sampler: Sampler, others) -> Iterator[np.ndarray]:
