@@ -174,9 +174,9 @@ def workdir(source: str, path: pathlib.Path) -> None:
 
 
 def footage(corpus: str, folder: pathlib.Path, record: records.Record) -> None:
-  """Writes the clip of a puppet as two clips of a corpus, in the layout of its `--manual_dir`."""
+  """Writes the clip of a puppet as clips of a corpus, in the layout of its `--manual_dir`."""
   names = {
-    'grid': ['s1/bbaf2n.mpg', 's1/lgwz4s.mpg'],
+    'grid': ['s1/bbaf2n.mpg', 's1/lgwz4s.mpg', 's3/bbaf2n.mpg'],
     'crema_d': ['VideoFlash/1001_DFA_ANG_XX.mp4', 'VideoFlash/1015_IEO_HAP_HI.mp4'],
     'hdtf': ['AdamSchiff.mp4', 'TimScott.mp4'],
     'vfhq': ['Clip+G0DGRma_p48+P0+C0+F11208-11383.mp4', 'Clip+-91nXXjrVo_+P1+C0+F1-40.mp4'],
@@ -188,6 +188,12 @@ def footage(corpus: str, folder: pathlib.Path, record: records.Record) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(made, folder / name)
   made.unlink()
+  if corpus == 'grid':
+    words = ('bin', 'blue', 'at', 'f', 'two', 'now')
+    lines = [f'{4000 * i + 2000} {4000 * i + 6000} {word}' for i, word in enumerate(words)]
+    for speaker in ('s1', 's3'):
+      (folder / 'alignments' / speaker).mkdir(parents=True)
+      (folder / 'alignments' / speaker / 'bbaf2n.align').write_text('\n'.join([*lines, '']))
   if corpus == 'crema_d':
     people = ['1001,51,Male,Caucasian,Not Hispanic', '1015,32,Female,African American,Not Hispanic']
     (folder / 'VideoDemographics.csv').write_text('\n'.join(['ActorID,Age,Sex,Race,Ethnicity', *people, '']))
