@@ -192,7 +192,7 @@ def footage(corpus: str, folder: pathlib.Path, record: records.Record) -> None:
     words = ('bin', 'blue', 'at', 'f', 'two', 'now')
     lines = [f'{4000 * i + 2000} {4000 * i + 6000} {word}' for i, word in enumerate(words)]
     for speaker in ('s1', 's3'):
-      (folder / 'alignments' / speaker).mkdir(parents=True)
+      (folder / 'alignments' / speaker).mkdir(parents=True, exist_ok=True)
       (folder / 'alignments' / speaker / 'bbaf2n.align').write_text('\n'.join([*lines, '']))
   if corpus == 'crema_d':
     people = ['1001,51,Male,Caucasian,Not Hispanic', '1015,32,Female,African American,Not Hispanic']
