@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from talkjax.corpora.records import Record
-from talkjax.diffusion import schedules
+from talkjax.diffusion import schedules, targets
 from talkjax.metrics.suites import Clip, Context, Generated, Suite, Truth
 from talkjax.systems.joint import data
 from talkjax.systems.joint.loss import BRANCH, apply, noised
@@ -84,17 +84,17 @@ def predict(
 ) -> tuple[list[Truth], list[Generated]]:
   """Whether the caption of a segment of each record is right at each level of noise: curves `right` [LEVELS].
 
-  With `speech`, their sound is heard beside the record's picture.
+  With `speech`, their sound is classified with the record's picture.
   """
-  batch, heard = (_batch(own, config) for own in (records, speech or records))
-  batch |= {name: heard[name] for name in ('sound', 'waveform') if name in heard}
+  batch, other = (_batch(own, config) for own in (records, speech or records))
+  batch |= {name: other[name] for name in ('sound', 'waveform') if name in other}
   clean = space.sample_of(params, batch)
   entries = np.linspace(0, schedule.num_steps - 1, LEVELS).round().astype(int)
   right = []
   for entry in entries:
     level = schedules.level_at(schedule, jnp.full(len(records), entry))
     noise = {k: jax.random.normal(jax.random.key(int(entry)), x.shape) for k, x in clean.items()}
-    x = {k: _noisy(clean[k], noise[k], level) for k in clean}
+    x = targets.add_noise(clean, noise, level)
     right.append(np.asarray(classify(params, x, level.timestep, space=space, net=net).argmax(-1) == batch['caption']))
   rows = np.array(right, float).T
   truths = [Truth((), record.landmarks) for record in records]
@@ -106,11 +106,6 @@ def _batch(records: Sequence[Record], config) -> dict[str, np.ndarray]:
   own.data.examples_per_record = 1
   examples = [data.read(record, np.random.default_rng(0), config=own) for record in records]
   return {k: np.concatenate([e[k] for e in examples]) for k in examples[0] if k != 'id'}
-
-
-def _noisy(clean, noise, level):
-  scale = lambda s: jnp.reshape(s, (-1, *[1] * (clean.ndim - 1)))
-  return scale(level.signal_scale) * clean + scale(level.noise_scale) * noise
 
 
 def _start(context: Context) -> Callable[[Clip], Mapping[str, float]]:
