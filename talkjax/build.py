@@ -46,12 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit code (see `talkjax.cli`)."""
   program, *args = sys.argv if argv is None else argv
   debug = [a for a in args if a in ('--debug', '--debug=true', '--debug=True')]
-  try:
-    return cli.guard(lambda: build([program, *(a for a in args if a not in debug)]), [program, *args], bool(debug))
-  except SystemExit as end:  # argparse's after --help, or that of a SIGTERM
-    if end.code:
-      raise
-    return 0
+
+  def describe_or_build():
+    if cli.asks_for_help([program, *args]):
+      _parser().print_help()
+    else:
+      build([program, *(a for a in args if a not in debug)])
+
+  return cli.guard(describe_or_build, [program, *args], bool(debug))
 
 
 def build(argv: list[str]):
@@ -266,8 +268,8 @@ def _check_manual_dir(cls, folder, manual_dir):
     raise UserError(f'--manual_dir={manual_dir} is empty; expected: {instructions}')
 
 
-def _parse(argv: list[str]):
-  """Parses a command line with the parser of `tfds build`, extended by the defaults and flags of talkjax."""
+def _parser():
+  """The parser of `tfds build`, extended by the flags of talkjax."""
   import simple_parsing
   import tensorflow_datasets as tfds
   from tensorflow_datasets.scripts.cli import build as tfds_build
@@ -300,16 +302,21 @@ def _parse(argv: list[str]):
     def format_help(self):
       return _describe([action for action in self._actions if action.option_strings], set(Args.__annotations__))
 
-  for argument in argv[1:]:
-    if re.fullmatch(r'--\w+=', argument):  # as of a shell variable that is not set; an empty path is the current folder
-      raise UsageError(f'{argument[:-1]} is empty: give it a value, or leave it out')
   inherited = flags.FlagValues()  # excludes absl's own flags
   flags.DEFINE_bool(cli.DEBUG.name, False, cli.DEBUG.help, flag_values=inherited)
   parser = Parser(
     prog='python -m talkjax.build', description=__doc__, allow_abbrev=False, inherited_absl_flags=inherited
   )
   parser.add_arguments(Args, dest='args')
-  args = parser.parse_args(argv[1:]).args
+  return parser
+
+
+def _parse(argv: list[str]):
+  """Parses a command line and sets the defaults of talkjax. Raises UsageError."""
+  for argument in argv[1:]:
+    if re.fullmatch(r'--\w+=', argument):  # as of a shell variable that is not set; an empty path is the current folder
+      raise UsageError(f'{argument[:-1]} is empty: give it a value, or leave it out')
+  args = _parser().parse_args(argv[1:]).args
   flag_names = {a.lstrip('-').split('=')[0] for a in argv[1:] if a.startswith('-')}
   if 'data_dir' not in flag_names and 'TFDS_DATA_DIR' not in os.environ:
     args = dataclasses.replace(

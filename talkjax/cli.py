@@ -6,6 +6,7 @@ traceback is printed only with `--debug`; that of an unforeseen error goes to a 
 
 import contextlib
 import difflib
+import errno
 import glob
 import os
 import pathlib
@@ -53,16 +54,20 @@ def run(
     of_systems: which options of systems the command accepts too.
   """
   argv = list(sys.argv if argv is None else argv)
-  if any(a in ('--help', '-help', '-h') for a in argv[1:]):
-    print(describe(own, usage, _by_system(of_systems) if of_systems else {}))
-    return 0
 
   def parse_and_run():
+    if asks_for_help(argv):
+      print(describe(own, usage, _by_system(of_systems) if of_systems else {}))
+      return
     arguments = parse(argv, own, of_systems)
     logging.set_verbosity(logging.FATAL)  # what libraries log, with tracebacks, is raised too, or no use for users
     main(arguments)
 
   return guard(parse_and_run, argv, debug=any(a in ('--debug', '-debug', '--debug=true', '--debug=True') for a in argv))
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+  return any(a in ('--help', '-help', '-h') for a in argv[1:])
 
 
 def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int:
@@ -73,32 +78,77 @@ def guard(function: Callable[[], None], argv: Sequence[str], debug: bool) -> int
     argv: its command line. The traceback of an unforeseen error goes to its --workdir, or to a temporary file.
     debug: print tracebacks.
   """
-  try:
-    with _terminable(), _any_name_printable():
-      function()
-  except UsageError as error:
-    _report(error, debug)
-    return 2
-  except UserError as error:
-    _report(error, debug)
-    return 1
-  except KeyboardInterrupt:
-    return 130
-  except Exception as error:  # an unforeseen error is one sentence too, which says where to see more
-    if why := outputs.full(error):
-      where = getattr(error, 'filename', None) or 'a file'
-      _report(f'cannot write {where} ({why}): free some disk space, and run the command again', debug)
+  with _printing():
+    try:
+      with _terminable():
+        function()
+    except UsageError as error:
+      _report(error, debug)
+      return 2
+    except UserError as error:
+      _report(error, debug)
       return 1
-    hint = f' (its traceback is in {_write_traceback(argv)}; --debug prints it)'
-    _report(error, debug, prefix=f'{type(error).__name__}: ', hint=hint)
-    return 1
-  return 0
+    except KeyboardInterrupt:
+      return 130
+    except Exception as error:  # an unforeseen error is one sentence too, which says where to see more
+      if why := outputs.full(error):
+        where = getattr(error, 'filename', None) or 'a file'
+        _report(f'cannot write {where} ({why}): free some disk space, and run the command again', debug)
+        return 1
+      hint = f' (its traceback is in {_write_traceback(argv)}; --debug prints it)'
+      _report(error, debug, prefix=f'{type(error).__name__}: ', hint=hint)
+      return 1
+    return 0
+
+
+class _Output:
+  """A stream of text of which what nobody reads any more is lost, as when the program behind a pipe has ended."""
+
+  def __init__(self, stream):
+    self._stream = stream
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    with self._lost_unread():
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with self._lost_unread():
+      self._stream.flush()
+
+  @contextlib.contextmanager
+  def _lost_unread(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      if error.errno not in (errno.EPIPE, errno.EIO):  # the latter is of a terminal
+        raise
+      with open(os.devnull, 'w') as null:
+        os.dup2(null.fileno(), self._stream.fileno())  # what is buffered goes there too
 
 
 @contextlib.contextmanager
-def _any_name_printable() -> Iterator[None]:
-  """Names of files that are not UTF-8 can be printed in the block."""
-  stream, before = sys.stdout, getattr(sys.stdout, 'errors', None)
+def _printing() -> Iterator[None]:
+  """In the block any name can be printed, and the work goes on when nobody reads what is printed."""
+  while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # it was closed, and would be that of the next file
+    pass
+  os.close(descriptor)
+  with contextlib.ExitStack() as stack:
+    for redirect, given in ((contextlib.redirect_stdout, sys.stdout), (contextlib.redirect_stderr, sys.stderr)):
+      stream = _Output(given or stack.enter_context(open(os.devnull, 'w')))
+      stack.enter_context(_any_name_printable(stream))
+      stack.enter_context(redirect(stream))
+      stack.callback(stream.flush)
+    yield
+
+
+@contextlib.contextmanager
+def _any_name_printable(stream) -> Iterator[None]:
+  """Names of files that are not UTF-8 can be printed to a stream in the block."""
+  before = getattr(stream, 'errors', None)
   if before is None or not hasattr(stream, 'reconfigure'):
     yield
     return
@@ -135,7 +185,7 @@ def parse(
   names = {option.name for option in own}
   for option in (DEBUG, *own):
     if option is CONFIG:
-      _check_config(argv)
+      argv = _check_config(argv)
       config_flags.DEFINE_config_file('config', None, option.help, flag_values=values, sys_argv=list(argv))
     else:
       _DEFINE[option.kind](option.name, option.default, option.help, flag_values=values)
@@ -232,11 +282,14 @@ def _value(argv: Sequence[str], name: str) -> str | None:
   return found[-1] if found else None
 
 
-def _check_config(argv: Sequence[str]) -> None:
-  """Raises UsageError for what ml_collections would answer with a traceback: a wrong config file or key."""
+def _check_config(argv: Sequence[str]) -> list[str]:
+  """A command line in which each tuple of the config is given once, by its last value: ml_collections joins them.
+
+  Raises UsageError for what it would answer with a traceback: a wrong config file or key.
+  """
   value = _value(argv, 'config')
   if value is None:
-    return
+    return list(argv)
   path = value.split(':')[0]
   if not pathlib.Path(path).is_file():
     there = sorted(str(p) for p in pathlib.Path('configs').glob('*.py') if p.stem not in ('common', 'portrait'))
@@ -246,6 +299,15 @@ def _check_config(argv: Sequence[str]) -> None:
   for argument in argv:
     if argument.startswith(('--config.', '-config.')):
       check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
+  tuples = {f'config.{key}' for key, value in flatten(config.to_dict()).items() if isinstance(value, tuple)}
+  others, given, words = [], {}, iter(argv)
+  for word in words:
+    name, equals, value = word.lstrip('-').partition('=')
+    if word.startswith('-') and name in tuples and (value := value if equals else next(words, None)) is not None:
+      given[name] = f'--{name}={value}'
+    else:
+      others.append(word)
+  return [*others, *given.values()]
 
 
 def load_config(path: str, arg: str | None) -> ml_collections.ConfigDict:

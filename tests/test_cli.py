@@ -117,6 +117,41 @@ def test_every_command_ends_with_its_exit_code(name, monkeypatch, capsys):
   assert out == '' and err.startswith('error: ') and 'wrong' in err and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('unread', ['stdout', 'stderr'])
+def test_what_nobody_reads_does_not_end_a_command(unread, tmp_path, monkeypatch, capsys):
+  """As when the program behind a pipe has ended: the exit code is that of the work."""
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  reader, writer = os.pipe()
+  os.close(reader)
+  with open(writer, 'w', buffering=1) as stream:
+    monkeypatch.setattr(sys, unread, stream)
+    assert [command(), command('--fail=user'), command('--wrong'), command('--help')] == [0, 1, 2, 0]
+    build = importlib.import_module('talkjax.build').main
+    assert [build(['build', 'nowhere']), build(['build', '--help']), build(['build', '--wrong'])] == [1, 0, 2]
+  printed = capsys.readouterr()
+  assert bool(printed.out) == (unread == 'stderr') and bool(printed.err) == (unread == 'stdout')
+  assert 'Traceback' not in printed.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('how', ['pipe', 'closed'])
+def test_a_process_whose_output_nobody_reads_ends_with_its_exit_code(how, tmp_path):
+  """`closed` are descriptors that are not open: files that are opened must not get their numbers."""
+  code = (
+    "import os, sys; from talkjax import cli; file = lambda args: os.fstat(os.open('x', os.O_CREAT)); "
+    "main = lambda args: (print('done'), print('done', file=sys.stderr), os.write(2, b'of a library'), file(args))"
+  )
+  lines = [code, "sys.exit(cli.run(main, (), 'Does something.', ['command']))"]
+  reader, writer = os.pipe()
+  os.close(reader)
+  shell = {'pipe': 'exec "$@"', 'closed': 'exec "$@" >&- 2>&-'}[how]
+  done = subprocess.run(
+    ['sh', '-c', shell, 'sh', sys.executable, '-c', '\n'.join(lines)],
+    cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(ROOT)}, stdout=writer, stderr=writer, check=False,
+  )  # fmt: skip
+  os.close(writer)
+  assert done.returncode == 0 and (tmp_path / 'x').read_bytes() == b''
+
+
 def test_done_is_0_and_says_nothing_else(capsys):
   assert command('--number=3') == 0
   assert capsys.readouterr() == ('done 3\n', '')
@@ -311,6 +346,16 @@ def test_a_system_that_is_defined_elsewhere_has_its_options(workdir, tmp_path, m
 def test_a_wrong_config_is_a_usage_error(args, sentence):
   done = call('talkjax.train', *args, '--workdir=unused', check=False)
   assert done.returncode == 2 and sentence in done.stderr and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('form', ['--config.model.multipliers={}', '--config.model.multipliers {}'])
+def test_the_last_value_of_a_config_key_counts(form):
+  """ml_collections would join tuples."""
+  words = ['train', '--config=configs/speech_edit.py:tiny', *form.format('(1,2)').split(), '--config.batch_size=2']
+  words += [*form.format('(3,)').split(), '--config.batch_size=4']
+  config = cli.parse(words, (cli.CONFIG,)).config
+  assert config.model.multipliers == (3,) and config.batch_size == 4
+  assert cli.parse(words[:2], (cli.CONFIG,)).config.model.multipliers != (3,)
 
 
 def test_files_of_a_flag(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ TRAIN = """
 --config.data.split=~ 'test[:0]' | 'test[' | x | '' | 'test[5:2]' | 'test[999999:]'
 --config.data.corpus=~ '' | ../.. | puppets:0 | puppets:nan | 'a b' | puppets,puppets
 --config.data.dir=~ /dev/null | /nonexistent | /proc |
---config.model.~ width=0 | width=-8 | width=33 | width=x | multipliers=(0,)
+--config.model.~ width=0 | width=-8 | width=33 | width=x | multipliers=(0,) | multipliers=()
 --config.model.~ patch_size=0 | patch_size=5 | num_res_blocks=-1 | head_channels=0
 --config.sampler.~ name=x | steps=0 | steps=100000 | eta=nan | spacing=x
 --config.diffusion.~ schedule=x | steps=0 | target=x | end=nan
