@@ -16,10 +16,13 @@ def _at_least(least: int) -> _Range:
   return f'{least} or more', lambda x: x >= least
 
 
+_ANY: _Range = 'a number', lambda x: True
 _POSITIVE: _Range = 'more than 0', lambda x: x > 0
 _SHARE: _Range = '0 to 1', lambda x: 0 <= x <= 1
 _DECAY: _Range = '0 or more, and less than 1', lambda x: 0 <= x < 1
-# By key, or last part of a key: what is expected, and whether a value is allowed.
+_COUNT: _Range = '1 to 65536', lambda x: 1 <= x <= 2**16
+# By key, or the last parts of one: what is expected, and whether a number is allowed. Of sequences every number counts.
+# `*` is for the keys of a group that are not listed; there, values that are no numbers are not looked at.
 RANGES: dict[str, _Range] = {
   'seed': ('0 to 4294967295', lambda x: 0 <= x < 2**32),
   'batch_size': _at_least(1),
@@ -29,43 +32,71 @@ RANGES: dict[str, _Range] = {
   'keep_checkpoints': _at_least(1),
   'sample_every': _at_least(0),
   'sample_frames': _at_least(1),
+  'stage': _at_least(1),
   'frames': _at_least(1),
+  'frames_at_once': _at_least(1),
+  'motion_frames': _at_least(0),
+  'clip': _at_least(0),
   'margin': _at_least(0),
   'size': ('8 to 65536', lambda x: 8 <= x <= 2**16),
+  'crop_size': ('0 to 65536', lambda x: 0 <= x <= 2**16),
+  'kps_canvas': _at_least(0),
+  'scale': _COUNT,
+  'bands': _COUNT,
   'fps': _POSITIVE,
-  'sampler.steps': _at_least(1),
-  'diffusion.steps': _at_least(1),
   'ema': _DECAY,
   'mesh.data': ('-1 for all devices, or 1 or more', lambda x: x == -1 or x >= 1),
-  'mesh.fsdp': _at_least(1),
-  'mesh.tensor': _at_least(1),
+  'mesh.*': _at_least(1),
   'optimizer.learning_rate': _POSITIVE,
-  'optimizer.warmup': _at_least(0),
   'optimizer.b1': _DECAY,
   'optimizer.b2': _DECAY,
   'optimizer.eps': _POSITIVE,
-  'optimizer.weight_decay': _at_least(0),
-  'optimizer.clip': _at_least(0),
   'optimizer.accumulate': _at_least(1),
+  'optimizer.*': _at_least(0),
   'data.examples_per_record': _at_least(1),
-  'data.workers': _at_least(0),
   'data.threads': _at_least(1),
-  'data.prefetch': _at_least(0),
-  'sampler.eta': _at_least(0),
+  'data.*': _at_least(0),
+  'sampler.steps': _at_least(1),
+  'sampler.*': _at_least(0),
+  'diffusion.steps': _at_least(1),
+  'diffusion.start': _ANY,
+  'diffusion.end': _ANY,
+  'diffusion.*': _at_least(0),
   'mouth_weight': _at_least(0),
   'dropout': _DECAY,
-  'drop.all': _SHARE,
+  'model.dropout': _DECAY,
+  'expert.dropout': _DECAY,
+  'caption_dropout': _DECAY,
+  'drop.*': _SHARE,
   'augment.flip': _SHARE,
-  'augment.noise': _at_least(0),
-  'loss.expression': _at_least(0),
-  'loss.pose': _at_least(0),
-  'loss.sync': _at_least(0),
-  'model.multipliers': ('a level or more', bool),
+  'augment.region_frames': ('-1 or more', lambda x: x >= -1),
+  'augment.snr': _ANY,
+  'augment.*': _at_least(0),
+  'loss.*': _at_least(0),
+  'temperature.*': _at_least(0),
+  'speed.*': _at_least(0),
+  'windows.frames': _at_least(1),
+  'windows.batch_size': _at_least(1),
+  'windows.*': _at_least(0),
+  'guidance.overlap': _at_least(0),
+  'guidance.*': _ANY,
+  'audio.offset': _ANY,
+  'audio.scale': _ANY,
+  'audio.*': _COUNT,
+  'speech_encoder.*': _COUNT,
+  'model.multipliers': ('numbers of 1 or more, a level at least', lambda x: x >= 1),
   'model.num_res_blocks': _at_least(0),
   'model.radius': _at_least(0),
-  'temperature.expression': _at_least(0),
-  'temperature.pose': _at_least(0),
+  'model.*': _COUNT,
+  'expert.*': _COUNT,
+  'discriminator.*': _COUNT,
+  'space.fps': _POSITIVE,
+  'space.*': _COUNT,
+  'latents.scaling': _POSITIVE,
+  'latents.*': ('0 to 65536', lambda x: 0 <= x <= 2**16),
+  'morphable.*': ('0 to 1048576', lambda x: 0 <= x <= 2**20),
 }
+MAY_BE_NONE = ('model.radius', 'diffusion.start', 'diffusion.end')
 # By key whose entries are tuples: how long they are, and which of their values are regular expressions.
 PATTERNS = {'train': (2, (0,)), 'rules': (2, (0,)), 'load': (4, (2, 3))}
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -81,8 +112,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     numbers = value if isinstance(value, (list, tuple)) else (value,)
     if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
       raise UsageError(f'config.{key}={value}: expected finite numbers')
-    expected, allowed = RANGES.get(key) or RANGES.get(key.rpartition('.')[2]) or ('', None)
-    if allowed and not _is_allowed(value, allowed):
+    if expected := _outside(key, value):
       raise UsageError(f'config.{key}={value}: expected {expected}')
     if key in PATTERNS:
       _check_patterns(key, value, *PATTERNS[key])
@@ -90,10 +120,19 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise UsageError(f'config.dtype={dtype!r} is not one of {", ".join(DTYPES)}')
 
 
-def _is_allowed(value, allowed: Callable[[float], bool]) -> bool:
-  if isinstance(value, (list, tuple)):  # sizes of several parts go by the name of one
-    return bool(value)
-  return isinstance(value, (int, float)) and allowed(value)
+def _outside(key: str, value) -> str:
+  """What is expected of a key, '' if its value is within its range."""
+  parts = key.split('.')
+  names = ['.'.join(parts[i:]) for i in range(len(parts))]
+  name = next((n for n in (*names[:-1], '.'.join((*parts[-2:-1], '*')), names[-1]) if n in RANGES), '*')
+  expected, allowed = RANGES.get(name, _ANY)
+  values = value if isinstance(value, (list, tuple)) else (value,)
+  is_number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+  if name.endswith('*'):
+    values = filter(is_number, values)
+  elif not values or not all(map(is_number, values)):
+    return '' if value is None and name in MAY_BE_NONE else expected
+  return '' if all(map(allowed, values)) else expected
 
 
 def read_config(workdir) -> ml_collections.ConfigDict:

@@ -1,11 +1,14 @@
+import contextlib
 import pathlib
 import runpy
+from collections.abc import Iterator
 
+import ml_collections
 import pytest
 
 from configs import portrait, speech_edit
 from talkjax.errors import UsageError
-from talkjax.training import ranges
+from talkjax.training import ranges, workdir
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(path for path in FOLDER.glob('*.py') if path.stem not in ('common', 'portrait'))
@@ -57,11 +60,78 @@ def test_numbers_in_sequences_are_finite():
     ranges.check(config)
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_every_size_is_within_the_ranges(path):
+def every_config(path: pathlib.Path) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+  """(argument, config) of every size and stage of a config file."""
   module = runpy.run_path(str(path))
   for size in module.get('SIZES') or portrait.SIZES:
-    ranges.check(module['get_config'](size))
+    for argument in (size, *(f'{size},stage={n}' for n in (1, 2, 3))):
+      with contextlib.suppress(UsageError, ValueError):  # a stage that it does not have
+        yield argument, module['get_config'](argument)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_size_is_within_the_ranges(path):
+  sizes = list(every_config(path))
+  for _, config in sizes:
+    ranges.check(config)
+  assert len(sizes) > 1
+
+
+# Numbers that may be negative.
+SIGNED = {
+  'audio.offset', 'audio.scale', 'augment.region_frames', 'augment.snr', 'context_scales.audio',
+  'context_scales.reference', 'diffusion.start', 'diffusion.end', 'guidance', 'guidance.caption',
+  'guidance.classifier', 'guidance.scale', 'mesh.data',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_number_has_a_range(path):
+  """Of every size and stage."""
+  is_number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+  found = {}
+  for argument, config in every_config(path):
+    for key, value in workdir.flatten(config.to_dict()).items():
+      several = isinstance(value, tuple) and value and all(map(is_number, value))
+      if (is_number(value) or several) and key.removeprefix('first_stage.') not in SIGNED:
+        found.setdefault(key, (argument, (-1,) * len(value) if several else -1))
+  assert len(found) > 20
+  module = runpy.run_path(str(path))
+  for key, (argument, value) in found.items():
+    config = module['get_config'](argument)
+    with config.ignore_type():
+      config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=rf'^config\.{key}=.*expected'):
+      ranges.check(config)
+
+
+@pytest.mark.parametrize(
+  ('change', 'allowed'),
+  [
+    ({'model.heads': 0}, False),
+    ({'model.num_res_blocks': None}, False),
+    ({'size': '8'}, False),
+    ({'model.widths': (0, 8)}, False),
+    ({'model.multipliers': ()}, False),
+    ({'model.attention_downsamples': ()}, True),
+    ({'first_stage.model.radius': -1}, False),
+    ({'first_stage.model.radius': None}, True),
+    ({'joined.renderer.size': -1}, False),
+    ({'loss.anything': -0.5}, False),
+    ({'loss.anything': 'l1'}, True),
+    ({'drop.anything': 1.5}, False),
+    ({'augment.snr': (-5.0, 40.0)}, True),
+  ],
+  ids=str,
+)
+def test_parts_sequences_and_groups(change, allowed):
+  """A name stands for every key that ends in it, and a range for every number of a sequence."""
+  ((key, value),) = change.items()
+  for part in reversed(key.split('.')):
+    value = {part: value}
+  config = ml_collections.ConfigDict(value)
+  with contextlib.nullcontext() if allowed else pytest.raises(UsageError, match=rf'^config\.{key}='):
+    ranges.check(config)
 
 
 @pytest.mark.parametrize(
