@@ -9,7 +9,7 @@ import pytest
 
 import talkjax
 from configs import speech_encoder
-from talkjax import pipeline
+from talkjax import pipeline, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.media import picture, video
 from talkjax.training import checkpoint, input_pipeline
@@ -119,6 +119,14 @@ def test_what_cannot_generate_is_refused(tmp_path):
   (tmp_path / 'config.json').write_text(speech_encoder.get_config('tiny').to_json())
   with pytest.raises(UserError, match='makes no video: speech_encoder only helps other systems'):
     talkjax.load(tmp_path).generate(audio='a.wav')
+
+
+def test_only_what_a_config_lacks_is_its_fault_while_a_video_is_generated():
+  """Other errors are those of the code, and leave a traceback."""
+  config = toy.get_config('tiny')
+  for error, raised in ((KeyError('width'), UserError), (TypeError('width'), TypeError)):
+    with pytest.raises(raised, match='width'), systems.consistent(config, systems.LACKING):
+      raise error
 
 
 def test_importing_talkjax_is_cheap():

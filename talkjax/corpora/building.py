@@ -291,8 +291,16 @@ def _make_all(title: str, job: _Job, splits) -> dict[tuple[str, str], str]:
 def _read(job: _Job, items):
   features = records.features()
   for name, item in items:
-    example = features.deserialize_example_np(job.path(name, item).read_bytes())
-    yield name, records.to_example(records.from_example(example))
+    path = job.path(name, item)
+    try:
+      record = records.from_example(features.deserialize_example_np(path.read_bytes()))
+    except Exception as error:  # whatever the parser answers to what are no records
+      path.unlink(missing_ok=True)
+      raise UserError(
+        f'the record of clip {name} that an earlier build left in {path.parent} was damaged ({type(error).__name__}): '
+        'the same command makes it again'
+      ) from error
+    yield name, records.to_example(record)
 
 
 def _import_folder(process) -> str | None:

@@ -4,6 +4,7 @@ Cuts inside a clip would teach a model that faces jump. A builder of edited foot
 before `building.generate`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -109,8 +110,9 @@ def _scan(folder: str, clip: footage.Clip) -> tuple[int, list[int]]:
   key = hashlib.sha256(repr((clip, stamp.st_size, stamp.st_mtime)).encode()).hexdigest()[:40]
   path = epath.Path(folder) / f'{key}.json'
   if path.exists():
-    count, cuts = json.loads(path.read_text())
-    return count, cuts
+    with contextlib.suppress(ValueError, TypeError):  # damaged: it is made again
+      count, cuts = json.loads(path.read_text())
+      return count, cuts
   result = find_cuts(footage.read_frames(clip))
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'{key}.{os.getpid()}.tmp')

@@ -147,8 +147,11 @@ def check_space(folder: str | os.PathLike, needed: int, what: str, then: str = '
     )
 
 
-def write_text(path: str, text: str) -> None:
-  """Writes a text file atomically; its folder is created.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields the file to write, which gets the path when the block ends, and is removed when it fails or is interrupted.
+
+  Its folder is created.
 
   Raises:
     UserError: it cannot be written.
@@ -157,9 +160,17 @@ def write_text(path: str, text: str) -> None:
   try:
     temporary.parent.mkdir(parents=True, exist_ok=True)
     remove_partial(path)
-    temporary.write_text(text)
+    yield temporary
     temporary.replace(path)
-  except OSError as error:
+  except BaseException as error:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
+    if not isinstance(error, OSError):
+      raise
     raise UserError(f'cannot write {path} ({error.strerror}): check the folder and the free disk space') from error
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes a text file atomically, see `replacing`."""
+  with replacing(path) as temporary:
+    temporary.write_text(text)

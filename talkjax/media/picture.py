@@ -1,8 +1,6 @@
 """Reads, writes, resizes and normalises images, and arranges video frames in a grid."""
 
-import contextlib
 import io
-import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -68,16 +66,8 @@ def write(path, rgb: np.ndarray, metadata: Mapping[str, str] | None = None) -> N
   data = encoded.tobytes()
   if metadata and kind == '.png':
     data = _with_metadata(data, metadata)
-  temporary = outputs.partial(path)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    outputs.remove_partial(path)
+  with outputs.replacing(path) as temporary:
     temporary.write_bytes(data)
-    os.replace(temporary, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
-    raise UserError(f'cannot write {path} ({error.strerror}): choose a writable folder') from error
 
 
 def _with_metadata(png: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -225,16 +225,7 @@ def consistent(config, errors: tuple[type[Exception], ...] = CONTRADICTIONS) -> 
   """Raises UserError if the config turns out to contradict itself in the block, which builds or traces a system."""
   try:
     yield
-  except (
-    LookupError,
-    AttributeError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    MemoryError,
-    FlaxError,
-    re.error,
-  ) as error:
+  except errors as error:
     said = ' '.join(str(error).split())[:300]
     raise UserError(
       f'no {config.system} can be made of this config ({type(error).__name__}: {said}): compare it with the file in '

@@ -126,6 +126,27 @@ def test_an_interrupted_build_makes_nothing_twice_and_tries_the_skipped_again(tm
   assert [p.name for p in (tmp_path / 'data/toy').iterdir()] == ['1.0.0']
 
 
+@pytest.mark.parametrize('damaged', [b'', b'\xff' * 100])
+def test_a_damaged_record_of_an_interrupted_build_is_named_and_made_again(damaged, tmp_path, monkeypatch):
+  def again():
+    builder = Toy(data_dir=tmp_path / 'data', file_format='array_record')
+    builder.splits = {'train': items(a='fine', b='later')}
+    builder.process = functools.partial(stopping_record, toy_record)
+    with building.options(workers=0):
+      builder.download_and_prepare()
+      building.finish(builder)
+    return sorted(record.id for record in read(builder, 'train'))
+
+  with pytest.raises(KeyboardInterrupt):
+    again()
+  (record,) = (tmp_path / 'data').rglob('.*.partial/*')
+  record.write_bytes(damaged)
+  monkeypatch.setenv('TOY_GO_ON', '1')
+  with pytest.raises(UserError, match='the record of clip a that an earlier build left .* the same command makes it'):
+    again()
+  assert again() == ['a', 'b']
+
+
 def logged_record(log, item):
   with open(log, 'a') as file:
     file.write(item[0] + '\n')

@@ -116,6 +116,11 @@ def test_a_clip_becomes_the_clips_between_its_cuts_none_too_long(tmp_path):
     note.write_text('[1000, []]')
   with building.options(workers=0):
     assert len(shots.split(builder, {'train': clips}, max_seconds=10.0)['train']) == 4 + 4 + 2
+  # What is damaged is found again.
+  for note, text in zip(waiting, ('', '[3]')):
+    note.write_text(text)
+  with building.options(workers=0):
+    assert list(shots.split(builder, {'train': clips}, max_seconds=1.0)['train']) == list(found['train'])
   with building.options(workers=0, limit=1):
     assert list(shots.split(builder, {'train': clips})['train']) == ['whole']
 

@@ -86,6 +86,16 @@ def test_a_text_file_is_replaced_as_a_whole(tmp_path):
     outputs.write_text('/dev/full/a.json', 'x')
 
 
+@pytest.mark.parametrize('error', [KeyboardInterrupt, SystemExit(143), ValueError])
+def test_an_interrupted_file_is_removed_and_the_old_one_stays(error, tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('old')
+  with pytest.raises(type(error) if isinstance(error, BaseException) else error), outputs.replacing(path) as new:
+    new.write_text('half')
+    raise error
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
 def test_scratch_folders_of_killed_processes_are_removed(tmp_path, monkeypatch):
   monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
   host = socket.gethostname()

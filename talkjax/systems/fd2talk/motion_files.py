@@ -10,9 +10,7 @@ A file is an .npz (`numpy.load`) of
   fingerprint  of its arrays: coefficients mean the same only under the same model
 """
 
-import contextlib
 import dataclasses
-import pathlib
 
 import numpy as np
 
@@ -55,18 +53,8 @@ def write(path: str, motion: Motion, model: str, fingerprint: str) -> None:
     UserError: it cannot be written.
   """
   values = {**dataclasses.asdict(motion), 'model': model, 'fingerprint': fingerprint}
-  target = pathlib.Path(path)
-  temporary = outputs.partial(target)
-  try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    outputs.remove_partial(target)
-    with temporary.open('wb') as file:
-      np.savez(file, **{k: np.asarray(v, np.float32) if k in FIELDS[:4] else np.asarray(v) for k, v in values.items()})
-    temporary.replace(target)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
-    raise UserError(f'cannot write {path} ({error.strerror}): choose a writable folder') from error
+  with outputs.replacing(path) as temporary, temporary.open('wb') as file:
+    np.savez(file, **{k: np.asarray(v, np.float32) if k in FIELDS[:4] else np.asarray(v) for k, v in values.items()})
 
 
 def is_one(path: str) -> bool:
