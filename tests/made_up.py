@@ -34,6 +34,7 @@ from tests.micro import ENCODER, random_params
 # The published networks with fewer channels and blocks.
 UNET = functools.partial(LatentUNet, widths=(32,), attention=(True,), layers=1)
 AUTOENCODER = functools.partial(Autoencoder, widths=(32, 32))
+VQGAN = Autoencoder(widths=(32, 32), latent_channels=3, layers=1, scaling=1.0, codebook=8)
 WAV2VEC2 = functools.partial(Wav2Vec2, **ENCODER)
 SCORING = {
   **dict.fromkeys(pretrained.SCORING, (ResNet((1,), width=2), (1, 32, 32, 3))),
@@ -133,6 +134,8 @@ def pretrained_params(source: str, path: str):
   rng = jax.random.key(0)
   if source == 'sd_vae':
     shapes = jax.eval_shape(AUTOENCODER().init, rng, jnp.zeros((1, 8, 8, 3)))['params']
+  elif source == 'vqgan':
+    shapes = pretrained.shapes_of(VQGAN, (1, 8, 8, 3))
   elif source == 'deep3d':
     shapes = pretrained.shapes_of(Deep3D((1, 1), width=2), (1, 224, 224, 3))
   elif source in pretrained.SCORING:
