@@ -97,6 +97,10 @@ RANGES: dict[str, _Range] = {
   'morphable.*': ('0 to 1048576', lambda x: 0 <= x <= 2**20),
 }
 MAY_BE_NONE = ('model.radius', 'diffusion.start', 'diffusion.end')
+# Keys that are groups of others, and keys of texts with how many there are at least.
+GROUPS = {key.removesuffix('.*') for key in RANGES if key.endswith('.*')} | {'joined', 'others', 'pretrained'}
+GROUPS -= {'guidance'}  # a number in portrait systems
+TEXTS = {'joins': 0, 'captions': 1}
 # By key whose entries are tuples: how long they are, and which of their values are regular expressions.
 PATTERNS = {'train': (2, (0,)), 'rules': (2, (0,)), 'load': (4, (2, 3))}
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -106,7 +110,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Checks the numbers of a config, before anything is read or written.
 
   Raises:
-    UsageError: a value is outside its range, or not finite.
+    UsageError: a value is outside its range, not finite, or of another kind.
   """
   for key, value in flatten(config.to_dict()).items():
     numbers = value if isinstance(value, (list, tuple)) else (value,)
@@ -116,6 +120,13 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UsageError(f'config.{key}={value}: expected {expected}')
     if key in PATTERNS:
       _check_patterns(key, value, *PATTERNS[key])
+  for key, value in config.to_dict().items():
+    if key in GROUPS and not isinstance(value, dict):
+      raise UsageError(f'config.{key}={value}: expected a group of keys')
+    if key in TEXTS:
+      are_texts = isinstance(value, (list, tuple)) and all(isinstance(x, str) and x for x in value)
+      if not are_texts or len(value) < TEXTS[key]:
+        raise UsageError(f'config.{key}={value}: expected texts, {TEXTS[key]} or more')
   if (dtype := config.get('dtype', DTYPES[0])) not in DTYPES:
     raise UsageError(f'config.dtype={dtype!r} is not one of {", ".join(DTYPES)}')
 
