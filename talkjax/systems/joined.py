@@ -16,7 +16,8 @@ from flax.traverse_util import unflatten_dict
 from talkjax import systems
 from talkjax.errors import UserError
 from talkjax.training import checkpoint
-from talkjax.training.workdir import is_workdir, read_config
+from talkjax.training.ranges import read_config
+from talkjax.training.workdir import is_workdir
 
 BRANCH = 'joined'  # of the parameters
 
@@ -39,7 +40,7 @@ def with_configs(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
   """The config with those of the workdirs that it joins, as `config.joined`.
 
   Raises:
-    UserError: one of them is not a workdir.
+    UserError: one of them is not the workdir of a system, or its config is damaged.
   """
   if not names(config):
     return config
@@ -106,7 +107,7 @@ def config_of(name: str, config, field: str, workdir: str = '') -> ml_collection
   own = read_config(workdir) if workdir else ml_collections.ConfigDict(config.joined[name])
   where = f'{name}={workdir or config[name]}'
   if 'system' not in own:
-    raise UserError(f'{where} is the conversion of a network alone: give the workdir of a system')
+    raise UserError(f'{where}: config.joined.{name} names no system: restore config.json from a copy')
   if getattr(systems.build(own), field) is None:
     stage = f' stage {own.stage}' if 'stage' in own else ''
     raise UserError(f'{where} is of {own.system}{stage}, which has no {field}: give another workdir')
