@@ -17,6 +17,7 @@ the distance of eyes and nose from the true video's, in widths of the frame; `se
 the seams of separately generated clips over that elsewhere. `..._truth` are the scores of true videos.
 
 Videos are generated from what a user gives `talkjax.generate`, here the first frame and the speech of a record.
+`--corpus=NAME` takes the clips of another corpus than that of the training.
 V-Express also needs keypoints, and gets those of the true video; `true_conditions` in the JSON file says so. With
 `--oracle`, emo gets the face region and the head speed of the true video, and the names of all scores begin with
 `oracle_`.
@@ -29,7 +30,10 @@ makes of their files:
 python -m talkjax.convert --source=inception --path=pt_inception-2015-12-05-6726825d.pth --output=runs/scores/inception
 python -m talkjax.evaluate --generated=made/ --reference=true/ --suites=image --metric_weights=runs/scores
 
-Without a network its scores are left out, and a line says so. Workdirs are also scored by person.
+Without a network its scores are left out, and a line says so. Workdirs are also scored by person. A lip expert of our
+own, which needs no published weights, judges the sync of any videos, also of those without a truth: of puppets
+
+python -m talkjax.evaluate --workdir=runs/fd_3 --suites=sync --lip_expert=runs/lip_expert
 
 Helper networks that make no video are scored by what they predict: of speech_encoder, `pearson_NAME` is the correlation
 of a predicted curve with the true one.
@@ -48,14 +52,15 @@ from talkjax.metrics import folders, pairs, people
 from talkjax.metrics.suites import Suite
 from talkjax.options import Option
 from talkjax.pipeline import TITLE, generated
-from talkjax.systems.scoring import Settings, score_workdir, sweep
+from talkjax.systems.scoring import Settings, load_lip_expert, score_workdir, sweep
 from talkjax.training import checkpoint, input_pipeline, ranges, sharding
 from talkjax.training.workdir import flatten
 from talkjax.weights import coefficients
 
 OPTIONS = (
   Option('workdir', str, 'A workdir of talkjax.train or talkjax.convert.'),
-  Option('split', str, "The split of the workdir's corpus to score.", 'test'),
+  Option('corpus', str, 'A corpus to score on in place of that of the training, such as voxceleb.'),
+  Option('split', str, 'The split of the corpus to score.', 'test'),
   Option('generated', str, 'A folder of generated videos.'),
   Option('reference', str, 'A folder of true videos with the same names (of any with --suites=joint).'),
   Option('output', str, 'A JSON file for the scores.'),
@@ -79,13 +84,19 @@ OPTIONS = (
   ),
   Option('metric_weights', str, 'A folder of the converted networks that scores need, see docs/scores.md.'),
   Option('face_embedding', str, 'An ONNX model that embeds faces, for f_sim and delta_face_sim.'),
+  Option('lip_expert', str, 'A workdir of lip_expert, for expert_confidence and expert_offset of the sync.'),
   Option('videos', str, 'A folder for the videos: source, true, generated, other_speech.'),
   Option('strip', str, 'A PNG file: truth above, generated below, of the clips with the best and the worst lip score.'),
 )  # fmt: skip
 
 
-def choose(names: str | None, own: Sequence[Suite]) -> tuple[Suite, ...]:
+def choose(names: str | None, own: Sequence[Suite], videos: bool = True) -> tuple[Suite, ...]:
   """The suites that --suites names: those of the system that have these names, then those of pairs; None: the system's.
+
+  Args:
+    names: the value of the flag.
+    own: the suites of the system.
+    videos: whether it makes videos, which suites of pairs compare.
 
   Raises:
     UsageError: there is no such suite.
@@ -95,7 +106,16 @@ def choose(names: str | None, own: Sequence[Suite]) -> tuple[Suite, ...]:
   chosen = tuple(dict.fromkeys(filter(None, names.split(','))))
   if not chosen or not pairs.SUITES.keys() >= set(chosen):
     raise UsageError(f'--suites={names}: expected a list of {", ".join(pairs.SUITES)}')
-  return (*(s for s in own if s.name in chosen and s not in pairs.SUITES.values()), *map(pairs.SUITES.get, chosen))
+  found = [suite for suite in own if suite.name in chosen and suite not in pairs.SUITES.values()]
+  if videos:
+    return (*found, *map(pairs.SUITES.get, chosen))
+  if lacking := [name for name in chosen if name not in {suite.name for suite in found}]:
+    raise UsageError(f'--suites={names}: this system makes no video, so leave out {", ".join(lacking)}')
+  return tuple(found)
+
+
+# Networks that have flags of their own, and what a user gives for them.
+_REMEDIES = {'face_embedding': '--face_embedding=MODEL.onnx', 'lip_expert': '--lip_expert=WORKDIR'}
 
 
 def _networks(args, suites: Sequence[Suite]) -> tuple[dict, list[str]]:
@@ -104,13 +124,18 @@ def _networks(args, suites: Sequence[Suite]) -> tuple[dict, list[str]]:
   for suite in suites:
     for score, name in suite.networks.items():
       wanted.setdefault(name, []).append(score)
+  for flag in _REMEDIES:
+    if getattr(args, flag) and flag not in wanted:
+      raise UsageError(f'--{flag}={getattr(args, flag)}: no score of these suites needs it: leave it out')
   if not wanted:
     return {}, []
   from talkjax.weights import face_embedding, scoring
 
   networks = scoring.load(args.metric_weights, wanted) if args.metric_weights else {}
-  if args.face_embedding and 'face_embedding' in wanted:
+  if args.face_embedding:
     networks['face_embedding'] = face_embedding.load(args.face_embedding)
+  if args.lip_expert:
+    networks['lip_expert'] = load_lip_expert(args.lip_expert)
   missing, folder = [], args.metric_weights or 'runs/scores'
   for name, scores in wanted.items():
     if name in networks:
@@ -119,7 +144,7 @@ def _networks(args, suites: Sequence[Suite]) -> tuple[dict, list[str]]:
     if not scores:
       missing.append(f'the pose of diversity and beat_align is that of landmarks; for that of {name}: {remedy}')
     else:
-      remedy = remedy or '--face_embedding=MODEL.onnx'
+      remedy = remedy or _REMEDIES[name]
       missing.append(f'no {" and ".join(dict.fromkeys(scores))} without {name}: {remedy}')
   return networks, missing
 
@@ -134,6 +159,8 @@ def _evaluate_workdir(args) -> dict:
   accepted = [dataclasses.replace(o, required=False) for o in declared if o.evaluate]
   options.check(config.system, accepted, args.given)
   config, _ = options.apply(config, accepted, args.given)
+  if args.corpus is not None:
+    config.data.corpus = args.corpus
   input_pipeline.locate(config.data, args.workdir)
   system = systems.build(config)
   if not system.generate and (args.strip or args.videos or args.sweep):
@@ -152,9 +179,7 @@ def _evaluate_workdir(args) -> dict:
     clips = perturb.NoisyClips(clips, args.snr, args.seed)
   if system.generate:
     params = sharding.replicate(params)
-  suites = choose(args.suites, system.scores)
-  if not system.generate and any(suite.pairs for suite in suites):
-    raise UsageError(f'--suites={args.suites}: {config.system} makes no video: leave it out')
+  suites = choose(args.suites, system.scores, bool(system.generate))
   networks, missing = _networks(args, suites)
   settings = Settings(args.batch_size, args.seed, args.other_speech == 'rotated', args.oracle, args.videos)
   scores = score_workdir(system, config, params, clips, settings, suites, networks)

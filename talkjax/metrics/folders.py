@@ -155,7 +155,7 @@ def _check_names(folders, generated, reference) -> None:
 
 def table(rows: list[dict], means: dict, scores: Sequence[str] = SCORES) -> str:
   """The rows and their means as a text table, with '-' for undefined scores and the notes below."""
-  shown = [s for s in scores if any(row.get(s) is not None for row in (*rows, means))]
+  shown = [s for s in dict.fromkeys(scores) if any(row.get(s) is not None for row in (*rows, means))]
   lines = [['video', 'frames', *shown]]
   lines += [[row['name'], str(row['frames']), *(_cell(s, row.get(s)) for s in shown)] for row in rows]
   lines += [['mean', str(means['frames']), *(_cell(s, means.get(s)) for s in shown)]]

@@ -90,15 +90,18 @@ def _total_image(features: Mapping[str, Sequence[np.ndarray]]) -> dict[str, floa
 def _start_sync(context: Context):
   from talkjax.metrics import sync
 
-  network = context.networks.get('syncnet')
+  network, expert = (context.networks.get(name) for name in ('syncnet', 'lip_expert'))
 
   def score(pair: Pair) -> dict[str, float | None]:
     scores = {}
-    for footage, suffix in ((pair.generated, ''), (pair.reference, '_truth')) if network else ():
-      made = sync.of_footage(footage, network)
-      names = (f'lse_c{suffix}', f'lse_d{suffix}', f'lse_offset{suffix}')
-      values = (made.confidence, made.distance, made.offset) if made else (None,) * 3
-      scores |= dict(zip(names, values))
+    for footage, suffix in ((pair.generated, ''), (pair.reference, '_truth')):
+      if network:
+        made = sync.of_footage(footage, network)
+        names = (f'lse_c{suffix}', f'lse_d{suffix}', f'lse_offset{suffix}')
+        values = (made.confidence, made.distance, made.offset) if made else (None,) * 3
+        scores |= dict(zip(names, values))
+      if expert:
+        scores |= sync.by_expert(footage, expert, suffix)
     return scores
 
   return score
@@ -165,10 +168,10 @@ def _total_identity(features: Mapping[str, Sequence[np.ndarray]]) -> dict[str, f
 
 
 def _start_joint(context: Context):
-  from talkjax.metrics import captions, joint
+  from talkjax.metrics import captions, joint, sync
 
   judge = functools.cache(lambda: captions.make_judge(context.training()))
-  i3d = context.networks.get('i3d')
+  i3d, expert = (context.networks.get(name) for name in ('i3d', 'lip_expert'))
 
   def measure(footage: Footage, caption: str, suffix: str, which: str) -> dict[str, float | np.ndarray | None]:
     opening, sound = joint.mouth(footage, context.mouth), footage.sound()
@@ -186,6 +189,8 @@ def _start_joint(context: Context):
       seen = captions.describe_picture(footage)
       scores[f'caption_sound{suffix}'] = captions.is_right(judge().sound, heard, caption)
       scores[f'caption_picture{suffix}'] = captions.is_right(judge().picture, seen, caption)
+    if expert:
+      scores |= sync.by_expert(footage, expert, suffix)
     if i3d:
       scores[f'i3d_{which}'] = _i3d(i3d, footage)
     return scores
@@ -217,11 +222,12 @@ IMAGE = Suite(
   {'lpips': 'lpips', 'fid': 'inception', 'fvd': 'i3d'},
   pairs=True,
 )
+EXPERT = ('expert_in_sync', 'expert_confidence', 'expert_offset', 'expert_in_sync_truth', 'expert_confidence_truth')
 SYNC = Suite(
-  ('lse_c', 'lse_d', 'lse_offset', 'lse_c_truth', 'lse_d_truth'),
+  ('lse_c', 'lse_d', 'lse_offset', 'lse_c_truth', 'lse_d_truth', *EXPERT),
   _start_sync,
   'sync',
-  networks={'lse_c': 'syncnet', 'lse_d': 'syncnet'},
+  networks={'lse_c': 'syncnet', 'lse_d': 'syncnet', **dict.fromkeys(EXPERT[:3], 'lip_expert')},
   pairs=True,
 )
 MOTION = Suite(
@@ -243,12 +249,12 @@ JOINT = Suite(
   (
     *('loudness_mouth', 'loudness_mouth_truth', 'loudness_mouth_shuffled', 'loudness_mouth_shuffled_truth'),
     *('opening_deviation', 'loudness_deviation', 'caption_sound', 'caption_sound_truth'),
-    *('caption_picture', 'caption_picture_truth', 'face_found', 'fad_log_mel', 'fad_log_mel_truth', 'fvd'),
+    *('caption_picture', 'caption_picture_truth', 'face_found', 'fad_log_mel', 'fad_log_mel_truth', 'fvd', *EXPERT),
   ),
   _start_joint,
   'joint',
   _total_joint,
-  {'fvd': 'i3d'},
+  {'fvd': 'i3d', **dict.fromkeys(EXPERT[:3], 'lip_expert')},
   pairs=True,
   sets=True,
 )

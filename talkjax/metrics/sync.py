@@ -1,7 +1,8 @@
 """Lip synchronisation by SyncNet's embeddings: LSE-D, LSE-C and the offset (Chung and Zisserman 2016, Wav2Lip 2020).
 
 The recipe is that of syncnet_python and of Wav2Lip's evaluation: 25 frames/s, 16 kHz, five frames against 20 columns
-of cepstra, frame by frame and for shifts of up to 15 frames. Golden cases syncnet_lse and syncnet_v2.
+of cepstra, frame by frame and for shifts of up to 15 frames. Golden cases syncnet_lse and syncnet_v2. A lip expert of
+our own judges in the same way, by the cosine of its embeddings.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ class Sync:
   Attributes:
     distance: LSE-D, the smallest mean distance over all shifts; lower is better.
     confidence: LSE-C, the median over all shifts minus the smallest; higher is better.
-    offset: frames; positive where the video is ahead of the sound.
+    offset: frames; positive where the sound is ahead of the video.
     distances: [f, 2 SHIFTS + 1].
   """
 
@@ -38,6 +39,21 @@ class Sync:
   confidence: float
   offset: int
   distances: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """What a lip expert says about a clip.
+
+  Attributes:
+    in_sync: the mean cosine (P_sync, FD2Talk eq. 10) of lips and sound of the same time; higher is better.
+    confidence: the largest mean cosine of all shifts minus their median; higher is better.
+    offset: the shift with the largest, in frames as of `Sync`.
+  """
+
+  in_sync: float
+  confidence: float
+  offset: int
 
 
 def pairwise_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -62,6 +78,19 @@ def score(lip: np.ndarray, speech: np.ndarray, shifts: int = SHIFTS) -> Sync:
   return Sync(float(means[best]), float(np.median(means) - means[best]), shifts - best, distances)
 
 
+def agreement(lip: np.ndarray, speech: np.ndarray, shifts: int = SHIFTS) -> Agreement:
+  """Scores of a clip from a lip expert's embeddings of its frames and of its sound, each [f, d].
+
+  Unlike in `score`, a shift is judged by the frames that have a sound.
+  """
+  lip, speech = (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), EPSILON) for x in (lip, speech))
+  shifts = min(shifts, len(lip) - 1)
+  cosines = lip @ speech.T
+  means = np.array([np.diagonal(cosines, k).mean() for k in range(-shifts, shifts + 1)])
+  best = int(means.argmax())
+  return Agreement(float(means[shifts]), float(means[best] - np.median(means)), shifts - best)
+
+
 def of_footage(footage: Footage, network) -> Sync | None:
   """What SyncNet says about a video; None where it has no face, no sound, or fewer than six frames.
 
@@ -74,6 +103,20 @@ def of_footage(footage: Footage, network) -> Sync | None:
   """
   made = footage.features('syncnet', network.key, lambda: embed(footage, network))
   return score(made['lip'], made['speech']) if made else None
+
+
+def by_expert(footage: Footage, expert, suffix: str = '') -> dict[str, float | None]:
+  """The scores of an `Agreement`, `expert_in_sync` and so on; None where a video has no face or sound of five frames.
+
+  Args:
+    footage: the video.
+    expert: a lip expert, whose function `embed` makes of footage the arrays `lip` and `speech`, or {}.
+    suffix: of the names.
+  """
+  made = footage.features('lip_expert', expert.key, lambda: expert('embed', footage))
+  said = agreement(made['lip'], made['speech']) if made else None
+  names = (field.name for field in dataclasses.fields(Agreement))
+  return {f'expert_{name}{suffix}': getattr(said, name, None) for name in names}
 
 
 def embed(footage: Footage, network) -> Mapping[str, np.ndarray]:

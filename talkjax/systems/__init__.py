@@ -160,6 +160,9 @@ class System:
       are uint8 [b, f, h, w, 3]. A frame depends on its motion, portrait and seed alone.
     lip_sync: of a system that moves lips to a sound: `(params, frames, sound, fps) -> frames`, an iterable of uint8
       [h, w, 3], float32 [s] of 16 kHz, and an iterator of as many frames, of which it holds few at once.
+    embed_lips: of a lip expert: `(params, pictures, track, fps, sound) -> arrays`, the embeddings `lip` and `speech`
+      [k, d] of all five frames at 25 a second. `pictures()` yields the frames uint8 [h, w, 3] in which the face was
+      tracked; the sound is float32 [s] of 16 kHz. {} where they are shorter.
     classify: of a classifier of noisy samples: `(params, x, timestep) -> logits` [b, classes], differentiable in x.
     upscale: of a system that enlarges videos: `(params, frames, seed) -> frames`, uint8 [f, h, w, 3] to uint8
       [f, h', w', 3].
@@ -185,6 +188,7 @@ class System:
   predict: Callable[..., tuple[Sequence[Truth], Sequence[Generated]]] | None = None
   renderer: Callable[[Any, Sequence[np.ndarray]], Callable[..., np.ndarray]] | None = None
   lip_sync: Callable[[Any, Iterable[np.ndarray], np.ndarray, float], Iterator[np.ndarray]] | None = None
+  embed_lips: Callable[[Any, Callable[[], Iterable[np.ndarray]], Any, float, np.ndarray], Any] | None = None
   classify: Callable[[Any, Any, Any], Any] | None = None
   upscale: Callable[[Any, np.ndarray, int], np.ndarray] | None = None
 

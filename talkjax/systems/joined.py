@@ -81,7 +81,7 @@ def open_joined(name: str, params, config, field: str, workdir: str = '') -> Joi
 
   Args:
     name: the key of the config, also the name of the option that opens another workdir.
-    params: of the system that joins it.
+    params: of the system that joins it; None: of no system, a workdir is given.
     config: of that system.
     field: of `System`, that it must have.
     workdir: opened in place of the one that training kept.
@@ -94,7 +94,7 @@ def open_joined(name: str, params, config, field: str, workdir: str = '') -> Joi
     return None
   if not workdir:
     return Joined(systems.build(own), params[BRANCH][name], own)
-  tree, first = checkpoint.load_params(workdir)[1], jax.tree.leaves(params)[0]
+  tree, first = checkpoint.load_params(workdir)[1], next(iter(jax.tree.leaves(params)), None)
   if isinstance(first, jax.Array):  # where the others are
     tree = jax.device_put(tree, first.sharding)
   return Joined(systems.build(own), tree, own)

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +12,21 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import tqdm
+from flax.traverse_util import flatten_dict
 
 from talkjax import systems
-from talkjax.corpora import perturb
+from talkjax.corpora import feature_cache, perturb
 from talkjax.corpora.perturb import one_by_one
 from talkjax.corpora.records import Record
 from talkjax.faces import measures
 from talkjax.media import picture, video
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.metrics import lips, portrait
+from talkjax.metrics.footage import Footage
 from talkjax.metrics.suites import Clip, Context, Generated, Suite, SuiteRun, mouth_opening
+from talkjax.systems import joined
 from talkjax.training import input_pipeline, sharding
+from talkjax.weights.scoring import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +124,8 @@ def score_workdir(
     score_batch(range(start, min(start + batch_size, len(clips))))
   bar.close()
   means = _means(rows) | {prefix + name: value for name, value in run.total().items()}
-  return Scores(rows, means, tuple(prefix + name for suite in suites for name in suite.scores), extremes.strip())
+  names = dict.fromkeys(prefix + name for suite in suites for name in suite.scores)
+  return Scores(rows, means, tuple(names), extremes.strip())
 
 
 @dataclasses.dataclass
@@ -193,7 +199,8 @@ def generate_clips(
 def _context(system, config, clips, speakers: frozenset[str], networks: Mapping[str, Any]) -> Context:
   def people():
     yield from one_by_one(clips)
-    yield from input_pipeline.eval_records(config.data, config.data.split)
+    if input_pipeline.has_split(config.data, config.data.split):  # which a corpus for evaluation alone may lack
+      yield from input_pipeline.eval_records(config.data, config.data.split)
 
   first = lambda record: system.from_records([record], num_frames=1).truth[0]
   return Context(
@@ -226,6 +233,25 @@ def _write_videos(folder: pathlib.Path, clip: Clip) -> None:
     with video.VideoWriter(path, shown.fps, shown.frames[0].shape[:2], samples, rate) as writer:
       for frame in shown.frames:
         writer.write(frame)
+
+
+def load_lip_expert(workdir: str) -> Network:
+  """A lip expert as a network of scores, see `talkjax.metrics.sync.by_expert`.
+
+  Raises:
+    UserError: the workdir cannot be read, or is not of a lip expert.
+  """
+  expert = joined.open_joined('lip_expert', None, None, 'embed_lips', workdir)
+  params = flatten_dict(expert.params, sep='/')
+  key = feature_cache.fingerprint({path: np.asarray(x) for path, x in params.items()})
+  return Network(key, {'embed': functools.partial(_embed_lips, expert)})
+
+
+def _embed_lips(expert: joined.Joined, footage: Footage) -> Mapping[str, np.ndarray]:
+  sound = footage.sound()
+  if footage.faces is None or sound is None:
+    return {}
+  return expert.system.embed_lips(expert.params, footage.frames, footage.faces, footage.fps, sound)
 
 
 def sweep(

@@ -180,26 +180,30 @@ def all_splits(builder) -> dict[str, grain.MapDataset]:
 
 def open_builder(data, split: str, corpus: str):
   """The TFDS builder of a corpus; arguments and errors as `open_corpus`."""
+  builder, name = _find_builder(data, corpus), split.partition('[')[0]
+  if name not in builder.info.splits or not builder.info.splits[name].num_examples:
+    raise UserError(f'corpus {corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
+  return builder
+
+
+def _find_builder(data, corpus: str):
   root = pathlib.Path(data.dir).expanduser() / corpus
   found = {p.parent.parent: p.parent for p in sorted(root.glob('**/dataset_info.json'))}  # the newest version of each
   if not found:
-    folder = corpus.partition('/')[0]
+    folder, _, own = corpus.partition('/')
+    how = f'data/{folder}{f" --config={own}" if own and "/" not in own else ""} --data_dir={data.dir}'
     raise UserError(
-      f'no corpus {corpus!r} under {data.dir!r}: build it with `python -m talkjax.build data/{folder} '
-      f'--data_dir={data.dir}`, or set --config.data.dir to the folder it is in'
+      f'no corpus {corpus!r} under {data.dir!r}: build it with `python -m talkjax.build {how}`, or set '
+      '--config.data.dir to the folder it is in'
     )
   if len(found) > 1:
     names = ', '.join(f'{corpus}/{p.relative_to(root)}' for p in sorted(found))
     raise UserError(f'corpus {corpus!r} was built in several configs: choose one with --config.data.corpus ({names})')
   folder = found.popitem()[1]
   try:
-    builder = tfds.builder_from_directory(folder)
+    return tfds.builder_from_directory(folder)
   except Exception as error:  # of a damaged dataset_info.json or features.json
     raise _damaged(folder, ' in its descriptions', error) from error
-  name = split.partition('[')[0]
-  if name not in builder.info.splits or not builder.info.splits[name].num_examples:
-    raise UserError(f'corpus {corpus!r} has no split {name!r}: it has {", ".join(builder.info.splits)}')
-  return builder
 
 
 def first_process() -> bool:
@@ -292,6 +296,11 @@ def to_device(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> 
 def split_names(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
   """Splits a batch into the arrays for the device and the clip names (`id`), which only messages use."""
   return {k: v for k, v in batch.items() if k != 'id'}, [str(n) for n in batch.get('id', ())]
+
+
+def has_split(data, split: str) -> bool:
+  """Whether the first corpus has records in a split; raises UserError if there is no such corpus."""
+  return split.partition('[')[0] in all_splits(_find_builder(data, first_corpus(data)))
 
 
 def eval_records(data, split: str, limit: int | None = None) -> Iterator[records.Record]:

@@ -32,6 +32,14 @@ def pair(seed, **how):
   return footage.Pair(f'p{seed}', f'person{seed % 2}', film(seed, **how), film(seed + 100))
 
 
+def embed_lips(video):
+  sound = video.sound()
+  if video.faces is None or sound is None or len(sound) < 5 * 640:
+    return {}
+  loud = np.abs(sound.reshape(-1, 640)[:-4])
+  return {'lip': loud[:, :30], 'speech': loud[:, :30]}
+
+
 NETWORKS = {
   'inception': Network('i', {'features': lambda x: x.reshape(len(x), -1)[:, :40:8].astype(np.float32)}),
   'i3d': Network('v', {'logits': lambda x: x.mean((1, 2, 3)).astype(np.float32)}),
@@ -41,6 +49,7 @@ NETWORKS = {
   ),
   'hopenet': Network('h', {'angles': lambda x: x.mean((1, 2))}),
   'deep3d': Network('d', {'expression': lambda x: x[:, ::32, ::64].reshape(len(x), -1)[:, :9].astype(float)}),
+  'lip_expert': Network('x', {'embed': embed_lips}),
   'face_embedding': Network('e', {'embed': lambda x: x[:, ::16, ::16].reshape(len(x), -1).astype(np.float32)}, 64),
 }
 
@@ -65,6 +74,8 @@ def test_every_score():
   assert 0 <= rows[0]['beat_align'] <= 1
   both = [np.stack(list(f.frames())).astype(float) for f in (made[0].generated, made[0].reference)]
   assert rows[0]['lpips'] == pytest.approx(np.abs(both[0] - both[1]).mean())
+  assert rows[0]['expert_in_sync'] == pytest.approx(1) and rows[0]['expert_offset'] == 0
+  assert 0 < rows[0]['expert_confidence'] < 1
   gap = np.mean([r['f_sim'] for r in rows]) - np.mean([r['f_sim_truth'] for r in rows])
   assert total['delta_face_sim'] == pytest.approx(100 * abs(gap))
   assert 0.9 < rows[0]['f_sim_truth'] <= 1 and rows[0]['f_sim'] <= 1
@@ -94,7 +105,8 @@ def test_scores_without_their_network_are_left_out():
 @pytest.mark.parametrize('how', [{'faces': False}, {'sound': False}, {'count': 4}, {'count': 1}])
 def test_videos_that_lack_something(how):
   rows, total = scores_of([pair(0, **how)], NETWORKS)
-  assert rows[0]['lse_c'] is None and rows[0]['lse_c_truth'] is not None
+  for name in ('lse_c', 'expert_in_sync', 'expert_confidence', 'expert_offset'):
+    assert rows[0][name] is None and rows[0][f'{name}_truth'] is not None
   assert rows[0].get('beat_align') is None or how == {'count': 4}
   if not how.get('faces', True):
     assert rows[0]['sharpness_face'] is None and 'jitter' not in rows[0] and 'f_sim' not in rows[0]

@@ -78,4 +78,5 @@ MOTION = Suite(
     *('diversity', 'diversity_truth', 'seed_diversity', 'head_speed', 'head_speed_truth'),
   ),
   _start,
+  'motion',
 )

@@ -22,6 +22,13 @@ def build(config) -> System:
 
   audio = AudioFeatures(config.audio, functools.partial(spectrogram, settings=config.audio))
   net = model.make_network(config)
+  embed = model.make_embed(net, config)
+
+  def embed_lips(*args):
+    from talkjax.systems.lip_expert import videos
+
+    return videos.embed_lips(*args, embed=embed, audio=audio, config=config)
+
   return System(
     read=functools.partial(data.read, config=config, audio=audio),
     init=functools.partial(model.init, net=net, encoder=audio.encoder, config=config),
@@ -30,5 +37,6 @@ def build(config) -> System:
     frozen=(coefficients.BRANCH, *((audio.kind,) if audio.encoder else ())),
     encoder=audio.encoder,
     features=('coefficients',),
-    predict=functools.partial(model.predict, embed=model.make_embed(net, config), audio=audio, config=config),
+    predict=functools.partial(model.predict, embed=embed, audio=audio, config=config),
+    embed_lips=embed_lips,
   )

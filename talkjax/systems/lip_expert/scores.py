@@ -24,4 +24,4 @@ def _start(context: Context) -> Callable[[Clip], Mapping[str, float]]:
 
 # The share of judgements that are right at a cosine of 0.5, over as many windows in sync as out of sync: those of the
 # same clip at another time, or those of another clip's speech; and the mean cosines.
-ACCURACY = Suite(('accuracy', 'accuracy_other_speech', 'in_sync', 'out_of_sync', 'other_speech'), _start)
+ACCURACY = Suite(('accuracy', 'accuracy_other_speech', 'in_sync', 'out_of_sync', 'other_speech'), _start, 'sync')
