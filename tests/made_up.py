@@ -183,6 +183,7 @@ def footage(corpus: str, folder: pathlib.Path, record: records.Record) -> None:
     'crema_d': ['VideoFlash/1001_DFA_ANG_XX.mp4', 'VideoFlash/1015_IEO_HAP_HI.mp4'],
     'hdtf': ['AdamSchiff.mp4', 'TimScott.mp4'],
     'vfhq': ['Clip+G0DGRma_p48+P0+C0+F11208-11383.mp4', 'Clip+-91nXXjrVo_+P1+C0+F1-40.mp4'],
+    'voxceleb': ['dev/mp4/id00012/21Uxsk56VDQ/00001.mp4', 'test/mp4/id00017/01dfn2spqyE/00001.mp4'],
     'clips': ['a.mp4', 'b.mp4'],
   }[corpus]
   made = folder / 'made.mp4'

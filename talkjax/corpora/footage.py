@@ -60,6 +60,27 @@ class FaceWindow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Region:
+  """The part of the picture that has the clip's person: the rest does not exist for it."""
+
+  x0: float
+  y0: float
+  x1: float
+  y1: float
+  height: int = 0  # of the frames whose pixels the numbers are; 0: they are fractions of width and height
+
+  def cut(self, frame: np.ndarray) -> np.ndarray:
+    """That part of a frame [h, w, 3], as far as it is in the frame."""
+    height, width = frame.shape[:2]
+    scale = (height / self.height,) * 2 if self.height else (width, height)
+    x0, x1 = (round(min(max(x * scale[0], 0), width)) for x in (self.x0, self.x1))
+    y0, y1 = (round(min(max(y * scale[1], 0), height)) for y in (self.y0, self.y1))
+    if x0 >= x1 or y0 >= y1:
+      raise Skip('its part of the picture is outside of the picture')
+    return frame[y0:y1, x0:x1]
+
+
+@dataclasses.dataclass(frozen=True)
 class Clip:
   """The sources and metadata of a record; unknown texts are ''."""
 
@@ -67,6 +88,7 @@ class Clip:
   video: str  # a video file, or a folder of images at `fps` frames per second
   size: int = 128  # of the square crop, pixels
   window: Window | FaceWindow | None = None  # a fixed crop; None: a crop around the aligned face
+  region: Region | None = None  # the part of the picture that is used; None: all of it
   fps: float = FPS  # of a folder of images; ignored for video files
   audio: str = ''  # a file with better audio; used if its duration matches the video, else the video's audio is
   start: float = 0.0  # seconds; `start` and `end` select a part of the video
@@ -107,6 +129,16 @@ def held_out(names: Iterable[str], share: float) -> set[str]:
   """
   ranked = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
   return set(ranked[: max(1, round(share * len(ranked)))]) if len(ranked) > 1 else set()
+
+
+def split_names(names: Iterable[str], test: float, validation: float = 0.0) -> dict[str, str]:
+  """The split of each name: fractions of them are `test` and `validation`, see `held_out`, and the others `train`.
+
+  A name is in `test` for any larger fraction too.
+  """
+  names = set(names)
+  tested, held = held_out(names, test), held_out(names, test + validation)
+  return {name: 'test' if name in tested else 'validation' if name in held else 'train' for name in names}
 
 
 def talking_record(clip: Clip) -> records.Record:
@@ -171,7 +203,8 @@ def read_frames(clip: Clip) -> Iterator[np.ndarray]:
   empty = True
   for frame in frames:
     empty = False
-    yield _crop(frame, clip.window, clip.size) if isinstance(clip.window, Window) else frame
+    shown = clip.region.cut(frame) if clip.region else frame
+    yield _crop(shown, clip.window, clip.size) if isinstance(clip.window, Window) else shown
   if empty:
     raise Skip('the video ends before the clip begins')
 
@@ -312,7 +345,7 @@ def _waveform(clip: Clip) -> np.ndarray:
   """The audio of the whole video, float32 [s]; empty if it has none and the clip allows that."""
   waveform = np.zeros(0, np.float32)
   info = None if os.path.isdir(clip.video) else video.probe(clip.video)
-  if info and clip.audio and not (clip.start or clip.end):
+  if info and clip.audio:
     separate = sound.read_audio(clip.audio, segments.AUDIO_RATE)
     if abs(len(separate) / segments.AUDIO_RATE - info.duration) <= MAX_AUDIO_DIFFERENCE:
       waveform = separate
