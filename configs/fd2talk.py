@@ -7,7 +7,8 @@
   python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=3 --workdir=runs/fd_3 --config.init_from=runs/fd_2
 
 Stage 1 learns the coefficients of a morphable model from speech. `paper` has the numbers of section 4.1 and reads those
-of Deep3D (`talkjax.build --coefficients=deep3d:NETWORK,BFM`); `tiny` learns puppets on two CPU cores, with a model that
+of Deep3D (`talkjax.build --coefficients=deep3d:NETWORK,BFM`), of corpora that are split 70/10/20 (`talkjax.build
+--config=fd2talk`); `tiny` learns puppets on two CPU cores, with a model that
 is fitted to their meshes, our own speech encoder and a narrower network of fewer layers.
 
 Stage 3 learns to draw a frame from its coefficients and a portrait. Its workdir has all that generation needs. Its
@@ -47,7 +48,7 @@ def _motion(c: ml_collections.ConfigDict, size: str) -> None:
   c.lip_expert = ''
   c.expert = common.lip_expert(size)
   c.optimizer.learning_rate = 1e-4
-  c.data.update(corpus='hdtf', workers=4, coefficients='deep3d')
+  c.data.update(corpus='hdtf/fd2talk', workers=4, coefficients='deep3d')
   c.batch_size = 1
   c.steps = 500_000
   c.checkpoint_every = 5000
@@ -86,7 +87,7 @@ def _decoder(c: ml_collections.ConfigDict, size: str) -> None:
   c.lpips = 'alex'
   c.augment = dict(scale=(0.5, 1.0), whole=0.5, face=0.5, flip=0.5)
   c.optimizer.update(learning_rate=4.5e-6, b1=0.5, b2=0.9)
-  c.data.update(corpus='hdtf:2,vfhq:1', workers=4, examples_per_record=2)
+  c.data.update(corpus='hdtf/fd2talk:2,vfhq/fd2talk:1', workers=4, examples_per_record=2)
   c.batch_size = 16
   c.steps = 50_000
   c.ema = 0.999
@@ -155,7 +156,9 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   c.pose = 'predicted'  # of generated videos: 'predicted', 'still', or a video
   c.optimizer.learning_rate = 1e-4
   # Corpora without sound (vfhq) train on true expressions; `first_frames` is the share of clips from the first frame.
-  c.data.update(corpus='hdtf:2,vfhq:1', workers=4, feature_cache='', mouth='landmarks', first_frames=0.0)
+  c.data.update(
+    corpus='hdtf/fd2talk:2,vfhq/fd2talk:1', workers=4, feature_cache='', mouth='landmarks', first_frames=0.0
+  )
   c.data.coefficients = first.data.coefficients
   c.train = (('^frames/', True), ('.*', False))
   c.init_new = ('^frames/',)

@@ -28,7 +28,7 @@ def get_config(arg: str | None = None):
   c.checkpoint_every = 500
   if size == 'paper':
     c.audio.kind = 'wav2vec2'
-    c.data.update(corpus='hdtf', workers=4, coefficients='deep3d')
+    c.data.update(corpus='hdtf/fd2talk', workers=4, coefficients='deep3d')
     c.optimizer.update(learning_rate=1e-4, schedule='constant', weight_decay=0.0)
     c.batch_size = 64
     c.steps = 200_000

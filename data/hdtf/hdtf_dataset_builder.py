@@ -18,16 +18,23 @@ from talkjax.media import files
 
 TIMES = '_annotion_time.txt'  # the authors' spelling
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
-TEST = 0.1  # of the people: section 4.2 of EMO, "no overlap of character IDs"
 NUMBERED = 'RD'  # radio interviews, whose videos are numbered; the other lists use people's names
 
 
 @dataclasses.dataclass
 class HdtfConfig(tfds.core.BuilderConfig):
-  """`size`: of the frames, pixels. `max_seconds`: longer clips are split."""
+  """How clips become records.
+
+  Attributes:
+    size: of the frames, pixels.
+    max_seconds: longer clips are split.
+    test, validation: fractions of the people; by default as in section 4.2 of EMO, "no overlap of character IDs".
+  """
 
   size: int = 512
   max_seconds: float | None = 10.0
+  test: float = 0.1
+  validation: float = 0.0
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -41,6 +48,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS = [
     HdtfConfig(name='full', description='512 x 512, as published.'),
     HdtfConfig(name='small', size=256, description='256 x 256.'),
+    HdtfConfig(name='fd2talk', size=256, test=0.2, validation=0.1, description='256 x 256, people split 70/10/20.'),
   ]
 
   def _info(self):
@@ -51,19 +59,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     clips = find_clips(pathlib.Path(dl_manager.manual_dir), config.size)
-    splits = shots.split(self, split_clips(clips), config.max_seconds)
-    return building.generate(self, splits, footage.talking_record)
+    splits = split_clips(clips, config.test, config.validation)
+    return building.generate(self, shots.split(self, splits, config.max_seconds), footage.talking_record)
 
   def _generate_examples(self):
     raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
-def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:
-  """Clips by split and id: a tenth of the people in the lists, with or without videos, are the test set."""
-  held_out = footage.held_out((clip.speaker for clip in clips), TEST)
-  splits = {'train': {}, 'test': {}}
+def split_clips(
+  clips: list[footage.Clip], test: float = HdtfConfig.test, validation: float = HdtfConfig.validation
+) -> dict[str, dict[str, footage.Clip]]:
+  """Clips by split and id. Fractions are of the people in the lists, with or without videos."""
+  chosen = footage.split_names((clip.speaker for clip in clips), test, validation)
+  splits = {'train': {}, **({'validation': {}} if validation else {}), 'test': {}}
   for clip in clips:
-    splits['test' if clip.speaker in held_out else 'train'][clip.id] = clip
+    splits[chosen[clip.speaker]][clip.id] = clip
   return splits
 
 

@@ -18,15 +18,22 @@ from talkjax.media import files
 VIDEOS = ('.mp4', '.mkv', '.webm', '.mov', '.avi')
 # YouTube id, person, clip of that person, frames of the YouTube video (which some tools omit).
 NAME = re.compile(r'Clip\+([\w-]+)\+P(\d+)\+C(\d+)(?:\+F(\d+)-(\d+))?')
-TEST = 0.1  # of the YouTube ids
 
 
 @dataclasses.dataclass
 class VfhqConfig(tfds.core.BuilderConfig):
-  """`size`: of the frames, pixels. `fps`: of folders of images without a meta file."""
+  """How clips become records.
+
+  Attributes:
+    size: of the frames, pixels.
+    fps: of folders of images without a meta file.
+    test, validation: fractions of the YouTube ids.
+  """
 
   size: int = 512
   fps: float = 25.0
+  test: float = 0.1
+  validation: float = 0.0
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -40,6 +47,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS = [
     VfhqConfig(name='full', description='512 x 512.'),
     VfhqConfig(name='small', size=256, description='256 x 256.'),
+    VfhqConfig(name='fd2talk', size=256, test=0.2, validation=0.1, description='256 x 256, videos split 70/10/20.'),
   ]
 
   def _info(self):
@@ -50,19 +58,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     config = self.builder_config
     clips = find_clips(pathlib.Path(dl_manager.manual_dir), config.size, config.fps)
-    return building.generate(self, shots.split(self, split_clips(clips)), footage.talking_record)
+    splits = split_clips(clips, config.test, config.validation)
+    return building.generate(self, shots.split(self, splits), footage.talking_record)
 
   def _generate_examples(self):
     raise NotImplementedError  # abstract in TFDS; building.generate makes the examples
 
 
-def split_clips(clips: list[footage.Clip]) -> dict[str, dict[str, footage.Clip]]:
-  """Clips by split and id: a tenth of the YouTube videos, with all their people, are the test set."""
+def split_clips(
+  clips: list[footage.Clip], test: float = VfhqConfig.test, validation: float = VfhqConfig.validation
+) -> dict[str, dict[str, footage.Clip]]:
+  """Clips by split and id. Fractions are of the YouTube videos, with all their people."""
   sources = {clip.id: dict(clip.attributes).get('youtube', '') for clip in clips}
-  held_out = footage.held_out(filter(None, sources.values()), TEST)
-  splits = {'train': {}, 'test': {}}
+  chosen = footage.split_names(filter(None, sources.values()), test, validation)
+  splits = {'train': {}, **({'validation': {}} if validation else {}), 'test': {}}
   for clip in clips:
-    splits['test' if sources[clip.id] in held_out else 'train'][clip.id] = clip
+    splits[chosen.get(sources[clip.id], 'train')][clip.id] = clip
   return splits
 
 

@@ -71,6 +71,11 @@ def test_a_tenth_of_the_people_is_held_out_whoever_is_there(tmp_path):
   assert {s[:5] for s in speakers['test']} == {'Perso', 'Radio'}
   assert sum(map(len, splits.values())) == 250
   assert hdtf.split_clips(clips[::-1])['test'] == splits['test']
+  # As FD2Talk splits it: those who were held out still are.
+  parts = hdtf.split_clips(clips, test=0.2, validation=0.1)
+  by_split = {split: {clip.speaker for clip in part.values()} for split, part in parts.items()}
+  assert {split: len(people) for split, people in by_split.items()} == {'train': 70, 'validation': 10, 'test': 20}
+  assert len(set.union(*by_split.values())) == 100 and speakers['test'] < by_split['test']
   (tmp_path / f'{names[0]}.mp4').touch()
   assert set(hdtf.split_clips(hdtf.find_clips(tmp_path))['test']) == set(splits['test'])
   assert hdtf.identity_of('RD', 'Radio12') == 'Radio12' and hdtf.identity_of('WRA', 'TimScott') == 'TimScott'

@@ -95,6 +95,10 @@ def test_all_people_of_a_video_are_on_one_side_and_a_tenth_of_the_videos_is_held
   sides = {split: {dict(c.attributes)['youtube'] for c in part.values()} for split, part in splits.items()}
   assert len(sides['test']) == 4 and len(sides['train']) == 36 and not sides['test'] & sides['train']
   assert vfhq.split_clips(clips[::-1])['test'] == splits['test']
+  parts = vfhq.split_clips(clips, test=0.2, validation=0.1)
+  videos = {split: {dict(c.attributes)['youtube'] for c in part.values()} for split, part in parts.items()}
+  assert {split: len(v) for split, v in videos.items()} == {'train': 28, 'validation': 4, 'test': 8}
+  assert len(set.union(*videos.values())) == 40 and sides['test'] < videos['test']
 
 
 @pytest.mark.parametrize('ending', ['.png', '.jpg'])
