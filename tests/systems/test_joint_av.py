@@ -303,7 +303,10 @@ def read(path):
     (('image',), 8),
     (('audio',), 9),
     (('audio', 'image', 'caption'), 9),
+    (('image', 'caption'), 8),
+    (('text',), None),
     (('text', 'caption'), None),
+    (('text', 'image', 'caption'), None),
   ],
   ids=lambda value: '+'.join(value) if isinstance(value, tuple) else '',
 )
@@ -336,6 +339,13 @@ def test_inputs_that_cannot_be(made, drawn, files, tmp_path):
   render = lambda **inputs: micro.render(made, tmp_path / 'x.mp4', **inputs)
   with pytest.raises(UserError, match="--caption=A dog: the caption 'A dog' is not known .* 'A man is talking'"):
     render(caption='A dog')
+  for text, sentence in (
+    ('', 'the text .* has no words'),
+    ('a' * 10_000, 'has 10000 characters, and at most 2000'),
+    ('привет', 'cannot speak .*: write it in Latin letters'),
+  ):
+    with pytest.raises(UserError, match=sentence):
+      render(text=text)
   with pytest.raises(UsageError, match='^--text and --audio: both say what is heard'):
     render(text='hello', audio=files.audio)
   with pytest.raises(UsageError, match='^--seconds is the length of a video without speech'):
