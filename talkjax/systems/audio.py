@@ -6,6 +6,7 @@ cache of the corpus, for generation before the first frame. Frames are assigned 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,19 @@ class Sound:
   def of_record(cls, record: Record, num_frames: int | None = None, fps: float | None = None) -> 'Sound':
     """A record's sound, for its own frames unless others are given."""
     return cls(record.audio.astype(np.float32) / 32768, num_frames or len(record.frames), fps or record.fps)
+
+  @classmethod
+  def of_file(cls, path: str, fps: float) -> 'Sound':
+    """The sound of a file, for as many frames as it lasts.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    from talkjax.media import audio
+
+    samples, rate = audio.read_audio_native(path)
+    # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
+    return cls(audio.read_audio(path), max(1, math.ceil(len(samples) / rate * fps - 1e-3)), fps)
 
 
 class AudioFeatures:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
+from talkjax.corpora.records import Record
 from talkjax.errors import UserError
+from talkjax.faces import align
 from talkjax.media import outputs
 from talkjax.media.picture import to_float
+from talkjax.systems.audio import Sound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,45 @@ class Clip:
   images: list[np.ndarray]
   masks: list[np.ndarray]
   landmarks: np.ndarray
+
+  @classmethod
+  def of_record(cls, record: Record, transforms: np.ndarray, hide: Callable, size: int, count: int) -> 'Clip':
+    """The first `count` frames of a record.
+
+    Args:
+      record: the record.
+      transforms: [f, 2, 3] from its pixels to those of the crops.
+      hide: landmarks [68, 2] in pixels of a crop -> its mask.
+      size: of the crops.
+      count: the most frames.
+    """
+    numbers = range(min(count, len(record.frames)))
+    points = [align.transform_points(record.landmarks[i], transforms[i]) for i in numbers]
+    images = [align.crop(record.frame(i), transforms[i], size) for i in numbers]
+    return cls(images, [hide(p) for p in points], np.stack(points))
+
+
+def of_records(
+  records: Sequence[Record],
+  speech: Sequence[Record] | None,
+  num_frames: int | None,
+  read: Callable[[Record, int], Clip],
+) -> tuple[list[Clip], 'RecordFrames', list[Sound]]:
+  """Records that are re-voiced with their own sound, or with that of other records.
+
+  Args:
+    records: the videos.
+    speech: as many records whose sound is used instead; cut or silent after its end.
+    num_frames: length of the videos; by default that of the longest record.
+    read: (a record, the most frames) -> the clip.
+
+  Returns:
+    (clips, their frames, sounds).
+  """
+  count = num_frames or max(len(r.frames) for r in records)
+  clips = [read(record, count) for record in records]
+  sounds = [Sound.of_record(voice, count, own.fps) for own, voice in zip(records, speech or records, strict=True)]
+  return clips, RecordFrames(clips, count), sounds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pathlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,25 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     return read_safetensors(path)
   except OSError as error:
     raise UserError(f'weights {path}: cannot be read ({error.strerror or error})') from None
+
+
+def find_file(path: pathlib.Path, names: Collection[str], what: str) -> pathlib.Path:
+  """The weights file that a user means.
+
+  Args:
+    path: the file, or a folder.
+    names: of the files to look for in a folder; the first that it has is used.
+    what: they hold, for the message.
+
+  Raises:
+    UserError: the folder has none of them.
+  """
+  if not path.is_dir():
+    return path
+  for name in names:
+    if (path / name).is_file():
+      return path / name
+  raise UserError(f'folder {path} has no {what}: expected {" or ".join(names)}, or a file')
 
 
 def read_pickle(path: str | pathlib.Path) -> Any:

@@ -56,8 +56,8 @@ def similar(package: pathlib.Path, least: float = 0.6):
     found += [(path, name, code) for name, _, _, code in functions(path) if code.count('\n') >= 4]
   for (a, first, x), (b, second, y) in itertools.combinations(found, 2):
     if a.parent != b.parent and 'portrait' not in (a.parent.name, b.parent.name):
-      ratio = difflib.SequenceMatcher(None, x, y, autojunk=False).ratio()
-      if ratio > least:
+      match = difflib.SequenceMatcher(None, x, y, autojunk=False)
+      if match.real_quick_ratio() > least and match.quick_ratio() > least and (ratio := match.ratio()) > least:
         yield ratio, f'{a.parent.name}/{a.name} {first}', f'{b.parent.name}/{b.name} {second}'
 
 

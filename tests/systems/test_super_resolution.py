@@ -16,7 +16,8 @@ from talkjax.media import audio, picture, video
 from talkjax.nn.guided_unet import concatenate_low_resolution
 from talkjax.nn.unet import UNet
 from talkjax.pipeline import Pipeline
-from talkjax.systems.super_resolution import data, generation
+from talkjax.systems.clips import CHUNK, Frames
+from talkjax.systems.super_resolution import data
 from talkjax.training import checkpoint, input_pipeline
 from talkjax.weights import adm
 from tests import torch_file
@@ -92,9 +93,9 @@ def test_a_still_video_stays_still(tiny):
   """The frames of a clip have one noise; clips of other seeds have another."""
   system, params = tiny
   frame = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-  still = generation.Conditions(lambda: (np.stack([frame, frame]) for _ in range(generation.CHUNK + 3)))
+  still = Frames(lambda: (np.stack([frame, frame]) for _ in range(CHUNK + 3)))
   videos = generate(system, params, still, [1, 2])
-  assert videos.shape == (2, generation.CHUNK + 3, 16, 16, 3)
+  assert videos.shape == (2, CHUNK + 3, 16, 16, 3)
   for video_of in videos:
     assert (video_of == video_of[0]).all()
   assert not np.array_equal(videos[0], videos[1])

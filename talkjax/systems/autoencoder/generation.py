@@ -1,9 +1,7 @@
 """What an autoencoder keeps: frames of records, pictures and videos, encoded and decoded."""
 
-import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,31 +12,16 @@ from talkjax.errors import UsageError
 from talkjax.media import picture, video
 from talkjax.metrics.suites import Generated, Truth
 from talkjax.nn.autoencoder import Autoencoder
-from talkjax.systems import Chunk, FileBatch, RecordBatch, Request, Video, reconstruction_scores
-from talkjax.systems.reconstruction_scores import CHUNK
+from talkjax.systems import Chunk, FileBatch, RecordBatch, Request, Video, clips, reconstruction_scores
 
 
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-  """Frames to encode and decode.
-
-  Attributes:
-    frames: uint8 [b, h, w, 3], one after another, of all videos at the same time.
-    fps: frames per second.
-  """
-
-  frames: Callable[[], Iterable[np.ndarray]]
-  fps: float
-
-
-def generate(params, conditions: Conditions, seeds, progress=None, *, net: Autoencoder) -> Iterator[Chunk]:
+def generate(params, conditions: clips.Frames, seeds, progress=None, *, net: Autoencoder) -> Iterator[Chunk]:
   """The frames as they are decoded from the mean of the posterior, or from codes. `seeds` are not used."""
-  source, size = iter(conditions.frames()), 0
-  while frames := list(itertools.islice(source, CHUNK)):
-    size = size or len(frames)  # one compiled shape: a last chunk that is shorter is filled up
-    stacked = np.stack([frames[min(i, len(frames) - 1)] for i in range(size)], axis=1)  # [b, f, h, w, 3]
-    made, _ = reconstruct(net, params, stacked.reshape(-1, *stacked.shape[2:]))
-    yield Chunk(made.reshape(stacked.shape)[:, : len(frames)], fps=conditions.fps)
+
+  def make(frames: np.ndarray) -> np.ndarray:
+    return reconstruct(net, params, frames.reshape(-1, *frames.shape[2:]))[0].reshape(frames.shape)
+
+  return clips.change(conditions, make)
 
 
 def reconstruct(net: Autoencoder, params, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -64,38 +47,16 @@ def _compiled(net: Autoencoder):
   return jax.jit(run)
 
 
-def from_records(
-  clips: Sequence[Record],
-  *,
-  config,
-  speech: Sequence[Record] | None = None,
-  num_frames: int | None = None,
-  settings: Mapping[str, Sequence[float]] | None = None,
-) -> RecordBatch:
-  """Frames of records; a shorter one holds its last.
-
-  Args:
-    clips: the records.
-    config: the system's.
-    speech: not used.
-    num_frames: the most frames of each.
-    settings: none.
-  """
-  count = num_frames or max(len(c.frames) for c in clips)
-  truths = tuple(reconstruction_scores.truth(clip, count, config.size) for clip in clips)
-
-  def frames():
-    for i in range(count):
-      yield np.stack([t.frames[min(i, len(t.frames) - 1)] for t in truths])
-
-  return RecordBatch(Conditions(frames, clips[0].fps), truths)
+def from_records(records: Sequence[Record], speech=None, num_frames=None, settings=None, *, config) -> RecordBatch:
+  """Frames of records, see `System.from_records`; `speech` and `settings` are not used."""
+  return clips.of_records(records, config.size, num_frames)
 
 
 def predict(
-  params, clips: Sequence[Record], speech: Sequence[Record] | None = None, *, net: Autoencoder, config
+  params, records: Sequence[Record], speech: Sequence[Record] | None = None, *, net: Autoencoder, config
 ) -> tuple[list[Truth], list[Generated]]:
   """The frames of records, and what is kept of them; `speech` is not used."""
-  return reconstruction_scores.predict(clips, config.size, lambda images, first: reconstruct(net, params, images))
+  return reconstruction_scores.predict(records, config.size, lambda images, first: reconstruct(net, params, images))
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:
@@ -125,4 +86,4 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
 
 
 def _batch(file: Video, frames: Callable) -> FileBatch:
-  return FileBatch((file,), 1, lambda: Conditions(frames, file.fps))
+  return FileBatch((file,), 1, lambda: clips.Frames(frames, file.fps))

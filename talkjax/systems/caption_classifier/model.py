@@ -11,17 +11,14 @@ from talkjax.corpora.records import Record
 from talkjax.diffusion import schedules, targets
 from talkjax.metrics.suites import Clip, Context, Generated, Suite, Truth
 from talkjax.systems.joint import data
-from talkjax.systems.joint.loss import BRANCH, apply, noised
+from talkjax.systems.joint.loss import BRANCH, apply, init_network, noised
 
 LEVELS = 10  # of noise, evenly spaced over the timesteps, that accuracy is measured at
 
 
 def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, space, net) -> Any:
   """Fresh parameters; the frozen branches are filled by training."""
-  video, audio = (jnp.zeros((1, space.frames, *space.shapes[name])) for name in ('video', 'audio'))
-  audio = audio.reshape(1, -1, audio.shape[-1])
-  shifts = _shifts(rng, space, net)
-  return {**space.fresh(), BRANCH: net.init(rng, video, audio, jnp.zeros(1), shifts)['params']}
+  return {**space.fresh(), BRANCH: init_network(net, rng, space, _shifts(rng, space, net))}
 
 
 def _shifts(rng, space, net) -> jax.Array:

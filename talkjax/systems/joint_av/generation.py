@@ -43,21 +43,20 @@ class Sampler:
         'a window'
       )
     self.table = make_table(config)
-    self.window = jax.jit(self._window, static_argnames=('classify', 'conditioned'))
+    self.window = jax.jit(self._window, static_argnames='classify')
 
-  def _window(self, params, classifier, known, mask, captions, seeds, first, *, classify=None, conditioned=False):
+  def _window(self, params, classifier, given, captions, seeds, first, *, classify=None):
     """A window of samples.
 
     Args:
       params: from training.
       classifier: parameters of the caption classifier, or None.
-      known: samples [b, f, ...] of what is known, zeros elsewhere.
-      mask: the same, 1 where it is generated.
+      given: (known, mask): samples [b, f, ...] of what is known, zeros elsewhere, and the same with 1 where it is
+        generated; None: nothing is known.
       captions: int32 [b].
       seeds: uint32 [b].
       first: number of the window's first frame.
       classify: `System.classify` of the caption classifier; None: captions condition the network.
-      conditioned: anything is known.
 
     Returns:
       samples {'video': [b, f, ...], 'audio': [b, f, n, c]}.
@@ -71,13 +70,14 @@ class Sampler:
 
     start = noise(len(self.table))
     denoise = self._denoiser(params, classifier, captions, classify)
-    if conditioned:
+    if given:
+      known, mask = given
       if config.guidance.speech == 'gradient':
         denoise = guidance.correction(denoise, known, mask, config.guidance.scale, target=target)
       # Known parts keep the noise that they began with, as the path of a deterministic sampler does.
       denoise = guidance.replacement(denoise, known, mask, lambda level: start)
     x = samplers.sample(denoise, start, self.table, noise, target=target, clip=config.sampler.clip or None)
-    if conditioned:
+    if given:
       x = jax.tree.map(lambda m, made, k: m * made + (1 - m) * k, mask, x, known)
     return x
 
@@ -208,13 +208,11 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
     made = sampler.window(
       params,
       classifier and classifier.params,
-      part(known),
-      part(mask),
+      (part(known), part(mask)) if any((m == 0).any() for m in part(mask).values()) else None,
       captions,
       seeds,
       np.uint32(first),
       classify=classifier and classifier.system.classify,
-      conditioned=any((m == 0).any() for m in part(mask).values()),
     )
     for name, x in made.items():
       known[name][:, first : first + size] = x

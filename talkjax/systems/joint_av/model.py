@@ -9,18 +9,14 @@ import jax.numpy as jnp
 from talkjax.diffusion import losses, schedules, targets
 from talkjax.metrics.suites import Suite
 from talkjax.systems import joined
-from talkjax.systems.joint.loss import BRANCH, apply, noised
+from talkjax.systems.joint.loss import BRANCH, apply, init_network, noised
 
 
 def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, space, net, config) -> Any:
   """Fresh parameters; the frozen branches are filled by training."""
-  params = {**space.fresh(), **joined.fresh(config)}
-  video, audio = (jnp.zeros((1, space.frames, *space.shapes[name])) for name in ('video', 'audio'))
-  audio = audio.reshape(1, -1, audio.shape[-1])
   captions = (jnp.zeros(1, jnp.int32),) if config.captions else ()
-  shifts = net.draw_shifts(rng, space.frames)
-  params[BRANCH] = net.init(rng, video, audio, jnp.zeros(1), shifts, *captions)['params']
-  return params
+  network = init_network(net, rng, space, net.draw_shifts(rng, space.frames), *captions)
+  return {**space.fresh(), **joined.fresh(config), BRANCH: network}
 
 
 def loss(

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -12,12 +11,12 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import align, landmarks, mask
-from talkjax.media import audio, picture, video
+from talkjax.media import picture, video
 from talkjax.media.picture import to_float
 from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
 from talkjax.systems.audio import Sound
-from talkjax.systems.revoicing import Clip, RecordFrames, back_and_forth
+from talkjax.systems.revoicing import Clip, back_and_forth, of_records
 from talkjax.systems.speech_edit import data
 
 
@@ -53,26 +52,15 @@ def from_records(
     num_frames: length of the videos; by default that of the longest clip.
     settings: none: speech_edit has no sweepable options.
   """
-  count = num_frames or max(len(r.frames) for r in clips)
-  made = [_read_clip(clip, count, config) for clip in clips]
-  return RecordBatch(
-    Conditions(
-      identity=to_float(np.stack([clip.images[0] for clip in made])),
-      frames=RecordFrames(made, count),
-      sound=[Sound.of_record(voice, count, clip.fps) for clip, voice in zip(clips, speech or clips, strict=True)],
-    ),
-    tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made),
-  )
 
+  def read(clip: Record, count: int) -> Clip:
+    hide = lambda points: mask.jaw_mask(points, config.size, kind=config.mask)
+    return Clip.of_record(clip, data.frame_transforms(clip, config), hide, config.size, count)
 
-def _read_clip(clip: Record, count: int, config) -> Clip:
-  transforms = data.frame_transforms(clip, config)
-  last = min(count, len(clip.frames))
-  return Clip(
-    images=[align.crop(clip.frame(i), transforms[i], config.size) for i in range(last)],
-    masks=[data.jaw_mask(clip, transforms, i, config) for i in range(last)],
-    landmarks=np.stack([align.transform_points(clip.landmarks[i], transforms[i]) for i in range(last)]),
-  )
+  made, frames, sound = of_records(clips, speech, num_frames, read)
+  identity = to_float(np.stack([clip.images[0] for clip in made]))
+  truth = tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made)
+  return RecordBatch(Conditions(identity, frames, sound), truth)
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:
@@ -85,11 +73,9 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     UserError: a file cannot be read, or no face is found.
   """
   source, voice = request.inputs['video'], request.inputs['audio']
-  speech = audio.read_audio(voice)
-  samples, rate = audio.read_audio_native(voice)
   info = video.probe(source)
-  # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
-  count = max(1, math.ceil(len(samples) / rate * info.fps - 1e-3))
+  speech = Sound.of_file(voice, info.fps)
+  count = speech.num_frames
   read = lambda: itertools.islice(video.read_frames(source, fps=info.fps), count)
 
   track = landmarks.find_faces(read(), name=source)
@@ -110,7 +96,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     return align.paste(frame, generated, transforms[index], region)
 
   file = Video(request.output, count, info.fps, (info.height, info.width), voice, info.pixel_aspect, compose)
-  return [FileBatch((file,), 1, lambda: Conditions(identity[None], frames(), [Sound(speech, count, info.fps)]))]
+  return [FileBatch((file,), 1, lambda: Conditions(identity[None], frames(), [speech]))]
 
 
 def _read_identity(wanted: str, config, source: str, info: video.VideoInfo, transforms: np.ndarray) -> np.ndarray:

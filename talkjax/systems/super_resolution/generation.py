@@ -1,9 +1,7 @@
 """Enlarges frames: of corpus records, of a video file, or of what another system generated."""
 
-import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +12,11 @@ from talkjax.diffusion import samplers
 from talkjax.diffusion.noise import keyed_normal
 from talkjax.errors import UserError
 from talkjax.media import picture, video
-from talkjax.systems import Chunk, FileBatch, RecordBatch, Request, Video, join, reconstruction_scores
+from talkjax.systems import Chunk, FileBatch, RecordBatch, Request, Video, clips, join
 from talkjax.systems.super_resolution import data
 from talkjax.training import sharding
 
-CHUNK = 8  # frames of a video that are enlarged at once
 MAX_PIXELS = 2**22  # of an enlarged frame: the activations of more do not fit an accelerator
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-  """Small frames.
-
-  Attributes:
-    frames: uint8 [b, h, w, 3], one after another, of all videos at the same time.
-    fps: frames per second.
-  """
-
-  frames: Callable[[], Iterable[np.ndarray]]
-  fps: float = 25.0
 
 
 def make_enlarge(predict: Callable, config, table: samplers.Table) -> Callable:
@@ -75,7 +59,7 @@ def make_enlarge(predict: Callable, config, table: samplers.Table) -> Callable:
 
 def generate(
   params,
-  conditions: Conditions,
+  conditions: clips.Frames,
   seeds: np.ndarray,
   progress: Callable[[float], None] | None = None,
   *,
@@ -85,49 +69,23 @@ def generate(
 
   Args:
     params: from training.
-    conditions: see `Conditions`.
+    conditions: the small frames.
     seeds: [b] uint32, one per video.
     progress: not used: chunks come as they are generated.
     enlarge: from `make_enlarge`.
   """
-  source, size = iter(conditions.frames()), 0
-  while frames := list(itertools.islice(source, CHUNK)):
-    size = size or len(frames)  # one compiled shape: a last chunk that is shorter is filled up
-    stacked = np.stack([frames[min(i, len(frames) - 1)] for i in range(size)], axis=1)
-    yield Chunk(enlarge(params, stacked, seeds)[:, : len(frames)], fps=conditions.fps)
+  return clips.change(conditions, lambda frames: enlarge(params, frames, seeds))
 
 
 def upscale(params, frames: np.ndarray, seed: int, *, enlarge: Callable) -> np.ndarray:
   """A clip, enlarged: uint8 [f, h, w, 3] -> uint8 [f, h', w', 3]. The same seed gives the same noise to other clips."""
-  conditions = Conditions(lambda: (frame[None] for frame in frames))
+  conditions = clips.Frames(lambda: (frame[None] for frame in frames))
   return join(generate(params, conditions, np.array([seed], np.uint32), enlarge=enlarge)).frames[0]
 
 
-def from_records(
-  clips: Sequence[Record],
-  *,
-  config,
-  speech: Sequence[Record] | None = None,
-  num_frames: int | None = None,
-  settings: Mapping[str, Sequence[float]] | None = None,
-) -> RecordBatch:
-  """Records, made small; a shorter one holds its last frame.
-
-  Args:
-    clips: the records.
-    config: the system's.
-    speech: not used.
-    num_frames: the most frames of each.
-    settings: none.
-  """
-  count = num_frames or max(len(c.frames) for c in clips)
-  truths = tuple(reconstruction_scores.truth(clip, count, config.size) for clip in clips)
-
-  def frames():
-    for i in range(count):
-      yield data.degrade(np.stack([t.frames[min(i, len(t.frames) - 1)] for t in truths]), config.scale)
-
-  return RecordBatch(Conditions(frames, clips[0].fps), truths)
+def from_records(records: Sequence[Record], speech=None, num_frames=None, settings=None, *, config) -> RecordBatch:
+  """Records, made small, see `System.from_records`; `speech` and `settings` are not used."""
+  return clips.of_records(records, config.size, num_frames, lambda frames: data.degrade(frames, config.scale))
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:
@@ -148,4 +106,4 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   sound = source if info.has_audio else None
   file = Video(request.output, None, info.fps, (height, width), sound, info.pixel_aspect)
   frames = lambda: (frame[None] for frame in video.read_frames(source, fps=info.fps))
-  return [FileBatch((file,), 1, lambda: Conditions(frames, info.fps))]
+  return [FileBatch((file,), 1, lambda: clips.Frames(frames, info.fps))]

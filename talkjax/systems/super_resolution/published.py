@@ -13,7 +13,7 @@ import numpy as np
 from talkjax.errors import UserError
 from talkjax.weights import guided_diffusion, mm_diffusion
 from talkjax.weights.flags import read_flags
-from talkjax.weights.read import read_weights
+from talkjax.weights.read import find_file, read_weights
 
 NAME = 'super_resolution'  # value of convert --source
 CONFIG = 'configs/super_resolution.py'  # provides the settings that the checkpoint does not contain
@@ -34,10 +34,7 @@ def find(path: pathlib.Path, config=None) -> dict[str, pathlib.Path]:
   Raises:
     UserError: the folder has none of them.
   """
-  file = path if not path.is_dir() else next((path / name for name in FILES if (path / name).is_file()), None)
-  if file is None:
-    raise UserError(f'folder {path} has no super-resolution network: expected {", ".join(FILES)}, or a file')
-  return {'params': file}
+  return {'params': find_file(path, FILES, 'super-resolution network')}
 
 
 def step(files: Mapping[str, pathlib.Path]) -> int:

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,12 +10,12 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import align, landmarks
-from talkjax.media import audio, picture, video
+from talkjax.media import picture, video
 from talkjax.media.picture import to_float
 from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
 from talkjax.systems.audio import Sound
-from talkjax.systems.revoicing import Clip, RecordFrames, back_and_forth
+from talkjax.systems.revoicing import Clip, back_and_forth, of_records
 from talkjax.systems.wav2lip import data
 
 FPS = 25.0  # of the video that is made of a picture
@@ -67,24 +66,15 @@ def from_records(
     num_frames: length of the videos; by default that of the longest clip.
     settings: none: wav2lip has no sweepable options.
   """
-  count = num_frames or max(len(r.frames) for r in clips)
-  made = [_read_clip(clip, count, config) for clip in clips]
+
+  def read(clip: Record, count: int) -> Clip:
+    transforms = data.face_transforms(clip.landmarks, clip.box, config)
+    return Clip.of_record(clip, transforms, lambda points: data.hidden_region(points, config), config.size, count)
+
+  made, frames, sound = of_records(clips, speech, num_frames, read)
   reference = to_float(np.stack([clip.images[0] for clip in made])) if config.reference == 'first' else None
-  sound = [Sound.of_record(voice, count, clip.fps) for clip, voice in zip(clips, speech or clips, strict=True)]
-  frames = _WithRegions(RecordFrames(made, count), config)
   truth = tuple(Truth(c.images, c.landmarks, [data.drawn_region(m, config) for m in c.masks]) for c in made)
-  return RecordBatch(Conditions(reference, frames, sound), truth)
-
-
-def _read_clip(clip: Record, count: int, config) -> Clip:
-  transforms = data.face_transforms(clip.landmarks, clip.box, config)
-  last = min(count, len(clip.frames))
-  points = np.stack([align.transform_points(clip.landmarks[i], transforms[i]) for i in range(last)])
-  return Clip(
-    images=[align.crop(clip.frame(i), transforms[i], config.size) for i in range(last)],
-    masks=[data.hidden_region(p, config) for p in points],
-    landmarks=points,
-  )
+  return RecordBatch(Conditions(reference, _WithRegions(frames, config), sound), truth)
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:
@@ -101,11 +91,9 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   if len(names) != 1:
     raise UsageError('wav2lip takes either --video or --image: give one of them')
   source, voice = request.inputs[names[0]], request.inputs['audio']
-  speech = audio.read_audio(voice)
-  samples, rate = audio.read_audio_native(voice)
   fps, read, aspect = _open(names[0], source)
-  # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
-  count = max(1, math.ceil(len(samples) / rate * fps - 1e-3))
+  speech = Sound.of_file(voice, fps)
+  count = speech.num_frames
   track = landmarks.find_faces(itertools.islice(read(), count), name=source)
   transforms = data.face_transforms(track.landmarks, track.box, config)
   first = next(read())
@@ -125,7 +113,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     return align.paste(pending[0][0], generated, *pending.popleft()[1:])
 
   file = Video(request.output, count, fps, first.shape[:2], voice, aspect, compose)
-  return [FileBatch((file,), 1, lambda: Conditions(reference, frames(), [Sound(speech, count, fps)]))]
+  return [FileBatch((file,), 1, lambda: Conditions(reference, frames(), [speech]))]
 
 
 def _open(kind: str, source: str) -> tuple[float, Callable[[], Iterator[np.ndarray]], object]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from talkjax.errors import UserError
 from talkjax.nn.wav2lip import COLUMNS, SIZE, Wav2Lip
 from talkjax.weights.fit import fit
 from talkjax.weights.pretrained import UNUSED, shapes_of
-from talkjax.weights.read import read_weights
+from talkjax.weights.read import find_file, read_weights
 
 NAME = 'wav2lip'  # value of convert --source
 CONFIG = 'configs/wav2lip.py'  # provides the settings that the checkpoint does not contain
@@ -29,10 +28,7 @@ def find(path: pathlib.Path, config=None) -> dict[str, pathlib.Path]:
   Raises:
     UserError: the folder has none of them.
   """
-  file = path if not path.is_dir() else next((path / name for name in FILES if (path / name).is_file()), None)
-  if file is None:
-    raise UserError(f'folder {path} has no generator of Wav2Lip: expected {" or ".join(FILES)}, or a file')
-  return {'params': file}
+  return {'params': find_file(path, FILES, 'generator of Wav2Lip')}
 
 
 def step(files: Mapping[str, pathlib.Path]) -> int:
