@@ -5,7 +5,7 @@ import re
 
 import ml_collections
 
-from talkjax import cli
+from talkjax.training import ranges
 
 
 def parse(arg: str | None, sizes) -> tuple[str, dict]:
@@ -156,6 +156,6 @@ def finish(config: ml_collections.ConfigDict, changes: dict) -> ml_collections.C
     UsageError: a key does not exist.
   """
   for key, value in changes.items():
-    cli.check_key(config, key, f'argument {key}={value}')
+    ranges.check_key(config, key, f'argument {key}={value}')
     config.update_from_flattened_dict({key: value})
   return config

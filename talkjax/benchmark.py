@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from talkjax import cli, systems
+from talkjax import cli, options, systems
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.media import files, outputs
@@ -39,7 +39,7 @@ from talkjax.training.compile import Program, training_program
 from talkjax.weights import speech
 
 OPTIONS = (
-  cli.CONFIG,
+  options.CONFIG,
   Option('output', str, 'A JSON file for the figures.'),
   Option('repeats', int, 'Repetitions of each measurement.', 7, minimum=1),
   Option('compile_only', bool, 'Only compile the training step, and report the memory that a device needs.', False),
@@ -285,7 +285,7 @@ def _figures(path: str) -> bool:
 
 
 def _main(args) -> None:
-  cli.required(args, ['config'], 'python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
+  options.required(args, ['config'], 'python -m talkjax.benchmark --config=configs/speech_edit.py:tiny')
   ranges.check(args.config)
   if args.output is not None:
     outputs.check(args.output, ['.json'], replaceable=_figures, remedy='choose another name')

@@ -5,7 +5,6 @@ traceback is printed only with `--debug`; that of an unforeseen error goes to a 
 """
 
 import contextlib
-import difflib
 import errno
 import glob
 import os
@@ -19,7 +18,7 @@ import textwrap
 import threading
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 from absl import flags, logging
@@ -28,10 +27,10 @@ from ml_collections import config_flags
 from talkjax import options, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.media import outputs
-from talkjax.options import Option
+from talkjax.options import CONFIG, Option
+from talkjax.training import ranges
 from talkjax.training.workdir import flatten, read_system_config
 
-CONFIG = Option('config', str, 'The config file with its arguments: FILE.py[:size[,key=value...]].')
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 DEBUG = Option('debug', bool, 'Show the traceback of an error.', False)
 
@@ -259,13 +258,6 @@ def files(name: str, value: str) -> tuple[str, ...]:
   return tuple(found)
 
 
-def required(arguments: types.SimpleNamespace, names: Iterable[str], example: str) -> None:
-  """Raises UsageError, with an example, unless all of these options are given."""
-  for name in names:
-    if getattr(arguments, name) in (None, ''):
-      raise UsageError(f'--{name} is missing: {example}')
-
-
 def _by_system(accept: Callable[[Option], bool], workdir: str | None = None) -> dict[str, list[Option]]:
   """The options of every system, and of the system of a workdir if it is one that is defined elsewhere."""
   known = systems.names()
@@ -298,7 +290,7 @@ def _check_config(argv: Sequence[str]) -> list[str]:
   config = load_config(path, value.partition(':')[2] or None)
   for argument in argv:
     if argument.startswith(('--config.', '-config.')):
-      check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
+      ranges.check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
   tuples = {f'config.{key}' for key, value in flatten(config.to_dict()).items() if isinstance(value, tuple)}
   others, given, words = [], {}, iter(argv)
   for word in words:
@@ -336,19 +328,6 @@ def _importable(path: str) -> Iterator[None]:
     yield
   finally:
     sys.path.remove(root)
-
-
-def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
-  """Raises UsageError, with near names, unless the config has 'a.b.c'."""
-  names = list(flatten(config.to_dict()))
-  if key not in names and not any(n.startswith(key + '.') for n in names):
-    near = difflib.get_close_matches(key, names, n=3) or [
-      n for n in names if n.split('.')[-1] == key.rsplit('.', maxsplit=1)[-1]
-    ]
-    hint = (
-      f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
-    )
-    raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
 
 
 def _write_traceback(argv: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from types import ModuleType
 import jax
 import ml_collections
 
-from talkjax import cli, systems
+from talkjax import cli, options, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.options import Option
 from talkjax.training import checkpoint
@@ -41,7 +41,7 @@ OPTIONS = (
     'The checkpoint: a file, a folder that has it under its published name, or hf:ORG/NAME[/FILE][@REVISION].',
   ),
   Option('output', str, 'The workdir to make.'),
-  cli.CONFIG,
+  options.CONFIG,
 )
 
 
@@ -104,7 +104,7 @@ def _default_config(module: ModuleType) -> ml_collections.ConfigDict:
 
 def _main(args) -> None:
   example = f'python -m talkjax.convert --source={"|".join(NAMES)} --path=FILE_OR_DIR --output=DIR'
-  cli.required(args, ('source', 'path', 'output'), example)
+  options.required(args, ('source', 'path', 'output'), example)
   checkpoint.check_new(args.output, '--output')
   for line in convert(args.source, args.path, args.output, args.config):
     print(f'{args.output}: {line}')

@@ -88,7 +88,7 @@ def _requested(args, pipeline: Pipeline) -> tuple[dict, int]:
 
 
 def _main(args) -> None:
-  cli.required(
+  options.required(
     args, ['workdir'], 'python -m talkjax.generate --workdir=DIR --video=V --audio=A --output=out.mp4 (see --help)'
   )
   pipeline = Pipeline(args.workdir, args.weights)

@@ -59,6 +59,7 @@ class Option:
       raise UsageError(f'--{self.name}={value}: expected a finite number')
 
 
+CONFIG = Option('config', str, 'The config file with its arguments: FILE.py[:size[,key=value...]].')
 MAX_SEED = 2**32 - 1
 SAMPLER = (
   Option('sampler', str, "The sampler (default: the config's).", key='sampler.name', evaluate=True, message=True),
@@ -67,6 +68,13 @@ SAMPLER = (
     message=True,
   ),
 )  # fmt: skip
+
+
+def required(arguments: Any, names: Iterable[str], example: str) -> None:
+  """Raises UsageError, with an example, unless a command's `arguments` have a value of all of these options."""
+  for name in names:
+    if getattr(arguments, name) in (None, ''):
+      raise UsageError(f'--{name} is missing: {example}')
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
-from talkjax import cli, systems
+from talkjax import options, systems
 from talkjax.corpora import feature_cache
 from talkjax.errors import UserError
 from talkjax.media.picture import strip
@@ -31,10 +31,10 @@ from talkjax.options import Option
 from talkjax.training import checkpoint, input_pipeline, lock, memory, metrics_log, ranges, sharding, state
 from talkjax.training.compile import train_patterns, training_program
 from talkjax.training.workdir import RANDOM, is_workdir, read_config, write_config
-from talkjax.weights import encoders, packaged
+from talkjax.weights import encoders
 
 OPTIONS = (
-  cli.CONFIG,
+  options.CONFIG,
   Option('workdir', str, 'Folder of the run: a new one, or one to resume.'),
   Option(
     'resume_from',
@@ -184,7 +184,7 @@ def check_sources(config, system: systems.System) -> None:
   load = (*config.load, *system.load)
   given = {name: _pretrained(config, name) for name, *_ in load}
   for workdir in filter(is_workdir, (config.init_from, *config.pretrained.values(), *given.values())):
-    if workdir not in packaged.NETWORKS:
+    if not _in_package(workdir):
       read_config(workdir)
   earlier = checkpoint.saved_paths(config.init_from) if is_workdir(config.init_from) else ()
   for name, into, _, missing in load:
@@ -216,6 +216,13 @@ def _pretrained(config, name: str) -> str:
   return config.pretrained[name] if name in config.pretrained else config[name]
 
 
+def _in_package(workdir: str) -> bool:
+  """Whether what stands for a workdir is a network that comes with the package."""
+  from talkjax.weights import packaged  # which later stages and most sizes do not need
+
+  return workdir in packaged.NETWORKS
+
+
 def _load(config, system, wanted, caches, encoder: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters by path that a run starts from: of an earlier stage (`config.init_from`) and of pretrained networks.
 
@@ -228,7 +235,9 @@ def _load(config, system, wanted, caches, encoder: dict[str, np.ndarray]) -> dic
     loaded |= checkpoint.load_part(config.init_from, wanted, '', config.get('init_ignored', ''), missing)
   for name, into, ignored, missing in (*config.load, *system.load):
     source, new = _pretrained(config, name), (missing,) if missing else ()
-    if source in packaged.NETWORKS:
+    if _in_package(source):
+      from talkjax.weights import packaged
+
       loaded |= packaged.load_part(source, wanted, into, new)
     elif is_workdir(source):
       loaded |= checkpoint.load_part(source, wanted, into, ignored, new)
@@ -362,7 +371,7 @@ class _StopRequest:
 
 
 def _main(args) -> None:
-  cli.required(args, ('config', 'workdir'), EXAMPLE)
+  options.required(args, ('config', 'workdir'), EXAMPLE)
   memory.keep_freed()
   if 'TALKJAX_COORDINATOR' in os.environ:  # set by launch/; a cloud TPU pod is found without it
     jax.distributed.initialize(
@@ -374,6 +383,8 @@ def _main(args) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+  from talkjax import cli  # which the loop does not need
+
   return cli.run(_main, OPTIONS, __doc__, argv)
 
 

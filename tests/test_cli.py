@@ -17,7 +17,7 @@ import time
 import pytest
 from absl import flags
 
-from talkjax import cli, systems
+from talkjax import cli, options, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.options import Option
 from tests.commands import ROOT, call
@@ -256,7 +256,7 @@ def test_help_lists_every_option(name):
   assert done.stdout.startswith(module.__doc__.strip())
   sections = _sections(done.stdout)
   own = sections.pop('Options')
-  more = ['config.KEY=VALUE'] if cli.CONFIG in module.OPTIONS else []
+  more = ['config.KEY=VALUE'] if options.CONFIG in module.OPTIONS else []
   assert list(own) == [*(o.name for o in module.OPTIONS), 'debug', *more]
   for option in module.OPTIONS:
     expected = option.help if option.default is None else f'{option.help} (default: {option.default})'

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from talkjax.errors import UserError
-from talkjax.media import files, outputs
+from talkjax.media import outputs
 
 GAP = 2  # white pixels between the frames of a strip
 MAX_PIXELS = 2**27  # of a picture: small files can hold pictures that need many gigabytes
@@ -22,6 +22,8 @@ def read(path) -> np.ndarray:
   Raises:
     UserError: the file cannot be read, is not an image, or has more than MAX_PIXELS.
   """
+  from talkjax.media import files  # training reads no files of users
+
   data = files.read_bytes(path, 'a PNG or JPEG')
   pixels = _num_pixels(data)
   if pixels > MAX_PIXELS:

@@ -1,5 +1,6 @@
 """The values that the keys of a config may have, in one table."""
 
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -104,6 +105,19 @@ TEXTS = {'joins': 0, 'captions': 1}
 # By key whose entries are tuples: how long they are, and which of their values are regular expressions.
 PATTERNS = {'train': (2, (0,)), 'rules': (2, (0,)), 'load': (4, (2, 3))}
 DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
+  """Raises UsageError, with near names, unless the config has 'a.b.c'."""
+  names = list(flatten(config.to_dict()))
+  if key not in names and not any(n.startswith(key + '.') for n in names):
+    near = difflib.get_close_matches(key, names, n=3) or [
+      n for n in names if n.split('.')[-1] == key.rsplit('.', maxsplit=1)[-1]
+    ]
+    hint = (
+      f'nearest: {", ".join(near)}' if near else f'its keys are {", ".join(sorted({n.split(".")[0] for n in names}))}'
+    )
+    raise UsageError(f'{what}: the config has no key {key!r} ({hint})')
 
 
 def check(config: ml_collections.ConfigDict) -> None:
