@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,29 +35,17 @@ class Conditions:
   sound: Sequence[Sound]
 
 
-def from_records(
-  clips: Sequence[Record],
-  *,
-  config,
-  speech: Sequence[Record] | None = None,
-  num_frames: int | None = None,
-  settings: Mapping[str, Sequence[float]] | None = None,
-) -> RecordBatch:
+def from_records(records: Sequence[Record], speech=None, num_frames=None, settings=None, *, config) -> RecordBatch:
   """Records as conditions: each video re-voiced with its own sound, or with that of another record.
 
-  Args:
-    clips: the videos.
-    config: the system's.
-    speech: as many records whose sound is used instead; cut or silent after its end.
-    num_frames: length of the videos; by default that of the longest clip.
-    settings: none: speech_edit has no sweepable options.
+  See `System.from_records` and `revoicing.of_records`; there are no sweepable `settings`.
   """
 
   def read(clip: Record, count: int) -> Clip:
     hide = lambda points: mask.jaw_mask(points, config.size, kind=config.mask)
     return Clip.of_record(clip, data.frame_transforms(clip, config), hide, config.size, count)
 
-  made, frames, sound = of_records(clips, speech, num_frames, read)
+  made, frames, sound = of_records(records, speech, num_frames, read)
   identity = to_float(np.stack([clip.images[0] for clip in made]))
   truth = tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made)
   return RecordBatch(Conditions(identity, frames, sound), truth)

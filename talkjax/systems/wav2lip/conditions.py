@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -49,29 +49,17 @@ class _WithRegions:
       yield {**frame, 'region': data.drawn_region(frame['mask'], self.config)}
 
 
-def from_records(
-  clips: Sequence[Record],
-  *,
-  config,
-  speech: Sequence[Record] | None = None,
-  num_frames: int | None = None,
-  settings: Mapping[str, Sequence[float]] | None = None,
-) -> RecordBatch:
+def from_records(records: Sequence[Record], speech=None, num_frames=None, settings=None, *, config) -> RecordBatch:
   """Records as conditions: the lips of each video moved to its own sound, or to that of another record.
 
-  Args:
-    clips: the videos.
-    config: the system's.
-    speech: as many records whose sound is used instead; cut or silent after its end.
-    num_frames: length of the videos; by default that of the longest clip.
-    settings: none: wav2lip has no sweepable options.
+  See `System.from_records` and `revoicing.of_records`; there are no sweepable `settings`.
   """
 
   def read(clip: Record, count: int) -> Clip:
     transforms = data.face_transforms(clip.landmarks, clip.box, config)
     return Clip.of_record(clip, transforms, lambda points: data.hidden_region(points, config), config.size, count)
 
-  made, frames, sound = of_records(clips, speech, num_frames, read)
+  made, frames, sound = of_records(records, speech, num_frames, read)
   reference = to_float(np.stack([clip.images[0] for clip in made])) if config.reference == 'first' else None
   truth = tuple(Truth(c.images, c.landmarks, [data.drawn_region(m, config) for m in c.masks]) for c in made)
   return RecordBatch(Conditions(reference, _WithRegions(frames, config), sound), truth)
