@@ -1,8 +1,8 @@
 """What the configs of portrait systems (emo, vexpress) share.
 
 Sizes: `paper` is 512 x 512 in Stable Diffusion 1.5's latents. `tiny` is 64 x 64 puppets, folded 4 x 4 into channels in
-place of an autoencoder, for two CPU cores; `small` learns 128 x 128 from scratch on one GPU. In both, the portrait is
-concatenated to the noisy latents and the network predicts the residual from it, so that it need not learn to copy it.
+place of an autoencoder, for two CPU cores; `small` learns 128 x 128 from scratch on one GPU. `config.aids` has what
+these small networks are helped with.
 A later stage starts from the earlier one's workdir: what it adds is initialised, everything else must fit.
 """
 
@@ -17,11 +17,11 @@ def base(stage: int) -> ml_collections.ConfigDict:
   """The settings of both systems at size `paper`."""
   c = common.base()
   c.size = 512
+  c.crop = 0.0  # side of the square around the portrait's face, in longer sides of that; 0: the picture's whole square
   c.frames = 1 if stage == 1 else 12  # of a training clip
   c.margin = 2  # neighbouring frames on each side whose audio features a frame is conditioned on
-  # 'vae', or 'fold'. Where `residual_scale` is not 0, what is diffused is the residual from the portrait's latents,
-  # times this.
-  c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4, residual_scale=0.0)
+  # 'vae', or 'fold': patches of pixels as channels.
+  c.latents = dict(kind='vae', widths=(128, 256, 512, 512), scaling=0.18215, patch=4)
   c.model = dict(
     widths=(320, 640, 1280, 1280),
     attention=(True, True, True, False),
@@ -29,7 +29,6 @@ def base(stage: int) -> ml_collections.ConfigDict:
     heads=8,
     groups=32,
     zero_contexts=True,  # audio, reference and speed attention are zero-initialised
-    modulated=False,  # audio also modulates the residual blocks' features (ours)
     temporal_layers=2,  # temporal attentions in each block
     context=768,  # channels of audio tokens, and of Stable Diffusion's text
   )
@@ -42,7 +41,6 @@ def base(stage: int) -> ml_collections.ConfigDict:
     end=0.012,
     zero_snr=False,
     target='epsilon',
-    prior=0.0,  # variance of x0, for small networks that predict it (see portrait.networks.predict)
     min_snr=0.0,
     noise_offset=0.0,
   )
@@ -50,7 +48,15 @@ def base(stage: int) -> ml_collections.ConfigDict:
   c.guidance = 3.5
   c.context_scales = dict(reference=1.0, audio=1.0)  # factors of the attention outputs at generation
   c.mouth_weight = 1.0  # of the loss in twice the lips' box
-  c.augment = dict(hidden_mouth=0.0)  # share of examples whose mouth is replaced by noise (ours)
+  c.augment = dict()
+  # What small networks are helped with (ours); docs/experiments.md has what each brings.
+  c.aids = dict(
+    residual_scale=0.0,  # the portrait is concatenated, and the residual from it is diffused, times this; 0: neither
+    overlay=False,  # so is the portrait laid over the face that is asked for, which takes its place in the residual
+    prior=0.0,  # preconditioning: variance of x0 for which the posterior mean is added to the prediction of x0
+    modulation=False,  # the audio features scale and shift those of residual blocks (FiLM)
+    hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
+  )
   c.optimizer.learning_rate = 1e-5
   c.data.corpus = 'hdtf'
   c.data.workers = 4
@@ -85,8 +91,8 @@ def finish(c: ml_collections.ConfigDict, size: str, stage: int, changes: dict) -
   c = common.finish(c, changes)
   if size != 'paper' and c.latents.kind == 'vae':
     c.latents.update(common.packaged_latents('puppets_autoencoder'))
-    if 'latents.residual_scale' not in changes:
-      c.latents.residual_scale = 1.5
+    if 'aids.residual_scale' not in changes:
+      c.aids.residual_scale = 1.5
     if stage == 1:
       c.pretrained = dict(autoencoder='puppets_autoencoder')
       c.load = (('autoencoder', 'autoencoder', '', ''),)
@@ -96,14 +102,14 @@ def finish(c: ml_collections.ConfigDict, size: str, stage: int, changes: dict) -
 def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   """The changes of `small` and `tiny`, which learn from scratch; docs/experiments.md has what each setting gave."""
   c.pretrained, c.load = {}, ()
-  c.latents.update(kind='fold', residual_scale=6.0)  # which gives the residual a variance of about one
+  c.latents.kind = 'fold'
   c.dtype, c.remat = 'float32', False
   c.diffusion.update(
-    schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', prior=0.03, min_snr=0.0, noise_offset=0.0
+    schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', min_snr=0.0, noise_offset=0.0
   )
-  c.model.modulated = True
+  # A residual of variance one: its network input is not drowned in what is known.
+  c.aids.update(residual_scale=6.0, prior=0.03, modulation=True, hidden_mouth=1.0)
   c.audio.kind = 'mel'
-  c.augment.hidden_mouth = 1.0
   c.mouth_weight = 20.0
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
   # as the network is least accurate at low noise levels.
@@ -117,7 +123,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     c.data.update(corpus='clips', examples_per_record=1)
     c.batch_size = 64 if stage == 1 else 8
     return
-  c.size = 64
+  c.size, c.crop = 64, 1.5
   c.audio.kind = 'speech_encoder'
   c.frames = 1 if stage == 1 else 8
   c.model.update(
@@ -132,7 +138,6 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     audio_tokens=2,
   )
   c.data.update(corpus='puppets', examples_per_record=4 if stage == 1 else 1, workers=0, mouth='found')
-  c.data.reference_within = 12
   c.batch_size = 16 if stage == 1 else 4
   c.steps = {1: 1800, 2: 700, 3: 700}[stage]
   c.sample_every = 200

@@ -52,9 +52,10 @@ def get_config(arg: str | None = None):
 
   if size != 'paper':
     portrait.from_scratch(c, size, stage)
+    c.aids.overlay = True
     c.kps_canvas = 256
     c.augment.flip = 0.0
-    c.drop.all = 0.05
+    c.drop.update(all=0.05, kps=0.0, reference=0.0)
     if stage == 3:
       c.optimizer.learning_rate /= 10  # as in the paper
   if size == 'small':

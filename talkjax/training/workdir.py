@@ -24,15 +24,19 @@ _RENAMED = {
   'foundation': 'pretrained_network',
   'foundations': 'pretrained',
   'pretrained.wav2vec2': 'audio.weights',
-  'latents.change': 'latents.residual_scale',
+  'augment.hidden_mouth': 'aids.hidden_mouth',
+  'diffusion.prior': 'aids.prior',
+  'latents.change': 'aids.residual_scale',
+  'latents.residual_scale': 'aids.residual_scale',
   'weights': 'context_scales',
   'windows.budget': 'windows.batch_size',
   'windows.kept': 'windows.cache_mib',
 }
 _AUDIO = {'audio.weights': '', 'audio.wav2vec2': {}, 'audio.speech_encoder': {}}
+_PORTRAIT = {'crop': 0.0, 'aids.overlay': False, 'aids.modulation': False, **_AUDIO}
 _ADDED = {
-  'emo': {'diffusion.noise_offset': 0.0, **_AUDIO},
-  'vexpress': _AUDIO,
+  'emo': {'diffusion.noise_offset': 0.0, **_PORTRAIT},
+  'vexpress': _PORTRAIT,
   'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing', 'audio.kind': 'mel', **_AUDIO},
 }
 # Keys of earlier versions, and entries of lists, that are gone: encoders need not be listed to be frozen or loaded.
@@ -128,7 +132,8 @@ def upgrade(config: dict) -> dict:
     if key in config:
       config[key] = [entry for entry in config[key] if (entry if isinstance(entry, str) else entry[0]) not in gone]
   for path, value in _ADDED.get(config.get('system'), {}).items():
-    if _has(config, path.rpartition('.')[0]):
+    parent = path.rpartition('.')[0]
+    if _has(config, parent or 'latents'):
       node, key = _node(config, path)
       node.setdefault(key, value)
   return config

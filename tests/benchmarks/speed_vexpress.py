@@ -107,7 +107,9 @@ def jax_step(sampler, params, given):
   """Our step as a function without arguments; it returns [1, f, h, w, c]."""
   x, guide = (jnp.asarray(given[k].transpose(0, 2, 3, 4, 1)) for k in ('x', 'guide'))
   kv = jax.jit(precompute_kv)(params, {k: given[k] for k in ('reference', 'audio')})
-  prepared = kv['reference'], jnp.zeros_like(x[:, 0])  # only smaller sizes use the portrait's latents
+  prepared = generation.Prepared(
+    kv['reference'], jnp.zeros_like(x[:, 0])
+  )  # only smaller sizes use the portrait's latents
   encoded = Conditioning({'audio': kv['audio']}, guide_features=guide[0])
   level = jax.tree.map(jnp.asarray, sampler.table.rows(0))
   arguments = ({'backbone': params}, prepared, encoded, x, jnp.zeros(1, int), level, {})

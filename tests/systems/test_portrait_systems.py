@@ -33,40 +33,84 @@ class Constant(nn.Module):
     return jnp.broadcast_to(jnp.array(self.values), (*x.shape[:3], len(self.values))), {}
 
 
+def aids(**given):
+  return types.SimpleNamespace(**{'residual_scale': 0.0, 'overlay': False, 'prior': 0.0, **given})
+
+
+def predict(values, x, condition, level=None, **given):
+  nets = types.SimpleNamespace(backbone=Constant(values), aids=aids(**given))
+  level = level or Level(np.array([3, 7]), None, None, None)
+  return networks.predict({'backbone': {}}, x, level, condition, nets=nets)
+
+
 @pytest.mark.parametrize('framewise', [False, True])
 def test_a_residual_is_a_part_of_its_own_and_a_multiple_of_the_portrait(framewise):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 3, 4, 4, 2))
   portrait = rng.normal(size=(2, 3, 4, 4, 2) if framewise else (2, 4, 4, 2))
   values = (0.5, -1.0, 2.0, 3.0)
-  signal, noise = np.array([0.8, 0.6]), np.array([0.6, 0.8])
-  level = Level(np.array([3, 7]), signal**2, signal, noise)
+  assert networks.num_references(aids(residual_scale=6.0)) == 2 and networks.num_references(aids()) == 1
   condition = networks.PortraitConditioning(Conditioning(), portrait)
-  assert networks.backbone_channels(2, 6.0) == len(values) and networks.backbone_channels(2, 0.0) == 2
-
-  nets = types.SimpleNamespace(backbone=Constant(values), residual_scale=6.0, prior=0.0)
-  prediction = networks.predict({'backbone': {}}, x, level, condition, nets=nets)
   per_frame = portrait if framewise else portrait[:, None]
   expected = np.broadcast_to(np.array([0.5, -1.0]) + np.array([2.0, 3.0]) * per_frame, x.shape)
-  np.testing.assert_allclose(prediction, expected, atol=1e-6)
+  np.testing.assert_allclose(predict(values, x, condition, residual_scale=6.0), expected, atol=1e-6)
 
-  nets.prior = 0.03  # the mean of a Gaussian of that variance given x
-  prediction = networks.predict({'backbone': {}}, x, level, condition, nets=nets)
+  # With a prior, the mean of a Gaussian of that variance given x.
+  signal, noise = np.array([0.8, 0.6]), np.array([0.6, 0.8])
+  level = Level(np.array([3, 7]), signal**2, signal, noise)
   gain = signal * 0.03 / (signal**2 * 0.03 + noise**2)
+  prediction = predict(values, x, condition, level, residual_scale=6.0, prior=0.03)
   np.testing.assert_allclose(prediction, expected + x * gain.reshape(2, 1, 1, 1, 1), atol=1e-6)
 
-  plain = types.SimpleNamespace(backbone=Constant(values[:2]), residual_scale=0.0, prior=0.0)
-  prediction = networks.predict({'backbone': {}}, x, level, condition, nets=plain)
+  prediction = predict(values[:2], x, condition)  # without a residual
   np.testing.assert_allclose(prediction, np.broadcast_to(values[:2], x.shape), atol=1e-6)
 
 
+def test_with_an_overlay_the_video_is_a_blend_of_portraits_and_what_is_added():
+  """Whatever the residual is diffused from, undone it is that blend."""
+  rng = np.random.default_rng(0)
+  x, laid = rng.normal(size=(2, 2, 3, 4, 4, 2))
+  portrait = rng.normal(size=(2, 4, 4, 2))
+  added, share, factor = np.array([0.5, -1.0]), np.array([0.0, 2.0]), np.array([2.0, 3.0])
+  condition = networks.PortraitConditioning(Conditioning(), portrait, laid, base=laid)
+  given = {'residual_scale': 6.0, 'overlay': True}
+  assert networks.num_references(aids(**given)) == 3
+  residual = predict((*added, *share, *factor), x, condition, **given)
+  made = networks.from_residual(residual, laid, types.SimpleNamespace(aids=aids(**given)))
+  blend = laid / (1 + np.exp(-share)) + portrait[:, None] / (1 + np.exp(share))
+  np.testing.assert_allclose(made, blend + (added + factor * blend) / 6, atol=1e-5)
+
+
 def test_a_residual_is_undone():
-  latents, portrait = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 4, 2))
-  portrait = portrait[:, 0]
-  nets = types.SimpleNamespace(residual_scale=6.0)
-  residual = networks.to_residual(latents, portrait, nets)
-  np.testing.assert_allclose(residual[:, 1], 6 * (latents[:, 1] - portrait))
-  np.testing.assert_allclose(networks.from_residual(residual, portrait, nets), latents, atol=1e-6)
+  latents, base = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 4, 2))
+  nets = types.SimpleNamespace(aids=aids(residual_scale=6.0))
+  condition = networks.PortraitConditioning(Conditioning(), base[:, 0], base=base)
+  residual = networks.to_residual(latents, condition, nets)
+  np.testing.assert_allclose(residual, 6 * (latents - base))
+  np.testing.assert_allclose(networks.from_residual(residual, base, nets), latents, atol=1e-6)
+  condition = networks.PortraitConditioning(Conditioning(), base[:, 0])  # without a base nothing changes
+  assert networks.to_residual(latents, condition, nets) is latents
+  assert networks.from_residual(latents, None, nets) is latents
+
+
+@pytest.mark.parametrize(
+  'changes, said',
+  [
+    ({'mouth_weight': 1.0}, r'hidden_mouth needs the mouth map that config\.mouth_weight=1 leaves out: set'),
+    ({'diffusion.target': 'epsilon'}, r"prior=0\.03 needs a network that predicts x0, .* is 'epsilon': set the prior"),
+    ({'aids.residual_scale': 0.0}, r'overlay blends portraits in the residual x0, and .*residual_scale=0\.0,.*: set'),
+  ],
+)
+def test_contradicting_aids_are_refused(changes, said, puppets):
+  with pytest.raises(UserError, match=said):
+    systems.build(micro.config(vexpress, 1, puppets, **changes))
+
+
+def test_a_small_network_of_an_earlier_version_is_refused(puppets):
+  with pytest.raises(UserError, match=r'modulated=True: an earlier version trained .*: train it again, or use that'):
+    config = micro.config(vexpress, 1, puppets)
+    config.model.modulated = True
+    systems.build(config)
 
 
 def test_a_hidden_mouth_is_noise_and_nothing_else_is():
@@ -94,7 +138,7 @@ def test_audio_features_are_those_of_their_frame():
 # By config: changes of the first stage, and what stages 2 and 3 may change of what they start from.
 STAGES = {
   emo: ({}, 'attn2|modulation|^audio/', 'motion_modules'),
-  vexpress: ({'audio.kind': 'none', 'model.modulated': False}, '(?!)', ''),
+  vexpress: ({'audio.kind': 'none', 'aids.modulation': False}, '(?!)', ''),
 }
 
 

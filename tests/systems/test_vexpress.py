@@ -14,9 +14,9 @@ from talkjax.corpora import footage
 from talkjax.diffusion import losses
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
-from talkjax.nn.latent_unet import precompute_kv
-from talkjax.systems.portrait import networks
-from talkjax.systems.portrait.reading import square_frame
+from talkjax.nn.latent_unet import Conditioning, precompute_kv
+from talkjax.systems.portrait import framing, networks
+from talkjax.systems.portrait.networks import PortraitConditioning
 from talkjax.systems.vexpress import data, model
 from talkjax.training import state
 from talkjax.training.sharding import path_name
@@ -27,11 +27,15 @@ def test_an_example_has_the_keypoints_of_its_frames_and_the_audio_around_them(pu
   config, record = micro(2, puppets), vexpress.records[0]
   example = systems.build(config).read(record, np.random.default_rng(1))
   assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
-  frames = np.stack([square_frame(record, i, 32) for i in range(len(record.frames))])
+  window = framing.of_record(record, config.crop)
+  frames = np.stack([window.picture(record.frame(i), 32) for i in range(len(record.frames))])
   start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
-  points = data.face_points(record, 32)[start : start + 4]
+  points = data.face_points(record, config)[start : start + 4]
   np.testing.assert_array_equal(example['kps'][0], keypoints.draw_all(points, 32, config.kps_canvas))
   assert example['weight'].shape == (1, 4, 8, 8, 1) and set(np.unique(example['weight'])) == {1, 20}
+  np.testing.assert_array_equal(example['points'][0] * 32, points)
+  reference = next(i for i, f in enumerate(frames) if np.array_equal(f, example['reference'][0]))
+  np.testing.assert_array_equal(example['reference_points'][0] * 32, data.face_points(record, config)[reference])
 
 
 def test_a_mirrored_example_is_mirrored_whole_and_its_eyes_change_colours(puppets, vexpress):
@@ -75,11 +79,18 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
   guide = jnp.ones((8, 8, 8, 32))
   kv = precompute_kv(params['backbone'], {'reference': features})['reference']
 
+  laid = 2 * jnp.ones((*portrait.shape[:1], 4, *portrait.shape[1:]))
+  unet = Conditioning(contexts, guide_features=guide, modulation=jnp.ones((8, 5)))
+  given = PortraitConditioning(unet, portrait, laid, laid)
+
   def drop(seed=0, **shares):
     shares = type(config.drop)({'all': 0.0, 'kps': 0.0, 'reference': 0.0, **shares})
-    return model.drop(params, contexts, guide, portrait, 4, shares, jax.random.key(seed), nets)
+    return model.drop(params, given, 4, shares, jax.random.key(seed), nets)
 
-  kept, _, portraits = drop()
+  def parts(made):
+    return made.unet.contexts, made.unet.guide_features, made.portrait
+
+  kept, _, portraits = parts(drop())
   for path, pair in kept['reference'].items():
     for a, b in zip(pair, kv[path]):
       np.testing.assert_array_equal(a, jnp.repeat(b, 4, 0))
@@ -87,14 +98,20 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
   # Zero features have zero keys and values.
   zero = precompute_kv(params['backbone'], {'reference': jax.tree.map(jnp.zeros_like, features)})['reference']
   assert not any(np.any(x) for x in jax.tree.leaves(zero))
-  assert not any(np.any(x) for x in jax.tree.leaves(drop(all=1.0)))
+  assert not any(np.any(x) for x in jax.tree.leaves(dataclasses.replace(drop(all=1.0), base=None)))
   shares = []
   for seed in range(30):
-    some, rest, portraits = drop(seed, kps=0.5, reference=0.2)
+    made = drop(seed, kps=0.5, reference=0.2)
+    some, rest, portraits = parts(made)
     frames = [np.any(np.asarray(x), axis=(1, 2)) for x in jax.tree.leaves(some['reference'])]
     assert all(np.array_equal(f, frames[0]) for f in frames)  # the same frames in every block
     np.testing.assert_array_equal(np.any(np.asarray(portraits), axis=(2, 3, 4)).reshape(-1), frames[0])
     assert np.all(some['audio'] == 1)
+    # The overlay tells where the keypoints are: where these are dropped it is the portrait as it is.
+    has_kps = np.asarray(rest)[:, 0, 0, 0].reshape(made.overlay.shape[:2])[..., None, None, None] > 0
+    shown = np.broadcast_to(np.any(np.asarray(portraits), axis=(2, 3, 4), keepdims=True), portraits.shape)
+    np.testing.assert_array_equal(made.overlay, np.where(has_kps, laid, portrait[:, None]) * shown)
+    np.testing.assert_array_equal(made.base, np.where(has_kps, laid, portrait[:, None]))
     shares.append([frames[0].mean(), np.asarray(rest)[:, 0, 0, 0].mean()])
   np.testing.assert_allclose(np.mean(shares, 0), [0.8, 0.5], atol=0.1)
 

@@ -92,13 +92,14 @@ def denoise_workdir(workdir: str, path: str) -> None:
   size = config.size
   points = rng.uniform(0, size, (30, 3, 2)).astype(np.float32)
   given = conditions.Conditions(
-    conditions.Portraits(rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32), {}), [points], []
+    conditions.Portraits(rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32), {}), points[:1], [points], []
   )
   inputs = generation.Inputs(
     sampler.prepare(params, given.portraits.reference),
     lambda video, index: generation.draw_keypoints(points, index, config),
     [rng.normal(size=(30, 160)).astype(np.float32)],
     np.array([3], np.uint32),
+    points=[(points[0], points)],
   )
   np.save(path, generation.denoise(params, inputs, sampler=sampler)[0])
 

@@ -12,9 +12,9 @@ from talkjax.errors import UsageError
 from talkjax.faces import measures
 from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
-from talkjax.systems.portrait import conditions
+from talkjax.systems.portrait import conditions, framing
 from talkjax.systems.portrait.conditions import Job, Portraits
-from talkjax.systems.portrait.reading import box_region, face_region, to_square
+from talkjax.systems.portrait.reading import box_region, face_region
 
 FPS = 25.0  # of videos generated from files, as of the corpora
 # What the face needs beyond its box in the portrait, on each side and as a share of the box's longer side: on puppets
@@ -69,19 +69,21 @@ def from_records(
   else:
     speed = np.full(len(clips), config.speed.default) if speed is None else speed
     speeds = np.broadcast_to(np.asarray(speed, np.float32)[:, None], (len(clips), count)).copy()
+  size, crop = config.size, config.crop
   if oracle:
-    regions = [face_region(c, range(min(count, len(c.frames))), config.size) for c in clips]
+    regions = [face_region(c, range(min(count, len(c.frames))), size, crop) for c in clips]
   else:
-    regions = [portrait_region(to_square(c.landmarks[0], c.size, config.size), None, config.size) for c in clips]
+    faces = [framing.of_record(c, crop).points(c.landmarks[0], size) for c in clips]
+    regions = [portrait_region(face, None, size) for face in faces]
   voices = zip(speech or clips, clips, strict=True)
   return RecordBatch(
     Conditions(
-      portraits=conditions.from_records(clips, config, settings),
+      portraits=conditions.from_records(clips, config, settings, crop),
       region=np.stack(regions),
       sound=[Sound.of_record(v, num_frames or len(c.frames), c.fps) for v, c in voices],
       speed=speeds,
     ),
-    tuple(conditions.truth(c, count, config.size, region) for c, region in zip(clips, regions)),
+    tuple(conditions.truth(c, count, size, region, crop) for c, region in zip(clips, regions)),
   )
 
 
@@ -98,7 +100,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   """
   inputs, paths = request.inputs, conditions.jobs(request)
   box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
-  images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
+  images = {path: conditions.read_portrait(path, config.size, config.crop) for path in inputs['image']}
   regions = {path: portrait_region(portrait.landmarks, box, config.size) for path, portrait in images.items()}
   sounds = {path: conditions.read_sound(path, FPS) for path in inputs['audio']}
   lengths = {path: sound.num_frames for path, sound in sounds.items()}

@@ -54,16 +54,16 @@ class Sampler:
     if config.motion_frames and nets.backbone.temporal:
       _, motion_features = networks.reference_features(params, latents, motion, nets)
       motion_features = networks.scale_examples(motion_features, jnp.full(latents.shape[:1], has_motion))
-    contexts = model.audio_contexts(params, batch['audio'], nets)
-    silence = model.audio_contexts(params, jnp.full_like(batch['audio'], nets.audio_features.silence), nets)
+    windows = model.audio_windows(batch['audio'], nets)
+    contexts = model.audio_contexts(params, windows, nets)
     unet = Conditioning(
       {'reference': kv, **precompute_kv(params['backbone'], contexts, nets.backbone.dtype)},
       networks.context_scales(config, settings, latents.shape[0]),
       motion_features,
       model.speed_tokens(params, batch['speed'], nets),
       jnp.repeat(guide, f, axis=0),
-      networks.modulation(contexts, nets),
-      networks.modulation(silence, nets),
+      networks.modulation(windows, nets),
+      networks.modulation(jnp.full_like(windows, nets.audio_features.silence), nets),
     )
     # Unconditional: the same without portrait and audio (zero keys and values).
     dropped = ('contexts', 'modulation', 'silent_modulation')
@@ -74,11 +74,12 @@ class Sampler:
     def denoise(x, level, condition):
       return networks.predict(params, x, level, condition, nets=nets)
 
+    base = latents[:, None] if nets.aids.residual_scale else None
     generated = samplers.sample(
       guidance.classifier_free_batched(
         denoise,
-        PortraitConditioning(unet, latents),
-        PortraitConditioning(null, latents),
+        PortraitConditioning(unet, latents, base=base),
+        PortraitConditioning(null, latents, base=base),
         settings.get('guidance', config.guidance),
       ),
       noise(config.sampler.steps),
@@ -87,7 +88,7 @@ class Sampler:
       target=config.diffusion.target,
       clip=config.sampler.clip or None,
     )
-    generated = networks.from_residual(generated, latents, nets)
+    generated = networks.from_residual(generated, base, nets)
     images = nets.latents.decode(params, generated.reshape(-1, *generated.shape[2:]))
     motion = generated[:, f - config.motion_frames :] if config.motion_frames else motion
     return images.reshape(*generated.shape[:2], *images.shape[1:]), motion

@@ -27,12 +27,15 @@ def make_networks(config) -> Networks:
   )
 
 
-def audio_contexts(params, audio: jax.Array, nets: Networks) -> dict[str, jax.Array]:
-  """{'audio': tokens [b * f, tokens, d]} of audio features [b, f + 2m, d]; empty before the stage with sound."""
-  if nets.audio is None:
-    return {}
+def audio_contexts(params, windows: jax.Array, nets: Networks) -> dict[str, jax.Array]:
+  """{'audio': tokens [b * f, tokens, d]} of windows of audio features; empty before the stage with sound."""
+  return {} if nets.audio is None else {'audio': networks.audio_tokens(params, windows, nets)}
+
+
+def audio_windows(audio: jax.Array, nets: Networks) -> jax.Array:
+  """Windows [b * f, (2m + 1) d] of audio features [b, f + 2m, d]."""
   windows = frame_windows(audio.astype(jnp.float32), nets.margin)
-  return {'audio': networks.audio_tokens(params, windows.reshape(-1, windows.shape[-1]), nets)}
+  return windows.reshape(-1, windows.shape[-1])
 
 
 def speed_tokens(params, speed: jax.Array, nets: Networks) -> jax.Array | None:
@@ -67,16 +70,17 @@ def condition(
       motion += size * jax.random.normal(grain_rng, motion.shape)
       has_motion *= jax.random.bernoulli(keep_rng, 1 - drop.motion, (b,))
   reference, motion_features = networks.reference_features(params, portrait, motion, nets)
-  contexts = audio_contexts(params, batch['audio'], nets)
+  windows = audio_windows(batch['audio'], nets)
+  contexts, modulation = audio_contexts(params, windows, nets), networks.modulation(windows, nets)
   if train and drop.all:
     keep = jax.random.bernoulli(drop_rng, 1 - drop.all, (b,)).astype(jnp.float32)
     reference = networks.scale_examples(reference, keep)
-    contexts = networks.scale_examples(contexts, jnp.repeat(keep, frames))
+    contexts, modulation = networks.scale_examples((contexts, modulation), jnp.repeat(keep, frames))
   unet = Conditioning(
     {'reference': reference, **contexts},
     motion_features=networks.scale_examples(motion_features, has_motion),
     speed=speed_tokens(params, batch['speed'], nets),
     guide_features=networks.guide_features(params, batch['region'].astype(jnp.float32), nets),
-    modulation=networks.modulation(contexts, nets),
+    modulation=modulation,
   )
-  return PortraitConditioning(unet, portrait)
+  return PortraitConditioning(unet, portrait, base=portrait[:, None] if nets.aids.residual_scale else None)

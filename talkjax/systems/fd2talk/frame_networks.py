@@ -17,7 +17,8 @@ from talkjax.nn.transformer import ImageTokens
 from talkjax.systems.fd2talk import guide
 from talkjax.systems.portrait import latents as latent_spaces
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
-from talkjax.systems.portrait.networks import encode
+from talkjax.systems.portrait.networks import encode, from_references
+from talkjax.systems.portrait.overlay import enlarge, lay_over
 
 BRANCH = 'frames'  # of the parameters
 
@@ -160,9 +161,7 @@ def portrait(params, batch: Mapping[str, jax.Array], rows: jax.Array, nets: Netw
   latents = encode(params, batch, 'reference', nets)
   image = None
   if nets.overlay:
-    image = to_float(batch['reference'])
-    # An enlarged image loses little where it is sampled between its pixels.
-    image = jax.image.resize(image, (len(image), 2 * image.shape[1], 2 * image.shape[2], 3), 'cubic')
+    image = enlarge(to_float(batch['reference']))
   return Portrait(latents, tokens(params[BRANCH], latents, nets), rows.astype(jnp.float32), image)
 
 
@@ -210,7 +209,7 @@ def condition(
   if nets.overlay or nets.guider:
     target = guide.landmarks(model, rows)
   if nets.overlay:
-    laid = guide.lay_over(portrait.image, guide.landmarks(model, portrait.rows), target, size)
+    laid = lay_over(portrait.image, guide.landmarks(model, portrait.rows), target, size)
     overlay = nets.latents.encode(params, laid)
   if nets.guider:
     guided = nets.guider.apply({'params': own['guider']}, guide.face_map(target, size))
@@ -225,17 +224,15 @@ def condition(
 def predict(params, x: jax.Array, level, given: FrameConditioning, nets: Networks) -> jax.Array:
   """The clean latents J_0 predicted from noisy ones x [b, h, w, c] at levels [b], or at one for all (eq. 16).
 
-  With an overlay the network predicts a blend of the portrait as it is and as it is laid over the face, for each
-  number by itself, and what is added.
+  With an overlay the network predicts what is added to a blend of both portraits (`from_references`).
   """
   inputs = x if given.overlay is None else jnp.concatenate([x, given.overlay, given.portrait], -1)
   timesteps = jnp.broadcast_to(level.timestep, x.shape[:1])
   y, _ = nets.unet.apply({'params': params[BRANCH]['unet']}, inputs, timesteps, given.unet)
   if given.overlay is None:
     return y
-  added, share, factor = jnp.split(y, 3, axis=-1)
-  share = jax.nn.sigmoid(share)
-  return added + (1 + factor) * (share * given.overlay + (1 - share) * given.portrait)
+  added, blend = from_references(y, (given.overlay, given.portrait))
+  return added + blend
 
 
 def decode(params, latents: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:

@@ -15,7 +15,7 @@ from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
 from talkjax.systems.joint import label_of
 from talkjax.systems.portrait import conditions as portraits
-from talkjax.systems.portrait.reading import square_frame, to_square
+from talkjax.systems.portrait import framing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def from_records(
   conditions = Conditions(
     captions=tuple(label_of(c.caption, config.captions, f'clip {c.id}') for c in clips),
     sound=voices,
-    portraits=[square_frame(c, 0, size) if spoken else None for c in clips],
+    portraits=[framing.of_record(c).picture(c.frame(0), size) if spoken else None for c in clips],
     lengths=lengths,
   )
   return RecordBatch(conditions, tuple(_truth(c, n, space.fps, size) for c, n in zip(clips, lengths)))
@@ -72,8 +72,9 @@ def from_records(
 def _truth(clip: Record, count: int, fps: float, size: int) -> Truth:
   """The first `count` frames of a record at another frame rate."""
   numbers = np.clip(((np.arange(count) + 0.5) / fps * clip.fps).astype(int), 0, len(clip.frames) - 1)
-  landmarks = to_square(clip.landmarks[numbers], clip.size, size)
-  return Truth([square_frame(clip, int(i), size) for i in numbers], landmarks)
+  window = framing.of_record(clip)
+  frames = [window.picture(clip.frame(int(i)), size) for i in numbers]
+  return Truth(frames, window.points(clip.landmarks[numbers], size))
 
 
 def from_files(params, request: Request, *, config, space) -> list[FileBatch]:

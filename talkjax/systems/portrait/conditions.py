@@ -17,7 +17,8 @@ from talkjax.media import audio, picture, video
 from talkjax.metrics.suites import Truth
 from talkjax.systems import Request, Video
 from talkjax.systems.audio import Sound
-from talkjax.systems.portrait.reading import face_region, square_frame, to_square
+from talkjax.systems.portrait import framing
+from talkjax.systems.portrait.reading import face_region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Job(NamedTuple):
   value: float | None = None
 
 
-def from_records(clips: Sequence[Record], config, settings: Mapping[str, Sequence[float]]) -> Portraits:
+def from_records(
+  clips: Sequence[Record], config, settings: Mapping[str, Sequence[float]], crop: float = 0
+) -> Portraits:
   """Each record's first frame as its portrait."""
-  reference = np.stack([square_frame(c, 0, config.size) for c in clips])
+  reference = np.stack([framing.of_record(c, crop).picture(c.frame(0), config.size) for c in clips])
   return Portraits(reference, {k: np.asarray(v, np.float32) for k, v in settings.items()})
 
 
-def truth(clip: Record, count: int, size: int, region: np.ndarray | None = None) -> Truth:
+def truth(clip: Record, count: int, size: int, region: np.ndarray | None = None, crop: float = 0) -> Truth:
   """The first `count` frames of a record, as generated ones will be.
 
   Args:
@@ -55,12 +58,13 @@ def truth(clip: Record, count: int, size: int, region: np.ndarray | None = None)
     count: the most frames.
     size: of the square frames.
     region: [size, size, 1], where the face was asked to be; None: where it is in these frames.
+    crop: see `framing.of_record`.
   """
-  count = min(count, len(clip.frames))
+  count, window = min(count, len(clip.frames)), framing.of_record(clip, crop)
   return Truth(
-    [square_frame(clip, i, size) for i in range(count)],
-    to_square(clip.landmarks[:count], clip.size, size),
-    region=face_region(clip, range(count), size) if region is None else region,
+    [window.picture(clip.frame(i), size) for i in range(count)],
+    window.points(clip.landmarks[:count], size),
+    region=face_region(clip, range(count), size, crop) if region is None else region,
   )
 
 
@@ -102,32 +106,33 @@ class Portrait:
     return self.track.landmarks[0]
 
 
-def read_portrait(path: str, size: int) -> Portrait:
-  """A portrait of any size, cropped to the largest square around the face.
+def read_portrait(path: str, size: int, crop: float = 0) -> Portrait:
+  """A portrait of any size, cropped to the square around the face that `crop` asks for, or to the largest one.
 
   Raises:
     UserError: it cannot be read, or no face is found.
   """
-  return crop_portrait(picture.read(path), size, path)
+  return crop_portrait(picture.read(path), size, path, crop)
 
 
-def crop_portrait(image: np.ndarray, size: int, name: str) -> Portrait:
+def crop_portrait(image: np.ndarray, size: int, name: str, crop: float = 0) -> Portrait:
   """The same of a picture uint8 [h, w, 3], which has a name for messages."""
   track = landmarks.find_faces([image], name=name)
-  x0, y0, x1, y1 = (float(v) for v in track.box[0])
-  height, width = image.shape[:2]
-  side = min(height, width)
-  corner = np.array(
-    [int(np.clip((x0 + x1 - side) / 2, 0, width - side)), int(np.clip((y0 + y1 - side) / 2, 0, height - side))]
-  )
-  left, top = corner
-  square = picture.fit_square(np.ascontiguousarray(image[top : top + side, left : left + side]), size)
-  scale = np.float32(size / side)
+  shape = image.shape[:2]
+  if crop:
+    window = framing.around_face(track.landmarks[0], shape, crop)
+  else:
+    x0, y0, x1, y1 = (float(v) for v in track.box[0])
+    side = min(shape)
+    left, top = (int(np.clip((a + b - side) / 2, 0, n - side)) for a, b, n in ((x0, x1, shape[1]), (y0, y1, shape[0])))
+    window = framing.Window(left, top, side)
+  corner, scale = np.array([window.x, window.y]), np.float32(size / window.side)
   moved = {
     'landmarks': (track.landmarks - corner) * scale,
     'mesh': (track.mesh - [*corner, 0]) * scale,
     'box': (track.box - np.tile(corner, 2)) * scale,
   }
+  square = window.picture(image, size)
   return Portrait(square, dataclasses.replace(track, **moved))
 
 

@@ -43,10 +43,10 @@ def loss(
   latents = encode(params, batch, 'target', nets, latent_rng)
   portrait = encode(params, batch, 'reference', nets)
   conditioning = condition(params, batch, portrait, latents.shape[1], condition_rngs, train)
-  latents = to_residual(latents, portrait, nets)
+  latents = to_residual(latents, conditioning, nets)
 
   def hide(x, noise, level):
-    return hide_mouths(x, noise, level, batch['weight'] > 1, config.augment.hidden_mouth, hide_rng)
+    return hide_mouths(x, noise, level, batch['weight'] > 1, config.aids.hidden_mouth, hide_rng)
 
   value = denoising_loss(
     lambda x, level: predict(params, x, level, conditioning, nets=nets),
@@ -55,7 +55,7 @@ def loss(
     schedule,
     config.diffusion,
     weight=batch.get('weight'),
-    corrupt=hide if train and config.augment.hidden_mouth else None,
+    corrupt=hide if train and config.aids.hidden_mouth else None,
   )
   return value, {}
 

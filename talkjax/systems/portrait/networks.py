@@ -21,6 +21,7 @@ from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait import audio as portrait_audio
 from talkjax.systems.portrait import latents as latent_spaces
+from talkjax.systems.portrait import overlay
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
 
 
@@ -39,9 +40,7 @@ class Networks:
     margin: neighbouring frames on each side whose features belong to a frame's window.
     speed: from head speeds to tokens of the temporal layers, or None.
     text_channels: of the ReferenceNet's one zero token (it has no prompt).
-    residual_scale: where not 0, the backbone sees the portrait's latents and predicts the scaled difference from them.
-    modulated: residual blocks are modulated by the audio tokens too.
-    prior: see `predict`.
+    aids: `config.aids`, what small networks are helped with.
     branches: names of the parameter branches, in the order in which their random keys are drawn.
   """
 
@@ -57,9 +56,7 @@ class Networks:
   margin: int
   speed: nn.Module | None
   text_channels: int
-  residual_scale: float
-  modulated: bool
-  prior: float
+  aids: Any
   branches: tuple[str, ...]
 
 
@@ -70,13 +67,17 @@ class PortraitConditioning:
   Attributes:
     unet: for the backbone.
     portrait: latents [b, h, w, c], or one for each frame [b, f, h, w, c].
+    overlay: latents [b, f, h, w, c] of the portrait laid over the face of each frame, or None.
+    base: latents [b, f or 1, h, w, c] from which the residual is diffused, or None: the latents are diffused.
   """
 
   unet: Conditioning
   portrait: jax.Array
+  overlay: jax.Array | None = None
+  base: jax.Array | None = None
 
 
-jax.tree_util.register_dataclass(PortraitConditioning, ['unet', 'portrait'], [])
+jax.tree_util.register_dataclass(PortraitConditioning, ['unet', 'portrait', 'overlay', 'base'], [])
 
 
 def make_networks(
@@ -98,7 +99,7 @@ def make_networks(
     temporal: fields of the temporal layers that differ by system.
     **own: the other fields of `Networks` that differ by system.
   """
-  m = config.model
+  m, aids = config.model, config.aids
   latents = latent_spaces.make(config)
   dtype = jnp.dtype(config.dtype)
   unet = {
@@ -117,7 +118,7 @@ def make_networks(
   layers = Temporal(m.temporal_middle, layers=m.temporal_layers, max_frames=m.max_frames, **temporal)
   return Networks(
     backbone=LatentUNet(
-      backbone_channels(latents.channels, config.latents.residual_scale),
+      latents.channels * num_references(aids),
       contexts=('reference', 'audio') if sound else ('reference',),
       zero_contexts=m.zero_contexts,
       temporal=layers if config.frames > 1 else None,
@@ -132,20 +133,14 @@ def make_networks(
     audio_features=features,
     margin=config.margin,
     text_channels=m.context,
-    residual_scale=config.latents.residual_scale,
-    modulated=m.modulated,
-    prior=config.diffusion.prior,
+    aids=aids,
     **own,
   )
 
 
-def backbone_channels(channels: int, residual_scale: float) -> int:
-  """Channels that the backbone predicts for latents with `channels`.
-
-  Twice as many where it predicts the difference from a portrait: what is added, and a factor of the portrait's own
-  latents. The inside of a mouth has one colour, so more has to be subtracted from pale skin than from dark skin.
-  """
-  return 2 * channels if residual_scale else channels
+def num_references(aids) -> int:
+  """How many times the channels of the latents a backbone reads and predicts, see `predict`."""
+  return 1 + bool(aids.residual_scale) + aids.overlay
 
 
 def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> dict[str, Any]:
@@ -162,16 +157,18 @@ def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> d
   contexts = {'reference': reference_features(params, zeros, None, nets)[0]}
   if encoder := nets.audio_features.encoder:
     params[encoder.kind] = encoder.init(keys['encoder'])
+  modulated = None
   if nets.audio:
     windows = frame_windows(example['audio'].astype(jnp.float32), nets.margin)[:, 0]
     params['audio'] = nets.audio.init(keys['audio'], _audio_input(windows, nets))['params']
     contexts['audio'] = audio_tokens(params, windows, nets)
+    modulated = modulation(windows, nets)
   speed = None
   if nets.speed:
     params['speed'] = nets.speed.init(keys['speed'], example['speed'])['params']
     speed = nets.speed.apply({'params': params['speed']}, example['speed'])[:, :1]
-  conditioning = Conditioning(contexts, speed=speed, modulation=modulation(contexts, nets))
-  x = concat_reference(zeros[None], zeros)[0] if nets.residual_scale else zeros
+  conditioning = Conditioning(contexts, speed=speed, modulation=modulated)
+  x = jnp.concatenate([zeros] * num_references(nets.aids), axis=-1)
   params['backbone'] = nets.backbone.init(keys['backbone'], x, jnp.zeros(1), conditioning)['params']
   return params
 
@@ -209,6 +206,28 @@ def reference_features(params, portrait: jax.Array, motion: jax.Array | None, ne
   return attended, {k: v[:, 1:] for k, v in features.items() if '_layers_' in k} if n else {}
 
 
+def lay_over(params, enlarged: jax.Array, source: jax.Array, target: jax.Array, nets: Networks) -> jax.Array:
+  """Portraits moved to where the faces of their frames are.
+
+  Args:
+    params: from `init`.
+    enlarged: [b, 2 size, 2 size, 3] in [-1, 1], see `overlay.enlarge`.
+    source: [b, n, 2] points of the portraits, in sides of the picture.
+    target: [b, f, n, 2] the same points of the frames.
+    nets: the networks.
+
+  Returns:
+    Latents [b, f, h, w, c].
+  """
+  b, f = target.shape[:2]
+  repeat = lambda x: jnp.repeat(x, f, axis=0)
+  moved = overlay.move(
+    repeat(enlarged), repeat(source), target.reshape(b * f, *target.shape[2:]), enlarged.shape[1] // 2
+  )
+  latents = nets.latents.encode(params, moved)
+  return latents.reshape(b, f, *latents.shape[1:])
+
+
 def guide_features(params, images: jax.Array, nets: Networks) -> jax.Array:
   """Features [n, h', w', c] of spatial conditions [n, h, w, c']."""
   return nets.guider.apply({'params': params[nets.guider_name]}, images)
@@ -223,22 +242,25 @@ def _audio_input(windows: jax.Array, nets: Networks) -> jax.Array:
   return windows.reshape(windows.shape[0], nets.audio_window, -1) if nets.audio_window else windows
 
 
-def modulation(contexts: Mapping[str, Any], nets: Networks) -> jax.Array | None:
-  """The audio tokens as the modulation of residual blocks, concatenated: [b * f, tokens * d]."""
-  if not nets.modulated or 'audio' not in contexts:
-    return None
-  return contexts['audio'].reshape(contexts['audio'].shape[0], -1)
+def modulation(windows: jax.Array, nets: Networks) -> jax.Array | None:
+  """The windows of audio features [n, (2 margin + 1) d] as the modulation of residual blocks, where it is an aid."""
+  return windows if nets.aids.modulation and nets.audio else None
 
 
 def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitConditioning, *, nets: Networks):
   """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or at one for all.
 
-  With `nets.residual_scale` the backbone predicts two numbers for each of x: what is added, and a factor of the
-  portrait's own latents. With `nets.prior` the prediction is x0, and the backbone's output is added to the posterior
-  mean of x0 given x for a Gaussian x0 of that variance, so that a narrow network need not pass all of x through.
+  With `aids.residual_scale` x is the scaled residual from `condition.base`, and the backbone sees the latents of the
+  portrait, and its overlay, see `from_references`. With `aids.prior` the prediction is x0, and the backbone's output is
+  added to the posterior mean of x0 given x for a Gaussian x0 of that variance, so that a narrow network need not pass
+  all of x through.
   """
   b, f = x.shape[:2]
-  inputs = concat_reference(x, condition.portrait) if nets.residual_scale else x
+  references, aids = (), nets.aids
+  if aids.residual_scale:
+    frames = lambda y: jnp.broadcast_to(y if y.ndim == x.ndim else y[:, None], x.shape)
+    references = (*((condition.overlay,) if aids.overlay else ()), frames(condition.portrait))
+  inputs = jnp.concatenate([x, *references], axis=-1)
   scales = {k: jnp.repeat(v, f) for k, v in condition.unet.context_scales.items()}
   y, _ = nets.backbone.apply(
     {'params': params['backbone']},
@@ -248,33 +270,46 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitCon
     f,
   )
   y = y.reshape(*x.shape[:-1], -1)
-  if nets.residual_scale:
-    y, factor = jnp.split(y, 2, axis=-1)
-    y += factor * per_frame(condition.portrait, x)
-  if nets.prior:
+  if references:
+    y, blend = from_references(y, references)
+    if aids.overlay:
+      y += aids.residual_scale * (blend - condition.base)
+  if aids.prior:
     s, n = level.signal_scale, level.noise_scale
-    y += x * jnp.reshape(s * nets.prior / (s**2 * nets.prior + n**2), (-1, 1, 1, 1, 1))
+    y += x * jnp.reshape(s * aids.prior / (s**2 * aids.prior + n**2), (-1, 1, 1, 1, 1))
   return y
 
 
-def concat_reference(x: jax.Array, portrait: jax.Array) -> jax.Array:
-  """Latents [b, f, h, w, c] with the portrait's [b, h, w, c] (or [b, f, h, w, c]) concatenated along channels."""
-  return jnp.concatenate([x, jnp.broadcast_to(per_frame(portrait, x), x.shape)], axis=-1)
+def from_references(y: jax.Array, references: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+  """What a network that sees a portrait adds to it.
+
+  Args:
+    y: the network's output [..., 2 c]: what is added, and a factor of the portrait's own latents, as the inside of a
+      mouth has one colour, so that more has to be subtracted from pale skin than from dark skin. With an overlay
+      [..., 3 c]: what is added, the share of the overlay in a blend with the portrait, and the factor of that.
+    references: latents [..., c] of the overlay, where there is one, and of the portrait.
+
+  Returns:
+    (what is added, the blend of the references).
+  """
+  if len(references) == 1:
+    added, factor = jnp.split(y, 2, axis=-1)
+    blend = references[0]
+  else:
+    added, share, factor = jnp.split(y, 3, axis=-1)
+    share = jax.nn.sigmoid(share)
+    blend = share * references[0] + (1 - share) * references[1]
+  return added + factor * blend, blend
 
 
-def per_frame(portrait: jax.Array, x: jax.Array) -> jax.Array:
-  """A portrait's latents [b, h, w, c], or those of every frame, with the number of dimensions of x."""
-  return portrait if portrait.ndim == x.ndim else portrait[:, None]
+def to_residual(latents: jax.Array, condition: PortraitConditioning, nets: Networks) -> jax.Array:
+  """What is diffused for latents [b, f, h, w, c]: these, or their scaled difference from `condition.base`."""
+  return latents if condition.base is None else (latents - condition.base) * nets.aids.residual_scale
 
 
-def to_residual(latents: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
-  """What is diffused for latents [b, f, h, w, c]: the latents, or their scaled difference from the portrait's."""
-  return (latents - portrait[:, None]) * nets.residual_scale if nets.residual_scale else latents
-
-
-def from_residual(residual: jax.Array, portrait: jax.Array, nets: Networks) -> jax.Array:
+def from_residual(residual: jax.Array, base: jax.Array | None, nets: Networks) -> jax.Array:
   """The inverse of `to_residual`."""
-  return residual / nets.residual_scale + portrait[:, None] if nets.residual_scale else residual
+  return residual if base is None else residual / nets.aids.residual_scale + base
 
 
 def scale_examples(tree, scale: jax.Array):
@@ -296,13 +331,24 @@ def _no_text(nets: Networks) -> Conditioning:
 
 def check(config) -> None:
   """Raises UserError for settings that contradict each other."""
-  if config.augment.hidden_mouth and config.mouth_weight == 1:
+  aids = config.aids
+  if config.get('model', {}).get('modulated'):
     raise UserError(
-      'config.augment.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
-      'to more than 1, or config.augment.hidden_mouth to 0'
+      'config.model.modulated=True: an earlier version trained this small network, whose audio tokens modulated the '
+      'residual blocks: train it again, or use that version'
     )
-  if config.diffusion.prior and config.diffusion.target != 'x0':
+  if aids.hidden_mouth and config.mouth_weight == 1:
     raise UserError(
-      f'config.diffusion.prior={config.diffusion.prior} needs a network that predicts x0, and config.diffusion.target '
-      f'is {config.diffusion.target!r}: set the prior to 0 or the target to x0'
+      'config.aids.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
+      'to more than 1, or config.aids.hidden_mouth to 0'
+    )
+  if aids.prior and config.diffusion.target != 'x0':
+    raise UserError(
+      f'config.aids.prior={aids.prior} needs a network that predicts x0, and config.diffusion.target is '
+      f'{config.diffusion.target!r}: set the prior to 0 or the target to x0'
+    )
+  if aids.overlay and (not aids.residual_scale or config.diffusion.target != 'x0'):
+    raise UserError(
+      f'config.aids.overlay blends portraits in the residual x0, and config.aids.residual_scale={aids.residual_scale}, '
+      f'config.diffusion.target={config.diffusion.target!r}: set them to 6 and x0, or config.aids.overlay to False'
     )

@@ -1,14 +1,22 @@
 """Corpus records as training examples of portrait systems, and as the truth that generated videos are compared with."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
-from talkjax.media import picture
 from talkjax.systems.audio import AudioFeatures
+from talkjax.systems.portrait import framing
 from talkjax.systems.portrait.latents import factor
+
+
+class Clip(NamedTuple):
+  """Which frames of a record are an example: the first of the clip, and the portrait."""
+
+  start: int
+  reference: int
 
 
 def read(
@@ -17,7 +25,7 @@ def read(
   *,
   config,
   audio: AudioFeatures,
-  complete: Callable[[dict[str, np.ndarray], int, np.random.Generator], dict[str, np.ndarray]],
+  complete: Callable[[dict[str, np.ndarray], Clip, np.random.Generator], dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
   """Random clips of a record as training examples, `data.examples_per_record` along axis 0.
 
@@ -26,7 +34,7 @@ def read(
     generator: of the clips.
     config: of the system.
     audio: the audio features of each frame.
-    complete: (example, first frame of the clip, generator) -> the example with what is the system's own.
+    complete: (example, its frames, generator) -> the example with what is the system's own.
 
   Returns:
     target [k, f, h, w, 3] and reference [k, h, w, 3], uint8: the clip and another frame of the record, no further than
@@ -49,26 +57,32 @@ def read(
     other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
     around = np.arange(start - config.margin, start + f + config.margin)
     example = {
-      **images('target', record, range(start, start + f), config),
-      **{k: v[0] for k, v in images('reference', record, [other], config).items()},
+      **images('target', record, range(start, start + f), config, config.crop),
+      **{k: v[0] for k, v in images('reference', record, [other], config, config.crop).items()},
     }
     if config.mouth_weight != 1:
-      example['weight'] = mouth_weights(record, range(start, start + f), config)
+      example['weight'] = mouth_weights(record, range(start, start + f), config, config.crop)
     example['audio'] = audio.pad_index(features, around)
-    examples.append({**complete(example, start, generator), 'id': record.id})
+    examples.append({**complete(example, Clip(start, other), generator), 'id': record.id})
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
 
 
-def images(name: str, record: Record, frames: Sequence[int], config) -> dict[str, np.ndarray]:
-  """Frames of a record under the key `name`, or their cached moments under NAME_moments.
+def images(name: str, record: Record, frames: Sequence[int], config, crop: float = 0) -> dict[str, np.ndarray]:
+  """Frames of a record under the key `name`, or their cached moments under NAME_moments; see `framing` on `crop`.
 
   Raises:
     UserError: the cached latents are not of images as the config has them.
   """
   if not len(record.features.get('latents', ())):
-    return {name: np.stack([square_frame(record, i, config.size) for i in frames])}
+    window = framing.of_record(record, crop)
+    return {name: np.stack([window.picture(record.frame(i), config.size) for i in frames])}
   where = f'config.data.feature_cache={config.data.feature_cache}'
   latents = record.features['latents']
+  if crop:
+    raise UserError(
+      f'{where} has latents of whole frames, and config.crop={crop} cuts out the face: set config.crop to 0, or '
+      'config.data.feature_cache to nothing'
+    )
   if config.latents.kind != 'vae':
     raise UserError(
       f'{where} has latents of an autoencoder, and config.latents.kind is {config.latents.kind!r}: set that to vae, or '
@@ -82,28 +96,16 @@ def images(name: str, record: Record, frames: Sequence[int], config) -> dict[str
   return {f'{name}_moments': latents[list(frames)]}
 
 
-def square_frame(record: Record, index: int, size: int) -> np.ndarray:
-  """A frame as uint8 [size, size, 3]; of a frame that is not square, the centre."""
-  return picture.fit_square(record.frame(index), size)
-
-
-def to_square(points: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
-  """Points [..., 2] of a frame of `shape` (h, w) in pixels of its `square_frame`."""
-  side = min(shape)
-  corner = np.array([(shape[1] - side) // 2, (shape[0] - side) // 2], np.float32)
-  return (np.asarray(points, np.float32) - corner) * (size / side)
-
-
-def face_region(record: Record, frames: Sequence[int], size: int) -> np.ndarray:
+def face_region(record: Record, frames: Sequence[int], size: int, crop: float = 0) -> np.ndarray:
   """[size, size, 1] float32, 1 in the box around the face's landmarks in all `frames` (M of EMO's section 3.2)."""
-  points = to_square(record.landmarks[list(frames)].reshape(-1, 2), record.size, size)
+  points = framing.of_record(record, crop).points(record.landmarks[list(frames)].reshape(-1, 2), size)
   return box_region((*points.min(0), *points.max(0)), size)
 
 
-def mouth_weights(record: Record, frames: Sequence[int], config) -> np.ndarray:
+def mouth_weights(record: Record, frames: Sequence[int], config, crop: float = 0) -> np.ndarray:
   """[f, h', w', 1] float32 at the latents' resolution: `mouth_weight` in twice the lips' box, 1 elsewhere."""
   size = config.size // factor(config.latents)
-  lips = to_square(record.landmarks[list(frames), 48:], record.size, size)
+  lips = framing.of_record(record, crop).points(record.landmarks[list(frames), 48:], size)
   low, high = lips.min(1), lips.max(1)
   middle, half = (low + high) / 2, high - low
   boxes = np.concatenate([np.floor(middle - half), np.ceil(middle + half)], axis=1)

@@ -13,9 +13,8 @@ from talkjax.media import audio
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
-from talkjax.systems.portrait import conditions
+from talkjax.systems.portrait import conditions, framing
 from talkjax.systems.portrait.conditions import Job, Portraits
-from talkjax.systems.portrait.reading import to_square
 from talkjax.systems.vexpress.data import face_points
 from talkjax.weights import speech
 
@@ -28,11 +27,13 @@ class Conditions:
 
   Attributes:
     portraits: the portraits and the settings of the batch.
-    keypoints: per video [f, 3, 2] float32 in pixels of its portrait, for each frame to be generated.
+    reference_points: per video [3, 2] float32, the keypoints of its portrait in pixels of that.
+    keypoints: per video [f, 3, 2] the same for each frame to be generated.
     sound: per video its sound, as long as the frames.
   """
 
   portraits: Portraits
+  reference_points: Sequence[np.ndarray]
   keypoints: Sequence[np.ndarray]
   sound: Sequence[Sound]
 
@@ -54,16 +55,17 @@ def from_records(
     num_frames: longest length of the videos; by default that of each clip.
     settings: values [b] of sweepable options.
   """
-  size = config.size
   lengths = [min(num_frames or len(c.frames), len(c.frames)) for c in clips]
+  points = [face_points(c, config) for c in clips]
   voices = zip(speech or clips, clips, lengths)
   return RecordBatch(
     Conditions(
-      portraits=conditions.from_records(clips, config, settings or {}),
-      keypoints=[face_points(c, size)[:n] for c, n in zip(clips, lengths)],
+      portraits=conditions.from_records(clips, config, settings or {}, config.crop),
+      reference_points=[p[0] for p in points],
+      keypoints=[p[:n] for p, n in zip(points, lengths)],
       sound=[fit_duration(Sound.of_record(v, n, c.fps)) for v, c, n in voices],
     ),
-    tuple(conditions.truth(c, n, size) for c, n in zip(clips, lengths)),
+    tuple(conditions.truth(c, n, config.size, crop=config.crop) for c, n in zip(clips, lengths)),
   )
 
 
@@ -83,19 +85,21 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   if strategy != 'fix_face' and 'kps' not in inputs:
     raise UsageError(f'--retarget={strategy} moves keypoints of --kps, which is missing: name a video or an array')
   voices = {path: read_voice(path, config) for path in inputs['audio']}
-  images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
+  images = {path: conditions.read_portrait(path, config.size, config.crop) for path in inputs['image']}
   longest = max(voice.num_frames for voice in voices.values())
   driving = read_driving(inputs['kps'], longest, config) if 'kps' in inputs else None
   jobs = sorted(paths, key=lambda job: voices[job.voice].num_frames)  # equal lengths together
   size = request.batch_size or (len(request.sweep[1]) if request.sweep else 1)
 
+  own = {path: keypoints.of_landmarks(portrait.landmarks) for path, portrait in images.items()}
+
   def points(job: Job) -> np.ndarray:
-    own = keypoints.of_landmarks(images[job.image].landmarks)
-    return keypoints.retarget(driving, own, voices[job.voice].num_frames, strategy, config.compat)
+    return keypoints.retarget(driving, own[job.image], voices[job.voice].num_frames, strategy, config.compat)
 
   def make(batch: list[Job]) -> Conditions:
     return Conditions(
       portraits=conditions.portraits_of(batch, images, request),
+      reference_points=[own[job.image] for job in batch],
       keypoints=[points(job) for job in batch],
       sound=[voices[job.voice] for job in batch],
     )
@@ -103,8 +107,8 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   batches = []
   for first in range(0, len(jobs), size):
     batch = jobs[first : first + size]
-    own = [(job, voices[job.voice]) for job in batch]
-    videos = [conditions.video_of(job, paths[job], voice.num_frames, voice.fps, config.size) for job, voice in own]
+    spoken = [(job, voices[job.voice]) for job in batch]
+    videos = [conditions.video_of(job, paths[job], voice.num_frames, voice.fps, config.size) for job, voice in spoken]
     batches.append(FileBatch(tuple(videos), len(batch), functools.partial(make, batch)))
   return batches
 
@@ -152,7 +156,7 @@ def read_driving(path: str, count: int, config) -> np.ndarray:
   if path.endswith(('.npy', '.pth', '.pt')):
     return keypoints.read(path) * np.float32(config.size / POINTS_SIZE)
   _, track, shape = conditions.driving_face(path, config.fps, count)
-  return to_square(keypoints.of_landmarks(track.landmarks), shape, config.size)
+  return framing.centre(shape).points(keypoints.of_landmarks(track.landmarks), config.size)
 
 
 def fit_duration(sound: Sound) -> Sound:

@@ -6,37 +6,48 @@ from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.systems.audio import AudioFeatures
-from talkjax.systems.portrait import reading
+from talkjax.systems.portrait import framing, reading
 
 
 def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
   """Random clips of a record as training examples, a share of `augment.flip` mirrored.
 
   Returns:
-    As `reading.read`, and kps [k, f, h, w, 3] uint8, the V-Kps images.
+    As `reading.read`, and kps [k, f, h, w, 3] uint8, the V-Kps images. With `aids.overlay` the keypoints in sides of
+    the picture too: points [k, f, 3, 2] and reference_points [k, 3, 2].
 
   Raises:
-    UserError: as `reading.read`, or cached latents are to be mirrored.
+    UserError: as `reading.read`, or cached latents are to be mirrored or laid over a face.
   """
-  flip = config.augment.flip
-  if len(record.features.get('latents', ())) and flip:
+  flip, latents = config.augment.flip, len(record.features.get('latents', ()))
+  if latents and config.aids.overlay:
+    raise UserError(
+      f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '
+      'does not have: set config.data.feature_cache to nothing, or config.aids.overlay to False'
+    )
+  if latents and flip:
     raise UserError(
       f'config.augment.flip={flip} mirrors images, and config.data.feature_cache={config.data.feature_cache} has '
       'latents, which cannot be mirrored: set --config.augment.flip=0, or config.data.feature_cache to nothing'
     )
-  points = face_points(record, config.size)
+  points = face_points(record, config)
 
-  def complete(example: dict[str, np.ndarray], start: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    own = points[start : start + config.frames]
+  def complete(
+    example: dict[str, np.ndarray], clip: reading.Clip, generator: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    own, reference = points[clip.start : clip.start + config.frames], points[clip.reference]
     if generator.random() < flip:
-      own = keypoints.mirrored(own, config.size)
+      own, reference = (keypoints.mirrored(p, config.size) for p in (own, reference))
       mirrored = [k for k in ('target', 'reference', 'weight') if k in example]
       example = {**example, **{k: np.ascontiguousarray(example[k][..., ::-1, :]) for k in mirrored}}
+    if config.aids.overlay:
+      example = {**example, 'points': own / config.size, 'reference_points': reference / config.size}
     return {**example, 'kps': keypoints.draw_all(own, config.size, config.kps_canvas or config.size)}
 
   return reading.read(record, generator, config=config, audio=audio, complete=complete)
 
 
-def face_points(record: Record, size: int) -> np.ndarray:
+def face_points(record: Record, config) -> np.ndarray:
   """The three keypoints of every frame of a record, [f, 3, 2], in pixels of its square images."""
-  return reading.to_square(keypoints.of_landmarks(record.landmarks), record.size, size)
+  window = framing.of_record(record, config.crop)
+  return window.points(keypoints.of_landmarks(record.landmarks), config.size)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,25 @@ import numpy as np
 from talkjax.diffusion import guidance, samplers, windows
 from talkjax.diffusion.noise import keyed_normal
 from talkjax.faces import keypoints
-from talkjax.media.picture import to_uint8
+from talkjax.media.picture import to_float, to_uint8
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems import Chunk
 from talkjax.systems.audio import AudioFeatures
-from talkjax.systems.portrait import networks
+from talkjax.systems.portrait import networks, overlay
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
 from talkjax.systems.vexpress import model
 from talkjax.systems.vexpress.conditions import Conditions
 from talkjax.training import sharding
 
 DECODE_FRAMES = 8  # decoded at once on a device
+
+
+class Prepared(NamedTuple):
+  """What is computed once for portraits: keys and values by path, latents, and the enlarged images for overlays."""
+
+  kv: Mapping
+  latents: jax.Array
+  enlarged: jax.Array | None = None
 
 
 class Sampler:
@@ -30,13 +39,19 @@ class Sampler:
     self.nets, self.config, self.table = nets, config, table
     self.prepare = jax.jit(self._prepare)
     self.encode_windows, self.predict = jax.jit(self._encode_windows), jax.jit(self._predict)
+    self.lay_over = jax.jit(self._lay_over)
     self.step, self.noise, self.decode = jax.jit(self._step), jax.jit(self._noise), jax.jit(self._decode)
 
-  def _prepare(self, params, reference):
-    """(keys and values of portraits [b, h, w, 3] by path, their latents)."""
+  def _prepare(self, params, reference) -> Prepared:
+    """Of portraits [b, h, w, 3] uint8."""
     latents = networks.encode(params, {'reference': reference}, 'reference', self.nets)
     features, _ = networks.reference_features(params, latents, None, self.nets)
-    return precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference'], latents
+    kv = precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference']
+    return Prepared(kv, latents, overlay.enlarge(to_float(reference)) if self.nets.aids.overlay else None)
+
+  def _lay_over(self, params, prepared: Prepared, video, source, target):
+    """Latents [n, f, h, w, c] of the portraits of videos [n], moved from keypoints [n, 3, 2] to [n, f, 3, 2]."""
+    return networks.lay_over(params, prepared.enlarged[video], source, target, self.nets)
 
   def _encode_windows(self, params, kps, features) -> Conditioning:
     """The conditioning of windows, apart from the portrait.
@@ -52,23 +67,24 @@ class Sampler:
     return Conditioning(
       precompute_kv(params['backbone'], contexts, self.nets.backbone.dtype),
       guide_features=model.guide_features(params, kps, self.nets),
-      modulation=networks.modulation(contexts, self.nets),
-      silent_modulation=networks.modulation(model.audio_contexts(params, silence, self.nets), self.nets),
+      modulation=networks.modulation(features, self.nets),
+      silent_modulation=networks.modulation(silence, self.nets),
     )
 
-  def _predict(self, params, prepared, encoded: Conditioning, x, video, level, settings):
-    """The guided prediction for windows x [n, f, h, w, c] of the videos [n], at one level."""
-    kv, portraits = prepared
+  def _predict(self, params, prepared: Prepared, encoded: Conditioning, x, video, level, settings, laid=None):
+    """The guided prediction for windows x [n, f, h, w, c] of the videos [n], at one level; `laid` of `lay_over`."""
     settings = {k: v[video] for k, v in settings.items()}
     unet = dataclasses.replace(
       encoded,
-      contexts={'reference': jax.tree.map(lambda a: a[video], kv), **encoded.contexts},
+      contexts={'reference': jax.tree.map(lambda a: a[video], prepared.kv), **encoded.contexts},
       context_scales=networks.context_scales(self.config, settings, x.shape[0]),
     )
-    condition = PortraitConditioning(unet, portraits[video])
+    portraits = prepared.latents[video]
+    base = (portraits[:, None] if laid is None else laid) if self.nets.aids.residual_scale else None
+    condition = PortraitConditioning(unet, portraits, laid, base)
     # Unconditional: zero features of the portrait and the keypoints, zero audio tokens, as released.
     null = jax.tree.map(jnp.zeros_like, condition)
-    null = dataclasses.replace(null, unet=dataclasses.replace(null.unet, context_scales=unet.context_scales))
+    null = dataclasses.replace(null, unet=dataclasses.replace(null.unet, context_scales=unet.context_scales), base=base)
 
     def denoise(x, level, condition):
       return networks.predict(params, x, level, condition, nets=self.nets)
@@ -85,9 +101,10 @@ class Sampler:
   def _noise(self, x, seeds, numbers, index):
     return keyed_normal(seeds, numbers, index, x.shape[1:])
 
-  def _decode(self, params, x, portraits, video):
-    """Images [k, h, w, 3] of frames x [k, h, w, c] of the videos [k]."""
-    latents = networks.from_residual(x[:, None], portraits[video], self.nets)[:, 0]
+  def _decode(self, params, x, prepared: Prepared, video, laid=None):
+    """Images [k, h, w, 3] of frames x [k, h, w, c] of the videos [k]; `laid` [k, 1, h, w, c] of `lay_over`."""
+    base = prepared.latents[video] if laid is None else laid[:, 0]
+    latents = networks.from_residual(x, base if self.nets.aids.residual_scale else None, self.nets)
     return self.nets.latents.decode(params, latents)
 
 
@@ -114,7 +131,8 @@ def generate(
   prepared = sampler.prepare(params, jnp.asarray(conditions.portraits.reference))
   features = [sampler.nets.audio_features.of_sound(params, sound) for sound in conditions.sound]
   draw = lambda video, index: draw_keypoints(conditions.keypoints[video], index, config)
-  inputs = Inputs(prepared, draw, features, np.asarray(seeds, np.uint32), settings)
+  points = list(zip(conditions.reference_points, conditions.keypoints))
+  inputs = Inputs(prepared, draw, features, np.asarray(seeds, np.uint32), settings, points)
   x, plan = denoise(params, inputs, sampler=sampler, progress=progress)
   place = sharding.batch_placement(params)
   b, longest = len(lengths), max(lengths)
@@ -123,7 +141,8 @@ def generate(
     numbers = np.arange(first, first + chunk)
     frames = [offset + np.minimum(numbers, length - 1) for offset, length in zip(plan.offsets, lengths)]
     videos = np.repeat(np.arange(b), chunk)
-    images = sampler.decode(params, place(x[np.concatenate(frames)]), prepared[1], place(videos))
+    laid = inputs.lay_over(params, videos, np.tile(numbers, b)[:, None], sampler, place)
+    images = sampler.decode(params, place(x[np.concatenate(frames)]), prepared, place(videos), laid)
     images = to_uint8(images).reshape(b, chunk, *images.shape[1:])[:, : longest - first]
     last = first + images.shape[1]
     seams = (tuple(s - first for s in plan.starts(i) if first <= s < last) for i in range(b))
@@ -140,15 +159,27 @@ class Inputs:
     features: per video two audio features per frame, [frames, 2 d].
     seeds: [b] uint32.
     settings: values [b] of swept options.
+    points: per video keypoints of the portrait [3, 2] and of every frame [f, 3, 2] in pixels, for overlays.
     start: [frames, h, w, c] noise to start from, in place of the seeds'.
   """
 
-  prepared: tuple
+  prepared: Prepared
   draw: Callable[[int, np.ndarray], np.ndarray]
   features: Sequence[np.ndarray]
   seeds: np.ndarray
   settings: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  points: Sequence[tuple[np.ndarray, np.ndarray]] = ()
   start: np.ndarray | None = None
+
+  def lay_over(self, params, videos: np.ndarray, frames: np.ndarray, sampler: Sampler, place: Callable):
+    """Latents [n, f, h, w, c] of the portraits of videos [n], laid over the faces of frames [n, f]; or None."""
+    if not sampler.nets.aids.overlay:
+      return None
+    given = [(*self.points[video], index) for video, index in zip(videos, frames)]
+    source = np.stack([portrait for portrait, _, _ in given])
+    target = np.stack([points[np.minimum(index, len(points) - 1)] for _, points, index in given])
+    points = (place(x / np.float32(sampler.config.size)) for x in (source, target))
+    return sampler.lay_over(params, self.prepared, place(videos), *points)
 
 
 def denoise(
@@ -163,11 +194,12 @@ def denoise(
 
   def predict(number, window, level):
     x, video = encoded.place(window), encoded.place(plan.videos[encoded.groups[number]])
-    return sampler.predict(params, inputs.prepared, encoded[number], x, video, level, settings)
+    conditioning, laid = encoded[number]
+    return sampler.predict(params, inputs.prepared, conditioning, x, video, level, settings, laid)
 
   at_once = min(encoded.batch, len(plan.sizes)) * config.windows.frames
   functions = windows.Functions(sampler.noise, predict, sampler.step, at_once)
-  shape = inputs.prepared[1].shape[1:]
+  shape = inputs.prepared.latents.shape[1:]
   x = windows.sample(
     shape, plan, encoded.groups, sampler.table, inputs.seeds, functions, start=inputs.start, progress=progress
   )
@@ -191,15 +223,18 @@ class EncodedWindows:
     self.place = sharding.batch_placement(params)
     around = sampler.nets.audio_features
     self._features = [window_features(f, size, config.margin, around) for f, size in zip(inputs.features, plan.sizes)]
-    self._cached: dict[int, Conditioning] = {}
+    self._cached: dict[int, tuple] = {}
 
-  def __getitem__(self, number: int) -> Conditioning:
+  def __getitem__(self, number: int) -> tuple[Conditioning, jax.Array | None]:
+    """The conditioning of a group, and its portraits laid over the faces."""
     if number in self._cached:
       return self._cached[number]
     plan, group = self._plan, self.groups[number]
     images = np.stack([self._inputs.draw(plan.videos[w], plan.local[w]) for w in group])
     features = np.stack([self._features[plan.videos[w]][plan.local[w]] for w in group])
     encoded = self._sampler.encode_windows(self._params, self.place(images), self.place(features))
+    laid = self._inputs.lay_over(self._params, plan.videos[group], plan.local[group], self._sampler, self.place)
+    encoded = encoded, laid
     size = sum(a.nbytes for a in jax.tree.leaves(encoded))
     if size * len(self.groups) <= self._sampler.config.windows.cache_mib * 2**20:
       self._cached[number] = encoded

@@ -1,11 +1,14 @@
 """The networks of vexpress and what they are conditioned on, with its conditional dropout (sections 2.2 to 2.4)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
+from talkjax.media.picture import to_float
 from talkjax.nn.audio_projection import Resampler, frame_windows
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
-from talkjax.systems.portrait import networks
+from talkjax.systems.portrait import networks, overlay
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
 
 
@@ -62,30 +65,39 @@ def condition(
   """
   reference, _ = networks.reference_features(params, portrait, None, nets)
   windows = frame_windows(batch['audio'].astype(jnp.float32), nets.margin)
-  contexts = {'reference': reference, **audio_contexts(params, windows.reshape(-1, windows.shape[-1]), nets)}
+  windows = windows.reshape(-1, windows.shape[-1])
+  contexts = {'reference': reference, **audio_contexts(params, windows, nets)}
   guide = guide_features(params, batch['kps'], nets)
-  if train:
-    contexts, guide, portrait = drop(params, contexts, guide, portrait, frames, config.drop, rngs[1], nets)
-  unet = Conditioning(contexts, guide_features=guide, modulation=networks.modulation(contexts, nets))
-  return PortraitConditioning(unet, portrait)
+  laid = None
+  if nets.aids.overlay:
+    enlarged = overlay.enlarge(to_float(batch['reference']))
+    laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
+  unet = Conditioning(contexts, guide_features=guide, modulation=networks.modulation(windows, nets))
+  base = (portrait[:, None] if laid is None else laid) if nets.aids.residual_scale else None
+  given = PortraitConditioning(unet, portrait, laid, base)
+  return drop(params, given, frames, config.drop, rngs[1], nets) if train else given
 
 
-def drop(params, contexts, guide: jax.Array, portrait: jax.Array, frames: int, shares, rng: jax.Array, nets: Networks):
+def drop(
+  params, given: PortraitConditioning, frames: int, shares, rng: jax.Array, nets: Networks
+) -> PortraitConditioning:
   """Conditional dropout (section 2.4): zero features of the portrait and of the keypoints, for each frame by itself.
 
   Args:
     params: from `init`.
-    contexts: reference features by path, [b, n, c] each, and audio tokens [b * f, n, c].
-    guide: [b * f, h, w, c] features of the keypoints.
-    portrait: [b, h, w, c] latents, which are dropped with their features.
+    given: its contexts are reference features by path, [b, n, c] each, and audio tokens [b * f, n, c], with which the
+      modulation goes; its guide features, of the keypoints, are [b * f, h, w, c]. The latents of the portrait are
+      dropped with its features, and the overlay, which tells where the keypoints are, with either; without them its
+      base is the portrait as it is.
     frames: f.
     shares: `reference` and `kps` of frames, `all` of examples that lose everything (for guidance).
     rng: of all.
     nets: the networks.
 
   Returns:
-    (contexts, guide, portrait): the reference as keys and values of each frame, a portrait for each frame.
+    The conditioning, with the reference as keys and values of each frame, and a portrait for each frame.
   """
+  contexts, portrait = given.unet.contexts, given.portrait
   b = portrait.shape[0]
   keys = jax.random.split(rng, 3)
   keep = jax.random.bernoulli(keys[0], 1 - shares.all, (b, 1))
@@ -96,5 +108,14 @@ def drop(params, contexts, guide: jax.Array, portrait: jax.Array, frames: int, s
   kv = networks.scale_examples(jax.tree.map(lambda x: jnp.repeat(x, frames, 0), kv), reference.reshape(-1))
   every = jnp.repeat(keep.astype(jnp.float32), frames)
   rest = {k: networks.scale_examples(v, every) for k, v in contexts.items() if k != 'reference'}
-  guide = networks.scale_examples(guide, kps.reshape(-1))
-  return {'reference': kv, **rest}, guide, portrait[:, None] * reference[:, :, None, None, None]
+  modulation = networks.scale_examples(given.unet.modulation, every)
+  guide = networks.scale_examples(given.unet.guide_features, kps.reshape(-1))
+  pixels = lambda share: share[:, :, None, None, None]
+  laid, base = given.overlay, given.base
+  if laid is not None:
+    laid = base = jnp.where(pixels(kps) > 0, laid, portrait[:, None])
+    laid = laid * pixels(reference)
+  portrait = portrait[:, None] * pixels(reference)
+  contexts = {'reference': kv, **rest}
+  unet = dataclasses.replace(given.unet, contexts=contexts, guide_features=guide, modulation=modulation)
+  return PortraitConditioning(unet, portrait, laid, base)
