@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +76,10 @@ def frames_of_windows(count: int, size: int, overlap: int, compat: str = 'paper'
   return np.minimum(starts, max(count - size, 0))[:, None] + np.arange(size)
 
 
-def merge(predictions: np.ndarray, frames: np.ndarray, count: int) -> np.ndarray:
+def merge(predictions: np.ndarray, frames: np.ndarray, count: int) -> jax.Array:
   """The mean prediction for each frame: [windows, size, ...] at `frames` [windows, size] -> [count, ...]."""
-  total, shares = np.zeros((count, *predictions.shape[2:]), np.float32), coverage(frames, count)
-  for prediction, index in zip(predictions, frames):
-    total[index] += prediction
-  return total / shares.reshape(-1, *[1] * (total.ndim - 1))
+  sums = jnp.zeros((count, *predictions.shape[2:]), jnp.float32)
+  return _divide(_scatter(sums, frames, predictions), coverage(frames, count))
 
 
 def coverage(frames: np.ndarray, count: int) -> np.ndarray:
@@ -105,54 +102,22 @@ def groups(count: int, most: int, devices: int = 1) -> list[np.ndarray]:
   return [np.arange(first, first + size) % count for first in range(0, count, size)]
 
 
-def mean_prediction(
-  x: np.ndarray, plan: Plan, groups: Sequence[np.ndarray], predict: Callable[[int, np.ndarray], Any]
-) -> np.ndarray:
-  """The mean prediction for each frame of all videos at one denoising step.
-
-  Args:
-    x: [count, ...] the frames of all videos, concatenated.
-    plan: their windows.
-    groups: see `groups`.
-    predict: (number of a group, its windows of x [windows, size, ...]) -> predictions of the same shape, which may
-      still be computed: one call is dispatched ahead; more would need more memory.
-
-  Returns:
-    [count, ...].
-  """
-  predictions, pending = [], None
-  for number, group in enumerate(groups):
-    prediction = predict(number, x[plan.frames[group]])
-    predictions += [] if pending is None else [np.asarray(pending)]
-    pending = prediction
-  predictions = np.concatenate([*predictions, np.asarray(pending)])[: len(plan.frames)]
-  return merge(predictions, plan.frames, plan.count)
-
-
-def in_chunks(size: int, function: Callable, *arrays: np.ndarray) -> np.ndarray:
-  """function(*arrays) for arrays [frames, ...], `size` frames at once (the last chunk is filled up)."""
-  count, results = len(arrays[0]), []
-  for first in range(0, count, size):
-    index = np.arange(first, first + size) % count
-    results.append(np.asarray(function(*(a[index] for a in arrays)))[: count - first])
-  return np.concatenate(results)
-
-
 @dataclasses.dataclass(frozen=True)
 class Functions:
-  """The compiled functions that sampling in windows calls. x are frames of all videos, `numbers` theirs in the video.
+  """The functions that sampling in windows calls. x are frames of all videos, `numbers` theirs in the video.
 
   Attributes:
-    noise: (x [k, ...], seeds [k], numbers [k], index) -> noise [k, ...].
-    predict: (number of a group, its windows of x [windows, size, ...], level) -> see `mean_prediction`.
-    step: (mean predictions [k, ...], x [k, ...], seeds [k], numbers [k], row of the table, index) -> x after the step.
-    at_once: frames in a call of `noise` and `step`.
+    noise: compiled, (x [k, ...], seeds [k], numbers [k], index) -> noise [k, ...].
+    predict: (number of a group, its windows of x [windows, size, ...], level) -> predictions of the same shape.
+    step: compiled, (mean predictions [k, ...], x [k, ...], seeds [k], numbers [k], row of the table, index) -> x after
+      the step.
+    place: puts an array of frames on the devices, whole on each.
   """
 
   noise: Callable
   predict: Callable
   step: Callable
-  at_once: int
+  place: Callable = jnp.asarray
 
 
 def sample(
@@ -164,8 +129,11 @@ def sample(
   functions: Functions,
   start: np.ndarray | None = None,
   progress: Callable[[float], None] | None = None,
-) -> np.ndarray:
+) -> jax.Array:
   """Clean frames of all videos, concatenated, by predictions that are averaged over windows at every step.
+
+  Frames, noise and sums stay on the devices: the host sends indices and conditions alone. There are programs for a few
+  numbers of frames, see `padded_count`.
 
   Args:
     shape: of a frame.
@@ -178,24 +146,49 @@ def sample(
     progress: called with the fraction of the work that is done.
 
   Returns:
-    [count, *shape].
+    [n, *shape] on the devices, n >= count: frames past `plan.count` are meaningless.
   """
-  seeds = np.repeat(np.asarray(seeds, np.uint32), plan.sizes)
-  numbers = np.concatenate([np.arange(size, dtype=np.uint32) for size in plan.sizes])
-  chunks = functools.partial(in_chunks, functions.at_once)
-  x = start
-  if x is None:
-    empty = np.broadcast_to(np.float32(0), (plan.count, *shape))
-    x = chunks(lambda a, s, n: functions.noise(a, s, n, len(table)), empty, seeds, numbers)
+  count, total = plan.count, padded_count(plan.count)
+  pad = lambda x: np.concatenate([x, np.zeros((total - count, *x.shape[1:]), x.dtype)])
+  seeds = functions.place(pad(np.repeat(np.asarray(seeds, np.uint32), plan.sizes)))
+  numbers = functions.place(pad(np.concatenate([np.arange(size, dtype=np.uint32) for size in plan.sizes])))
+  shares = functions.place(np.maximum(pad(coverage(plan.frames, count)), 1).astype(np.float32))
+  if start is None:
+    x = functions.noise(functions.place(np.zeros((total, *shape), np.float32)), seeds, numbers, len(table))
+  else:
+    x = functions.place(pad(np.asarray(start, np.float32)))
+  frames = [plan.frames[group] for group in groups]
+  # Windows that fill up the last group count once: their second predictions go nowhere.
+  last = np.where(np.arange(sum(map(len, groups)))[-len(groups[-1]) :, None] < len(plan.frames), frames[-1], total)
+  targets = [*frames[:-1], last]
   for index in range(len(table)):
     level, row = jax.tree.map(jnp.asarray, table.rows(index)), table.rows(np.array([index]))
-
-    def predict(number, window, index=index, level=level):
-      prediction = functions.predict(number, window, level)
+    sums = jnp.zeros_like(x)
+    for number in range(len(groups)):
+      prediction = functions.predict(number, _gather(x, frames[number]), level)
+      sums = _scatter(sums, targets[number], prediction)
       if progress:
         progress((index * len(groups) + number + 1) / (len(table) * len(groups)))
-      return prediction
-
-    mean = mean_prediction(x, plan, groups, predict)
-    x = chunks(lambda p, a, s, n, row=row, index=index: functions.step(p, a, s, n, row, index), mean, x, seeds, numbers)
+    x = functions.step(_divide(sums, shares), x, seeds, numbers, row, index)
   return x
+
+
+def padded_count(count: int) -> int:
+  """A number of frames, at least `count`, that is 2^n or 3 * 2^n: few, and at most half more."""
+  power = 2 ** max(0, (count - 1).bit_length() - 1)
+  return next(n for n in (power, 3 * power // 2, 2 * power) if n >= count)
+
+
+@jax.jit
+def _gather(x: jax.Array, frames: jax.Array) -> jax.Array:
+  return x[frames]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _scatter(sums: jax.Array, frames: jax.Array, predictions: jax.Array) -> jax.Array:
+  return sums.at[frames].add(predictions.astype(sums.dtype), mode='drop')
+
+
+@jax.jit
+def _divide(sums: jax.Array, shares: jax.Array) -> jax.Array:
+  return sums / shares.reshape(-1, *[1] * (sums.ndim - 1))

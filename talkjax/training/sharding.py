@@ -75,6 +75,12 @@ def batch_placement(params) -> Callable[[np.ndarray], jax.Array]:
   return lambda x: jax.device_put(x, replicated(mesh) if len(x) % mesh.size else batch_sharding(mesh))
 
 
+def whole_placement(params) -> Callable[[np.ndarray], jax.Array]:
+  """A function that puts arrays on the devices where parameters are, whole on each."""
+  mesh = next((x.sharding.mesh for x in jax.tree.leaves(params) if _is_on_mesh(x)), None)
+  return jnp.asarray if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
+
+
 def _is_on_mesh(x) -> bool:
   return isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh.size > 1
 

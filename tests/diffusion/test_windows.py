@@ -1,9 +1,11 @@
 """Overlapping windows: which frames they have, and the mean of their predictions."""
 
+import jax
 import numpy as np
 import pytest
 
-from talkjax.diffusion import windows
+from talkjax.diffusion import samplers, schedules, windows
+from talkjax.diffusion.noise import keyed_normal
 
 
 @pytest.mark.parametrize(('count', 'size', 'overlap'), [(2, 12, 4), (12, 12, 4), (13, 12, 4), (137, 24, 4), (31, 8, 0)])
@@ -42,28 +44,42 @@ def test_groups_have_every_window_and_few_sizes():
       assert sum(len(g) for g in groups) - count < devices * 4
 
 
-def test_the_mean_prediction_is_of_all_windows():
+def test_sampling_averages_the_predictions_of_all_windows_at_every_step():
+  """Against the same arithmetic in NumPy, of two videos whose windows do not fill their groups."""
   plan = windows.plan([11, 5], 4, 2)
-  x = np.random.default_rng(0).normal(size=(plan.count, 3)).astype(np.float32)
-  calls = []
+  groups = windows.groups(len(plan.frames), 4)
+  assert sum(map(len, groups)) > len(plan.frames)
+  table = samplers.ddim(schedules.linear(20, 1e-3, 0.2), 3)
+  seeds, shape, calls = [3, 4], (2,), []
 
-  def predict(number, window):
+  @jax.jit
+  def noise(x, seeds, numbers, index):
+    return keyed_normal(seeds, numbers, index, shape)
+
+  @jax.jit
+  def step(prediction, x, seeds, numbers, row, index):
+    draw = lambda _: noise(x, seeds, numbers, index)
+    return samplers.sample(lambda *_: prediction, x, row, draw, target='epsilon')
+
+  def predict(number, window, level):  # depends on where in its window a frame is
     calls.append((number, window.shape))
-    return window + plan.videos[groups[number]][:, None, None]
+    return window * np.arange(1.0, 5.0)[:, None] + plan.videos[groups[number]][:, None, None]
 
-  groups = windows.groups(len(plan.frames), 2)
-  mean = windows.mean_prediction(x, plan, groups, predict)
-  np.testing.assert_allclose(mean, x + np.repeat([0, 1], plan.sizes)[:, None], rtol=1e-6)
-  assert calls == [(i, (2, 4, 3)) for i in range(len(groups))]
+  found = windows.sample(shape, plan, groups, table, seeds, windows.Functions(noise, predict, step))
+  assert calls == 3 * [(i, (4, 4, 2)) for i in range(len(groups))]
+  assert len(found) == windows.padded_count(plan.count) == 16
+
+  every = np.repeat(np.asarray(seeds, np.uint32), plan.sizes)
+  numbers = np.concatenate([np.arange(n, dtype=np.uint32) for n in plan.sizes])
+  x = np.asarray(noise(None, every, numbers, len(table)))
+  for index in range(len(table)):
+    predictions = x[plan.frames] * np.arange(1.0, 5.0)[:, None] + plan.videos[:, None, None]
+    mean = windows.merge(predictions, plan.frames, plan.count)
+    x = np.asarray(step(mean, x, every, numbers, table.rows(np.array([index])), index))
+  np.testing.assert_allclose(found[: plan.count], x, rtol=1e-5, atol=1e-5)
 
 
-def test_chunks_are_of_one_size():
-  sizes = []
-
-  def double(a, b):
-    sizes.append((len(a), len(b)))
-    return 2 * a + b
-
-  a, b = np.arange(11.0), np.ones(11)
-  np.testing.assert_array_equal(windows.in_chunks(4, double, a, b), 2 * a + 1)
-  assert sizes == [(4, 4)] * 3
+def test_frames_are_padded_to_few_numbers():
+  counts = [windows.padded_count(n) for n in range(1, 2000)]
+  assert all(n <= padded <= max(1.5 * n, 2) for n, padded in enumerate(counts, 1))
+  assert len(set(counts)) <= 22

@@ -329,7 +329,7 @@ def pipeline(case):
 
   def run(table):
     sampler.table = table
-    return generation.denoise(params, given, sampler=sampler)[0]
+    return np.asarray(generation.denoise(params, given, sampler=sampler)[0])[: c['video_length']]
 
   outputs = {'timesteps': table.timestep.astype(int), 'latents': frames_inside(run(table), 1)}
   for name in case.outputs:

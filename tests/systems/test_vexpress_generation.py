@@ -26,10 +26,8 @@ def changed(vexpress, **values) -> types.SimpleNamespace:
   return types.SimpleNamespace(config=config, system=systems.build(config), params=vexpress.params)
 
 
-def test_any_length_is_generated_without_compiling_again(vexpress):
-  compiled = lambda: [
-    f._cache_size() for f in (vexpress.sampler.predict, vexpress.sampler.step, vexpress.sampler.decode)
-  ]
+def test_any_length_is_generated_without_compiling_the_networks_again(vexpress):
+  compiled = lambda: [f._cache_size() for f in (vexpress.sampler.predict, vexpress.sampler.decode)]
   sizes = None
   for count in (2, 6, 9, 30, 12, 41, 5):
     given = vexpress.system.from_records(vexpress.records[:1], num_frames=count).conditions
@@ -101,7 +99,7 @@ def denoise_workdir(workdir: str, path: str) -> None:
     np.array([3], np.uint32),
     points=[(points[0], points)],
   )
-  np.save(path, generation.denoise(params, inputs, sampler=sampler)[0])
+  np.save(path, generation.denoise(params, inputs, sampler=sampler)[0][:30])
 
 
 @pytest.mark.parametrize('devices', [8, pytest.param(2, marks=pytest.mark.slow)])

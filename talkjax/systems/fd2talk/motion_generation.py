@@ -20,8 +20,6 @@ from talkjax.diffusion.noise import keyed_normal
 from talkjax.systems.fd2talk import motion
 from talkjax.training import sharding
 
-FRAMES_AT_ONCE = 512  # of a step's arithmetic outside the networks, in a call
-
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
@@ -98,8 +96,8 @@ def generate_motion(
     return sampler.predict(params, place(window), place(audio[groups[number]]), level, parts)
 
   shape = (config.morphable.expression + (6 if pose else 0),)
-  functions = windows.Functions(sampler.noise, predict, sampler.step, FRAMES_AT_ONCE)
-  x = windows.sample(shape, plan, groups, sampler.table, seeds, functions, progress=progress)
+  functions = windows.Functions(sampler.noise, predict, sampler.step, sharding.whole_placement(params))
+  x = np.asarray(windows.sample(shape, plan, groups, sampler.table, seeds, functions, progress=progress))
   return [x[offset : offset + len(f)] for offset, f in zip(plan.offsets, features)]
 
 

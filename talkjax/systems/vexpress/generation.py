@@ -184,8 +184,8 @@ class Inputs:
 
 def denoise(
   params, inputs: Inputs, *, sampler: Sampler, progress: Callable[[float], None] | None = None
-) -> tuple[np.ndarray, windows.Plan]:
-  """The clean latents [frames, h, w, c] of all videos, concatenated, and the plan of their windows."""
+) -> tuple[jax.Array, windows.Plan]:
+  """The clean latents [n, h, w, c] of all videos, concatenated and padded, and the plan of their windows."""
   config = sampler.config
   # For lengths that the released code accepts, its windows are these too.
   plan = windows.plan([len(f) for f in inputs.features], config.windows.frames, config.windows.overlap)
@@ -197,8 +197,7 @@ def denoise(
     conditioning, laid = encoded[number]
     return sampler.predict(params, inputs.prepared, conditioning, x, video, level, settings, laid)
 
-  at_once = min(encoded.batch, len(plan.sizes)) * config.windows.frames
-  functions = windows.Functions(sampler.noise, predict, sampler.step, at_once)
+  functions = windows.Functions(sampler.noise, predict, sampler.step, sharding.whole_placement(params))
   shape = inputs.prepared.latents.shape[1:]
   x = windows.sample(
     shape, plan, encoded.groups, sampler.table, inputs.seeds, functions, start=inputs.start, progress=progress
@@ -210,8 +209,8 @@ class EncodedWindows:
   """The conditioning of groups of windows, encoded when it is needed and cached between steps if it fits.
 
   Attributes:
-    batch: windows in a group: as many as the config allows, on every device; few shapes, whatever the length.
-    groups: the windows of each group; the last group is filled up.
+    groups: the windows of each group: as many as the config allows, on every device; few shapes, whatever the length.
+      The last group is filled up.
     place: puts arrays of a group on the devices.
   """
 
@@ -219,7 +218,6 @@ class EncodedWindows:
     self._params, self._inputs, self._plan, self._sampler = params, inputs, plan, sampler
     config = sampler.config
     self.groups = windows.groups(len(plan.frames), config.windows.batch_size, sharding.num_devices(params))
-    self.batch = len(self.groups[0])
     self.place = sharding.batch_placement(params)
     around = sampler.nets.audio_features
     self._features = [window_features(f, size, config.margin, around) for f, size in zip(inputs.features, plan.sizes)]
