@@ -73,6 +73,7 @@ class RandomFeatures:
     self._side = config.size // factor(config.latents) if config.data.get('feature_cache', '') else 0
     model = config.morphable if 'coefficients' in system.features else None
     self._coefficients = model.identity + model.expression + 6 if model else 0
+    self._motion = model.expression if system.precompute else 0  # which an earlier stage of fd2talk predicts
 
   def __call__(self, record: Record, generator: np.random.Generator) -> dict[str, np.ndarray]:
     fixed, frames, shapes = np.random.default_rng(0), len(record.frames), {}
@@ -82,6 +83,8 @@ class RandomFeatures:
       shapes['latents'] = (frames, self._side, self._side, 8)  # mean and log variance of 4 channels
     if self._coefficients:
       shapes['coefficients'] = (frames, self._coefficients)
+    if self._motion:
+      shapes['motion'] = (frames, self._motion)
     features = {k: fixed.standard_normal(shape, np.float32).astype(np.float16) for k, shape in shapes.items()}
     return self._read(dataclasses.replace(record, features=features), generator)
 

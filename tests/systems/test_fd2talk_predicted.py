@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import fd2talk as config_file
-from talkjax import systems
+from talkjax import benchmark, systems
 from talkjax.errors import UserError
 from talkjax.systems.fd2talk import frames, motion, motion_generation
 from talkjax.training import checkpoint, input_pipeline
@@ -63,6 +63,12 @@ def test_predicted_expressions_are_cached_and_learned_from(made):
   before = path.stat().st_mtime_ns
   system.precompute(caches)
   assert path.stat().st_mtime_ns == before
+
+
+def test_a_benchmark_needs_no_earlier_stage(made):
+  config, system, _ = made
+  example = next(benchmark.training_input(config, system, config.data.examples_per_record))
+  assert example['rows'].shape[-1] == 13 and np.std(example['rows'][:, 3:7]) > 0.5  # random
 
 
 def test_other_weights_have_a_cache_of_their_own(made, tmp_path):
