@@ -20,6 +20,13 @@ from talkjax.training.ranges import read_config
 from talkjax.training.workdir import is_workdir
 
 BRANCH = 'joined'  # of the parameters
+# The keys that can name a workdir, and the field of `System` that it must have.
+FIELDS = {
+  'renderer': 'renderer',
+  'wav2lip': 'lip_sync',
+  'super_resolution': 'upscale',
+  'caption_classifier': 'classify',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +39,26 @@ class Joined:
 
 
 def names(config) -> tuple[str, ...]:
-  """The keys of `config.joins` that name a workdir."""
-  return tuple(name for name in config.get('joins', ()) if is_workdir(config[name]))
+  """The keys of `config.joins` that name a workdir. Raises UserError for what is no such key."""
+  joins = tuple(config.get('joins', ()))
+  if not set(joins) <= FIELDS.keys():
+    raise UserError(f'config.joins={joins}: expected names of {", ".join(FIELDS)}')
+  return tuple(name for name in joins if is_workdir(config[name]))
 
 
 def with_configs(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The config with those of the workdirs that it joins, as `config.joined`.
 
   Raises:
-    UserError: one of them is not the workdir of a system, or its config is damaged.
+    UserError: one of them cannot be joined, see `config_of`.
   """
   if not names(config):
     return config
   config = ml_collections.ConfigDict(config).copy_and_resolve_references()
   with config.unlocked():
-    config.joined = {name: _with_tuples(read_config(config[name]).to_dict()) for name in names(config)}
+    config.joined = {
+      name: _with_tuples(config_of(name, config, FIELDS[name], config[name]).to_dict()) for name in names(config)
+    }
   return config
 
 

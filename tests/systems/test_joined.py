@@ -26,12 +26,21 @@ def test_a_workdir_that_cannot_be_joined(changes, sentence, tmp_path):
   own = ml_collections.ConfigDict({'renderer': '', 'joined': {}})
   with pytest.raises(UserError, match=sentence):
     joined.config_of('renderer', own, 'renderer', str(tmp_path))
-  if 'stage' not in changes:
-    with pytest.raises(UserError, match=sentence):
-      joined.with_configs(ml_collections.ConfigDict({'renderer': str(tmp_path), 'joins': ('renderer',)}))
+  # Before a training begins too.
+  with pytest.raises(UserError, match=sentence):
+    joined.with_configs(ml_collections.ConfigDict({'renderer': str(tmp_path), 'joins': ('renderer',), 'joined': {}}))
 
 
 def test_the_config_that_training_kept_names_a_system():
   own = ml_collections.ConfigDict({'renderer': 'runs/fd_3', 'joined': {'renderer': {'size': 64}}})
   with pytest.raises(UserError, match='renderer=runs/fd_3: config.joined.renderer names no system'):
     joined.config_of('renderer', own, 'renderer')
+
+
+@pytest.mark.parametrize('name', ['nothing', 'captions'])
+def test_joins_names_keys_of_workdirs(name):
+  own = ml_collections.ConfigDict({'joins': (name,), 'captions': ('A man is talking',)})
+  with pytest.raises(
+    UserError, match=rf"config\.joins=\('{name}',\): expected names of renderer, wav2lip, super_resolution"
+  ):
+    joined.with_configs(own)

@@ -19,13 +19,6 @@ from talkjax.systems import Chunk, joined
 from talkjax.systems.joint.loss import apply
 from talkjax.systems.joint_av.conditions import Conditions
 
-# The systems that can be joined, and their field of `System`.
-FIELDS = {
-  'renderer': 'renderer',
-  'wav2lip': 'lip_sync',
-  'super_resolution': 'upscale',
-  'caption_classifier': 'classify',
-}
 LEAST_SIGNAL = 0.1  # sqrt(alpha_bar) below which the classifier does not guide
 FRAMES_AT_ONCE = 32  # of a video, drawn and delivered together
 
@@ -116,8 +109,8 @@ def output_size(config) -> int:
   Raises:
     UserError: there is no renderer, or another workdir does not do what it is given for.
   """
-  opened = lambda name: joined.config_of(name, config, FIELDS[name], config.others[name])
-  own = {name: opened(name) for name in FIELDS}
+  opened = lambda name: joined.config_of(name, config, joined.FIELDS[name], config.others[name])
+  own = {name: opened(name) for name in joined.FIELDS}
   if own['super_resolution'] is not None:
     return own['super_resolution'].size
   if config.space.kind == 'pixels':
@@ -154,7 +147,7 @@ def generate(
   output_size(config)  # there is all that is needed
   others = {
     name: joined.open_joined(name, params, config, field, config.others[name])
-    for name, field in FIELDS.items()
+    for name, field in joined.FIELDS.items()
     if name != 'caption_classifier'
   }
   samples, seams = sample(params, conditions, seeds, sampler, progress)
@@ -195,7 +188,7 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
   classifier = None
   if config.guidance.caption_by == 'classifier':
     name = 'caption_classifier'
-    classifier = joined.open_joined(name, params, config, FIELDS[name], config.others[name])
+    classifier = joined.open_joined(name, params, config, joined.FIELDS[name], config.others[name])
     if classifier is None:
       raise UserError(
         'captions guide this model by a classifier (config.guidance.caption_by), and it has none: give '
