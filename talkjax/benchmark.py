@@ -208,7 +208,8 @@ def _input(iterator, batch_size: int, repeats: int) -> dict:
 def _sampler(config, params, repeats: int, videos: int) -> dict:
   """Times the generation of one frame (or clip); for systems with a sampler, also the same program with one step."""
   clip = next(input_pipeline.eval_records(config.data, config.data.split, 1))
-  seeds, frames = np.zeros(videos, np.uint32), config.get('frames', 1)  # that are generated at once
+  seeds = np.zeros(videos, np.uint32)
+  frames = config.get('frames') or config.get('space', {}).get('frames', 1)  # that are generated at once
 
   def generation(config) -> Callable:
     system = systems.build(config)

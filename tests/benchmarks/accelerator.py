@@ -25,9 +25,17 @@ JOBS = (
   ('emo stage 1', 'emo.py:{size},stage=1', (CACHED, '--training_only')),
   ('vexpress stage 3; 31 s of video', 'vexpress.py:{size},stage=3', (CACHED, '--seconds={seconds}')),
   ('speech_edit; a frame', 'speech_edit.py:{size}', ()),
+  ('fd2talk stage 3; a frame', 'fd2talk.py:{size},stage=3', ('--config.motion=true',)),
+  ('joint_av; a window', 'joint_av.py:{size}', ('--config.data.segments=any',)),
+  ('fd2talk stage 1', 'fd2talk.py:{size},stage=1', ('--training_only',)),
   ('emo stage 3; a clip, guided', 'emo.py:{size},stage=3', (CACHED,)),
   ('vexpress stage 2', 'vexpress.py:{size},stage=2', (CACHED, '--training_only')),
   ('vexpress stage 1', 'vexpress.py:{size},stage=1', (CACHED, '--training_only')),
+  ('wav2lip; a frame', 'wav2lip.py:{size}', ()),
+  ('super_resolution; a frame', 'super_resolution.py:{size}', ()),
+  ('fd2talk stage 2', 'fd2talk.py:{size},stage=2', ('--training_only',)),
+  ('caption_classifier', 'caption_classifier.py:{size}', ('--training_only',)),
+  ('lip_expert', 'lip_expert.py:{size}', ('--training_only',)),
 )
 COLUMNS = {
   'batch_size': 'Batch',
