@@ -34,5 +34,6 @@ def media(attempts, models) -> dict[str, pathlib.Path]:
   record = next(input_pipeline.eval_records(config.data, 'test', 1))
   made = media_files.write_whole(attempts.inputs, record)
   made['motion.npz'] = media_files.write_motion(attempts.inputs, params, config)
+  made['message.json'] = media_files.write_message(attempts.inputs, models['joint_av'])
   assert all(np.array(path.stat().st_size) for path in made.values())
   return made

@@ -14,20 +14,24 @@ import sys
 
 from tests.commands import ROOT
 
-SECONDS = 60  # for one attempt; more is a hang
+SECONDS = int(os.environ.get('TALKJAX_HOSTILE_SECONDS', '60'))  # for one attempt; more is a hang, or a busy machine
 MIB = 8192  # of the process that makes all attempts
 UNFORESEEN = 'its traceback is in '
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What became of a command: its exit code and what it printed; `ended` is '' or how its process failed."""
+  """What became of a command: its exit code and what it printed; `ended` is '' or how its process failed.
+
+  `mib` are the most that its process has had, `seconds` those of the processor.
+  """
 
   code: int | None
   out: str = ''
   err: str = ''
   ended: str = ''
   mib: int = 0
+  seconds: float = 0.0
 
   @property
   def sentence(self) -> str:
@@ -88,6 +92,7 @@ class Attempts:
 
   Attributes:
     counts: by class, how many attempts had which outcome.
+    seconds: by class, the processor's time.
     problems: of the current class, a text for each attempt that ended as none should.
   """
 
@@ -97,6 +102,7 @@ class Attempts:
       folder.mkdir(parents=True)
     self._server = Server(self.temporary)
     self.counts: dict[str, collections.Counter] = {}
+    self.seconds = collections.Counter()
     self.problems: list[str] = []
 
   @property
@@ -121,7 +127,7 @@ class Attempts:
     outcome = self._server.run(f'talkjax.{module}', args, str(self._out), cached)
     problems = [*judge(outcome, works), *([] if writes else self._left(outcome, before))]
     self._clear()
-    self.count(kind, outcome.code, bool(problems))
+    self.count(kind, outcome.code, bool(problems), outcome.seconds)
     if outcome.mib > MIB:
       self._server.close()
     if problems:
@@ -131,7 +137,8 @@ class Attempts:
       print(self.problems[-1], flush=True)
     return outcome
 
-  def count(self, kind: str, code: int | None, bad: bool = False) -> None:
+  def count(self, kind: str, code: int | None, bad: bool = False, seconds: float = 0.0) -> None:
+    self.seconds[kind] += seconds
     what = 'bad' if bad else {0: 'done', 1: 'refused', 2: 'usage'}[code]
     self.counts.setdefault(kind, collections.Counter())[what] += 1
 
@@ -162,10 +169,11 @@ class Attempts:
 
   def table(self) -> str:
     """What became of all attempts, in Markdown."""
-    lines = ['| Class | Attempts | Done | Refused (exit code 1) | Usage (2) | Bad |', '|---|---|---|---|---|---|']
+    titles = ('Class', 'Attempts', 'Done', 'Refused (exit code 1)', 'Usage (2)', 'Bad', 'Processor time, s')
+    lines = [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
     for kind, count in self.counts.items():
       cells = (kind, count.total(), *(count[what] for what in ('done', 'refused', 'usage', 'bad')))
-      lines.append(f'| {" | ".join(map(str, cells))} |')
+      lines.append(f'| {" | ".join(map(str, cells))} | {self.seconds[kind]:.0f} |')
     return '\n'.join(lines)
 
   def close(self) -> None:

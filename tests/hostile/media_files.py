@@ -15,6 +15,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+import talkjax
+from talkjax import message
 from talkjax.corpora.coefficients import fingerprint
 from talkjax.corpora.records import Record
 from talkjax.media import video
@@ -61,6 +63,14 @@ def write_motion(folder: pathlib.Path, params, config) -> pathlib.Path:
   motion = motion_files.Motion(np.zeros((2 * FRAMES, config.morphable.expression)), zeros, zeros, config.fps)
   path = folder / 'motion.npz'
   motion_files.write(str(path), motion, model.name, fingerprint(model))
+  return path
+
+
+def write_message(folder: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
+  """A message to a workdir of joint_av."""
+  loaded, path = talkjax.load(workdir), folder / 'message.json'
+  given = {'caption': loaded.config.captions[0], 'seconds': 0.4, 'guidance': 1.0}
+  message.save(str(path), message.encode(given, 3, loaded.fingerprint, loaded.options.values()))
   return path
 
 
@@ -172,7 +182,7 @@ def videos(folder: pathlib.Path, face: np.ndarray) -> Iterator[tuple[str, Callab
   yield 'times_far_apart.mkv', lambda path: encode(path, [face] * 4, times=[0, 1, 1 << 40, 1 << 41], base=second)
   yield 'one_time.mkv', lambda path: encode(path, [face] * 4, times=[5, 5, 5, 5], base=second)
   yield 'negative_times.mkv', lambda path: encode(path, [face] * 4, times=[-9000, -5400, -1800, 1800], base=second)
-  yield 'huge_frames.mov', lambda path: encode(path, [np.zeros((16_000, 16_000, 3), np.uint8)] * 2, codec='png')
+  yield 'huge_frames.mov', lambda path: encode(path, [np.zeros((12_000, 12_000, 3), np.uint8)], codec='png')
   yield 'tiny_frames.mov', lambda path: encode(path, [face[:1, :1]] * 4, codec='png')
   yield 'a_line.mov', lambda path: encode(path, [face[:1]] * 4, codec='png')
   yield 'two_sizes.ts', lambda path: _two_sizes(folder, path, face)

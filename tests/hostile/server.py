@@ -18,7 +18,8 @@ from absl import flags
 
 
 def attempt(job: dict) -> dict:
-  """Runs a command; its exit code, and what it printed."""
+  """Runs a command; its exit code, what it printed, and what it took."""
+  before = _seconds()
   module, out = importlib.import_module(job['module']), io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
   err = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'backslashreplace', write_through=True)
   with contextlib.chdir(job['folder']), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -30,7 +31,14 @@ def attempt(job: dict) -> dict:
       traceback.print_exc()
       code = None
   printed = {name: stream.buffer.getvalue().decode() for name, stream in (('out', out), ('err', err))}
-  return {'code': code, **printed, 'mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+  mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+  return {'code': code, **printed, 'mib': mib, 'seconds': _seconds() - before}
+
+
+def _seconds() -> float:
+  """The processor's time of this process and of those that it started."""
+  uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+  return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def main(answers: int) -> None:

@@ -6,11 +6,14 @@ it, which are separated by `|`. Names in braces stand for whole media, workdirs 
 
 import pathlib
 import shlex
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from tests import made_up_face
 from tests.commands import MICRO
+from tests.hostile import workdirs
 
 pytestmark = pytest.mark.slow
 KIND = 'flag values'
@@ -113,6 +116,24 @@ TRAIN = """
 --resume_from=~ -1 | 7 | x
 --workdir=~ /proc/x | /dev/null | {talk.mp4} |
 """
+# Of systems that start from other workdirs, or read coefficients.
+FD2TALK_TRAIN = """
+--config.lip_expert=~ /nonexistent | {inputs} | {talk.mp4} | {speech_edit} | {renderer} | x |
+--config.data.coefficients=~ x | ../.. | deep3d | /nonexistent |
+--config.~ frames=0 | frames=3 | windows.overlap=8 | windows.overlap=-1 | clip=-1 | stage=9 | loss.sync=-1
+--config.morphable.~ expression=0 | expression=5 | vertices=-1 | kind=x
+--config.model.~ layers=0 | heads=3 | width=-16 | radius=-1
+--config.init_from=~ {emo} | {lip_expert} | {talk.mp4}
+"""
+JOINT_TRAIN = """
+--config.renderer=~ /nonexistent | {inputs} | {talk.mp4} | {speech_edit} | {lip_expert} | x
+--config.~ wav2lip={emo} | wav2lip=/nonexistent | super_resolution={emo} | caption_classifier={emo}
+--config.joins=~ "('nothing',)" | (1,) | "('captions',)"
+--config.captions=~ () | (1,) | "('',)"
+--config.space.~ frames=0 | frames=99999 | people=0 | code=0 | kind=x | fps=0 | fps=nan | size=7
+--config.guidance.~ overlap=-1 | overlap=8 | caption_by=x | speech=x
+--config.~ caption_dropout=2 | data.segments=x | data.mouth=x | loss.code=-1 | model.windows=(0,) | model.coupling=x
+"""
 CONFIGS = """
 --config=~ nothing.py | {talk.mp4} | {inputs} | /dev/null | emo.py:x | {root}/setup.py | {root}/configs/common.py |
 --config={root}/configs/emo.py:~ x | tiny,stage=9 | tiny,stage=x | tiny,= | tiny,size=-1 | tiny,batch_size=0
@@ -177,7 +198,15 @@ def places(attempts, models, media, puppets):
   """What the names in braces stand for."""
   root = pathlib.Path(__file__).parents[2]
   config = shlex.join([*MICRO, f'--config.data.dir={puppets}']).replace('=configs', f'={root}/configs')
-  return {'root': root, 'inputs': attempts.inputs, 'config': config, **models, **media}
+  data = attempts.inputs / 'datasets'
+  shutil.copytree(puppets, data)
+  made_up_face.write_cache(data)
+  configs = {'config': config}
+  for name, changes in workdirs.NEWER.items():
+    words = [f'--config={root}/configs/{name}', f'--config.data.dir={data}']
+    words += [f'--config.{key}={value}' for key, value in changes.items()]
+    configs[name.partition('.')[0] + '_config'] = shlex.join(words)
+  return {'root': root, 'inputs': attempts.inputs, **configs, **models, **media}
 
 
 def command_lines(text: str, places, before: str = '') -> Iterator[list[str]]:
@@ -203,13 +232,15 @@ def test_generate(attempts, models, places):
   ('command', 'text', 'before'),
   [
     ('train', TRAIN, '{config} --workdir={out}/run'),
+    ('train', FD2TALK_TRAIN, '{fd2talk_config} --workdir={out}/run'),
+    ('train', JOINT_TRAIN, '{joint_av_config} --workdir={out}/run'),
     ('train', CONFIGS, '--workdir={out}/run'),
     ('evaluate', EVALUATE, ''),
     ('convert', CONVERT, ''),
     ('benchmark', BENCHMARK, '{config}'),
     ('build', BUILD, ''),
   ],
-  ids=['train', 'configs', 'evaluate', 'convert', 'benchmark', 'build'],
+  ids=['train', 'train_fd2talk', 'train_joint_av', 'configs', 'evaluate', 'convert', 'benchmark', 'build'],
 )
 def test_others(attempts, places, command, text, before):
   attempts.make(KIND, command, works=False)

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 
-from configs import speech_edit
+from configs import fd2talk, speech_edit
 from talkjax import train
 from tests import made_up_face
 from tests.hostile import workdirs
 
 pytestmark = pytest.mark.slow
-KIND, SHARDS = 'damaged workdirs', 'damaged shards and caches'
+KIND, JOINED, SHARDS = 'damaged workdirs', 'damaged joined workdirs', 'damaged shards and caches'
 
 
 @pytest.fixture(scope='module')
@@ -109,14 +109,53 @@ def test_workdirs(attempts, media, trained, digests):
     change(run / name)
     files = f'--video={media["talk.mp4"]}', f'--audio={media["sound.wav"]}', '--output={out}/a.mp4'
     attempts.make(KIND, 'generate', f'--workdir={run}', *files, cached=False)
-    if number % 12 == 0:
+    if number % 24 == 0:
       attempts.make(KIND, 'evaluate', f'--workdir={run}', '--limit=1', '--output={out}/a.json', cached=False)
-    if number % 4 == 0:
-      more = '--config.steps=6' if number % 8 else '--resume_from=2'
+    if number % 6 == 0:
+      more = '--config.steps=6' if number % 12 else '--resume_from=2'
       attempts.make(KIND, 'train', config, more, f'--workdir={run}', writes=True)
       assert name == 'checkpoints' or (run / 'checkpoints/2').is_dir()
     remove(run)
   attempts.check(KIND, 30)
+
+
+@pytest.mark.parametrize('name', ['joint_av', 'renderer', 'lip_expert'])
+def test_joined_workdirs(attempts, models, puppets, tmp_path, name):
+  """joint_av's own workdir and its renderer; the lip expert that a training of fd2talk starts from."""
+  params = lambda change: ('checkpoints/0/params', lambda path: change(largest(path)))
+  of_configs = [*(('config.json', put(x)) for x in (b'', b'{', b'[]', None)), ('config.json', remove)]
+  of_weights = [params(flip), params(cut), params(remove), ('checkpoints/0', put(None)), ('digests/0.json', put(b'['))]
+  own = [
+    *(('config.json', edit(joined=x)) for x in ({}, 3, [], {'renderer': {}}, {'renderer': {'system': 'x'}}, None)),
+    *(('config.json', edit(joins=x)) for x in (3, ['nothing'], [3], None)),
+    *(('config.json', edit(**x)) for x in ({'captions': []}, {'captions': 3}, {'space': {}}, {'others': None})),
+    *(('config.json', edit(guidance=x)) for x in ({}, {'overlap': -1}, 3)),
+    params(flip), params(cut), ('checkpoints/0', put(None)),
+  ]  # fmt: skip
+  renderer = [*(('config.json', edit(**x)) for x in ({'system': 'emo'}, {'size': -1}, {'morphable': {}}, {'model': 3}))]
+  data, file = tmp_path / 'datasets', tmp_path / 'motion.py'
+  shutil.copytree(puppets, data)
+  made_up_face.write_cache(data)
+  save(workdirs.config_of(fd2talk, data, 'tiny,stage=1', **workdirs.NEWER['fd2talk.py:tiny,stage=1']), file)
+  speak = ('--caption=A man is talking', '--seconds=0.4', '--output={out}/a.mp4')
+  command, *arguments = {
+    'joint_av': ('generate', '--workdir={}', *speak),
+    'renderer': ('generate', f'--workdir={models["joint_av"]}', '--renderer={}', *speak),
+    'lip_expert': ('train', f'--config={file}', '--config.lip_expert={}', '--workdir={out}/run'),
+  }[name]
+  damage = {
+    'joint_av': own,
+    'renderer': [*of_configs, *of_weights, *renderer],
+    'lip_expert': [*of_configs, *of_weights, ('config.json', edit(morphable={})), ('config.json', edit(system='emo'))],
+  }[name]
+  run = attempts.inputs / 'run'
+  for works, (path, change) in ((True, ('', lambda path: None)), *((None, each) for each in damage)):
+    shutil.copytree(models[name], run)
+    change(run / path)
+    words = [a.replace('{}', str(run)) for a in arguments]
+    attempts.make(JOINED, command, *words, cached=False, works=works, writes=command == 'train')
+    remove(run)
+  attempts.check(JOINED, 10)
 
 
 def test_shards_and_caches(attempts, trained):
@@ -129,6 +168,7 @@ def test_shards_and_caches(attempts, trained):
   config = workdirs.config_of(workdirs.lip_expert, trained / 'datasets', log_every=1, checkpoint_every=100, steps=12)
   save(config, trained / 'expert.py')
   rows = 'mesh_pca/coefficients-train-00000.f16'
+  (states,) = (p.name for p in folder.iterdir() if p.name.startswith('speech_encoder_'))
   damage = [
     *((shard, lambda path, part=part: flip(path, part)) for part in (0, 0.01, 0.3, 0.6, 1)),
     *((shard, lambda path, part=part: cut(path, part)) for part in (0, 0.1, 0.5, 0.99)),
@@ -142,6 +182,8 @@ def test_shards_and_caches(attempts, trained):
     *(('mesh_pca/coefficients.json', edit(**x)) for x in ({'shape': [-1]}, {'clips_a_file': 0}, {'shape': 'x'})),
     *(('mesh_pca/model.json', x) for x in (put(b''), put(b'{'), put(b'[]'), edit(fingerprint='x'), remove)),
     *(('mesh_pca/model.npz', x) for x in (put(b''), flip, cut, remove)),
+    *((f'{states}/speech-train-00000.f16', x) for x in (flip, cut, remove, put(b''), put(None))),
+    *((f'{states}/speech.json', x) for x in (put(b''), put(b'{'), put(b'[]'), edit(splits={}), edit(shape=[-1]))),
   ]  # fmt: skip
   for number, (name, change) in enumerate(damage):
     shutil.rmtree(trained / 'datasets')

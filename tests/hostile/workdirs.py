@@ -14,6 +14,7 @@ from talkjax.systems.joint import spaces
 from talkjax.training import checkpoint
 from tests import made_up_face, micro, renderer
 
+SIZES = {f'morphable.{k}': v for k, v in made_up_face.SIZES.items()}
 CHANGES = {
   speech_edit: {
     'size': 32, 'model.width': 32, 'model.multipliers': (1,), 'model.patch_size': 4, 'batch_size': 4,
@@ -30,7 +31,7 @@ CHANGES = {
   autoencoder: {'size': 16, 'batch_size': 2, 'latents.widths': (8, 8)},
   lip_expert: {
     'audio.kind': 'mel', 'audio.bands': 8, 'model.features': 8, 'model.width': 16, 'model.layers': 1,
-    'data.examples_per_record': 8, 'batch_size': 8, **{f'morphable.{k}': v for k, v in made_up_face.SIZES.items()},
+    'data.examples_per_record': 8, 'batch_size': 8, **SIZES,
   },
 }  # fmt: skip
 
@@ -41,10 +42,23 @@ JOINT = {
   'data.examples_per_record': 2,
 }  # fmt: skip
 
+# By config file and arguments, of trainings that read the coefficients of `made_up_face`.
+NEWER = {
+  'fd2talk.py:tiny,stage=1': {
+    'frames': 8, 'windows.overlap': 3, 'sampler.steps': 1, 'model.width': 16, 'model.layers': 1, 'model.heads': 2,
+    'audio.kind': 'mel', 'audio.bands': 8, 'audio.columns': 4, 'expert.features': 8, 'expert.width': 16,
+    'expert.layers': 1,
+    'data.examples_per_record': 4, 'batch_size': 4, 'data.corpus': 'puppets/tiny', 'steps': 2, **SIZES,
+  },
+  'joint_av.py:tiny': {**JOINT, **SIZES, 'batch_size': 2, 'steps': 2},
+}  # fmt: skip
+
 
 def config_of(file, puppets, arguments: str = 'tiny', **changes) -> ml_collections.ConfigDict:
   made = file.get_config(arguments)
-  made.update_from_flattened_dict({**CHANGES[file], 'data.corpus': 'puppets/tiny', 'data.dir': str(puppets), **changes})
+  made.update_from_flattened_dict(
+    {**CHANGES.get(file, {}), 'data.corpus': 'puppets/tiny', 'data.dir': str(puppets), **changes}
+  )
   return made
 
 
@@ -68,7 +82,7 @@ def make(root: pathlib.Path, puppets: pathlib.Path) -> dict[str, pathlib.Path]:
   }
   for name, (config, params) in saved.items():
     checkpoint.save_params(root / name, config, params, 0)
-  return {name: root / name for name in saved}
+  return {name: root / name for name in (*saved, 'renderer')}
 
 
 def _joint_av(drawn: renderer.Made, workdir: pathlib.Path):
