@@ -92,6 +92,7 @@ RANGES: dict[str, _Range] = {
   'expert.*': _COUNT,
   'discriminator.*': _COUNT,
   'space.fps': _POSITIVE,
+  'space.size': ('8 to 65536', lambda x: 8 <= x <= 2**16),
   'space.*': _COUNT,
   'latents.scaling': _POSITIVE,
   'latents.*': ('0 to 65536', lambda x: 0 <= x <= 2**16),

@@ -117,6 +117,7 @@ def test_every_number_has_a_range(path):
     ({'first_stage.model.radius': -1}, False),
     ({'first_stage.model.radius': None}, True),
     ({'joined.renderer.size': -1}, False),
+    ({'space.size': 7}, False),
     ({'loss.anything': -0.5}, False),
     ({'loss.anything': 'l1'}, True),
     ({'drop.anything': 1.5}, False),
