@@ -1,6 +1,7 @@
 """Where tests find real clips and golden cases, and what every test process sets up."""
 
 import fcntl
+import gc
 import os
 import pathlib
 import shutil
@@ -17,7 +18,8 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Tests spend most of their time compiling: the same arithmetic with fewer optimisations, which halves that time.
 QUICK = (
-  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false'
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false '
+  '--xla_cpu_parallel_codegen_split_count=1'  # parts of a program that are compiled at the same time, for idle cores
 )
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {QUICK}'
 
@@ -28,6 +30,13 @@ from tests import commands  # noqa: E402
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS(['pytest'])  # grain's workers read absl flags
+
+
+def pytest_collection_finish():
+  """What was imported, and what JAX traces, lives to the end: collecting garbage among it would find none."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
 def _folder(variable: str, default: str) -> pathlib.Path:

@@ -93,6 +93,14 @@ def pixels(puppets):
 
 
 def sampler_of(made, **changes) -> generation.Sampler:
+  """The sampler of a config with changes: each is compiled once for all tests."""
+  samplers = vars(made).setdefault('samplers', {})
+  if (key := tuple(sorted(changes.items()))) not in samplers:
+    samplers[key] = new_sampler(made, **changes)
+  return samplers[key]
+
+
+def new_sampler(made, **changes) -> generation.Sampler:
   config = made.config.copy_and_resolve_references()
   config.update_from_flattened_dict(changes)
   space = spaces.make(config)
@@ -259,7 +267,7 @@ def test_windows_continue_each_other(made):
 
 
 def test_compiled_once_for_every_length(made):
-  sampler = sampler_of(made)
+  sampler = new_sampler(made)
   for length in (3, 8, 30):
     generation.sample(made.params, conditions(lengths=(length,)), np.zeros(1, np.uint32), sampler)
   assert sampler.window._cache_size() == 2  # with and without anything known
@@ -272,7 +280,8 @@ def test_a_classifier_guides_captions(made, drawn, tmp_path):
   with pytest.raises(UserError, match='by a classifier .* give --caption_classifier=WORKDIR'):
     sample(made, conditions(), **by)
   by['others.caption_classifier'] = str(tmp_path / 'captions')
-  man, woman, nobody = (sample(made, conditions(captions=(label,)), **by) for label in (0, 1, 2))
+  three = sample(made, conditions(3, captions=(0, 1, 2)), (0, 0, 0), **by)
+  man, woman, nobody = ({name: x[i : i + 1] for name, x in three.items()} for i in range(3))
   np.testing.assert_allclose(nobody['audio'], sample(made, conditions(captions=(2,)))['audio'], atol=1e-4)
   timesteps = np.zeros(1)
   logit = lambda x: np.diff(np.asarray(other.system.classify(other.params, x, timesteps)))[0, 0]
