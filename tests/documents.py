@@ -1,6 +1,6 @@
 """Tries the commands in the documents, each down to its first step, and prints a table.
 
-  python -m tests.documents [--whole] [--only=TEXT] [--output=F.json]
+  python -m tests.documents [--whole] [--only=REGEX] [--output=F.json]
 
 The commands are those in fenced code blocks of the Markdown files (blocks of anything else have an info string, such
 as `text`) and in the docstrings of the configs. They run in this process in a folder for each document, exactly as
@@ -360,7 +360,7 @@ STOPS = (
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--whole', action='store_true', help='take steps and generate')
-  parser.add_argument('--only', default='', help='only commands or documents that contain this')
+  parser.add_argument('--only', default='', help='only lines `DOCUMENT COMMAND` in which this regex is found')
   parser.add_argument('--output', help='a JSON file for the table')
   args = parser.parse_args()
   if jax.device_count() < DEVICES:
@@ -374,7 +374,7 @@ def main() -> int:
   with tempfile.TemporaryDirectory() as folder:
     trial = Trial(pathlib.Path(folder), commands, args.whole)
     for command in commands:
-      if args.only in f'{command.document} {command}':
+      if re.search(args.only, f'{command.document} {command}'):
         results.append(trial.run(command))
         r = results[-1]
         print(f'{r.seconds:5.1f} s  {r.error or r.reached:16} {command.document}:{command.line}  {command}', flush=True)

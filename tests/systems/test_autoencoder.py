@@ -118,7 +118,7 @@ def test_each_player_trains_by_its_own_term():
   def terms(kernel, params):
     return reconstruction.adversarial_terms(net, params, true, make(kernel), make, kernel, difference)
 
-  gradient = lambda name: jax.grad(lambda k, p: terms(k, p)[name], argnums=(0, 1))(kernel, params)
+  gradient = lambda name: jax.jit(jax.grad(lambda k, p: terms(k, p)[name], argnums=(0, 1)))(kernel, params)
   at_kernel, at_params = gradient('adversarial')
   np.testing.assert_allclose(
     jnp.linalg.norm(at_kernel), jnp.linalg.norm(jax.grad(lambda k: difference(make(k)))(kernel)), rtol=1e-2
@@ -131,13 +131,18 @@ def test_each_player_trains_by_its_own_term():
 @pytest.mark.parametrize('kind', ['kl', 'vq'])
 def test_training_lowers_the_loss(kind, request):
   made = request.getfixturevalue(kind)
-  params = made.system.init(jax.random.key(0), made.batch)
-  loss = jax.jit(jax.value_and_grad(lambda p, key: made.system.loss(p, made.batch, key, True)[0]))
+  params = jax.jit(made.system.init)(jax.random.key(0), made.batch)
+
+  @jax.jit
+  def step(params, key):
+    value, gradient = jax.value_and_grad(lambda p: made.system.loss(p, made.batch, key, True)[0])(params)
+    descend = lambda p, g: p - 0.05 * g / (1e-3 + jnp.sqrt(jnp.mean(g**2))) * 0.1
+    return value, gradient, jax.tree.map(descend, params, gradient)
+
   first = None
-  for step in range(30):
-    value, gradient = loss(params, jax.random.key(step))
+  for number in range(30):
+    value, gradient, params = step(params, jax.random.key(number))
     first = first or value
-    params = jax.tree.map(lambda p, g: p - 0.05 * g / (1e-3 + jnp.sqrt(jnp.mean(g**2))) * 0.1, params, gradient)
   assert value < 0.8 * first
   if kind == 'vq':
     codes = gradient['autoencoder']['quantize_embedding']['embedding']
