@@ -340,7 +340,8 @@ def test_inputs_that_cannot_be(made, drawn, files, tmp_path):
   with pytest.raises(UserError, match="--caption=A dog: the caption 'A dog' is not known .* 'A man is talking'"):
     render(caption='A dog')
   for text, sentence in (
-    ('', 'the text .* has no words'),
+    ('', '--text is empty'),
+    ('?!', 'the text .* has no words'),
     ('a' * 10_000, 'has 10000 characters, and at most 2000'),
     ('привет', 'cannot speak .*: write it in Latin letters'),
   ):
