@@ -17,7 +17,7 @@ def base(stage: int) -> ml_collections.ConfigDict:
   """The settings of both systems at size `paper`."""
   c = common.base()
   c.size = 512
-  c.crop = 0.0  # side of the square around the portrait's face, in longer sides of that; 0: the picture's whole square
+  c.framing = 0.0  # side of the square around the portrait's face, in longer sides of that; 0: the whole picture
   c.frames = 1 if stage == 1 else 12  # of a training clip
   c.margin = 2  # neighbouring frames on each side whose audio features a frame is conditioned on
   # 'vae', or 'fold': patches of pixels as channels.
@@ -123,7 +123,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     c.data.update(corpus='clips', examples_per_record=1)
     c.batch_size = 64 if stage == 1 else 8
     return
-  c.size, c.crop = 64, 1.5
+  c.size, c.framing = 64, 1.5
   c.audio.kind = 'speech_encoder'
   c.frames = 1 if stage == 1 else 8
   c.model.update(

@@ -40,6 +40,7 @@ RANGES: dict[str, _Range] = {
   'clip': _at_least(0),
   'margin': _at_least(0),
   'size': ('8 to 65536', lambda x: 8 <= x <= 2**16),
+  'framing': _at_least(0),
   'crop_size': ('0 to 65536', lambda x: 0 <= x <= 2**16),
   'kps_canvas': _at_least(0),
   'scale': _COUNT,
@@ -68,6 +69,8 @@ RANGES: dict[str, _Range] = {
   'model.dropout': _DECAY,
   'expert.dropout': _DECAY,
   'caption_dropout': _DECAY,
+  'aids.hidden_mouth': _SHARE,
+  'aids.*': _at_least(0),
   'drop.*': _SHARE,
   'augment.flip': _SHARE,
   'augment.region_frames': ('-1 or more', lambda x: x >= -1),
@@ -105,7 +108,14 @@ GROUPS -= {'guidance'}  # a number in portrait systems
 TEXTS = {'joins': 0, 'captions': 1}
 # By key whose entries are tuples: how long they are, and which of their values are regular expressions.
 PATTERNS = {'train': (2, (0,)), 'rules': (2, (0,)), 'load': (4, (2, 3))}
-DTYPES = ('float32', 'bfloat16', 'float16')
+# Texts of which there are few.
+CHOICES = {
+  'dtype': ('float32', 'bfloat16', 'float16'),
+  'data.mouth': ('landmarks', 'pixels', 'found'),
+  'data.segments': ('any', 'digit'),
+  'guidance.caption_by': ('condition', 'classifier'),
+  'guidance.speech': ('none', 'replacement', 'gradient'),
+}
 
 
 def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
@@ -122,7 +132,7 @@ def check_key(config: ml_collections.ConfigDict, key: str, what: str) -> None:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Checks the numbers of a config, before anything is read or written.
+  """Checks the values of a config, before anything is read or written.
 
   Raises:
     UsageError: a value is outside its range, not finite, or of another kind.
@@ -133,6 +143,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UsageError(f'config.{key}={value}: expected finite numbers')
     if expected := _outside(key, value):
       raise UsageError(f'config.{key}={value}: expected {expected}')
+    if key in CHOICES and value not in CHOICES[key]:
+      raise UsageError(f'config.{key}={value!r} is not one of {", ".join(CHOICES[key])}')
     if key in PATTERNS:
       _check_patterns(key, value, *PATTERNS[key])
   for key, value in config.to_dict().items():
@@ -142,8 +154,6 @@ def check(config: ml_collections.ConfigDict) -> None:
       are_texts = isinstance(value, (list, tuple)) and all(isinstance(x, str) and x for x in value)
       if not are_texts or len(value) < TEXTS[key]:
         raise UsageError(f'config.{key}={value}: expected texts, {TEXTS[key]} or more')
-  if (dtype := config.get('dtype', DTYPES[0])) not in DTYPES:
-    raise UsageError(f'config.dtype={dtype!r} is not one of {", ".join(DTYPES)}')
 
 
 def _outside(key: str, value) -> str:

@@ -33,7 +33,7 @@ _RENAMED = {
   'windows.kept': 'windows.cache_mib',
 }
 _AUDIO = {'audio.weights': '', 'audio.wav2vec2': {}, 'audio.speech_encoder': {}}
-_PORTRAIT = {'crop': 0.0, 'aids.overlay': False, 'aids.modulation': False, **_AUDIO}
+_PORTRAIT = {'framing': 0.0, 'aids.overlay': False, 'aids.modulation': False, **_AUDIO}
 _ADDED = {
   'emo': {'diffusion.noise_offset': 0.0, **_PORTRAIT},
   'vexpress': _PORTRAIT,

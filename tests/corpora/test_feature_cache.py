@@ -37,7 +37,7 @@ MICRO = {
   'model.attention': (True,),
   'latents.kind': 'vae',
   'latents.widths': WIDTHS,
-  'crop': 0.0,
+  'framing': 0.0,
   'aids.residual_scale': 0.0,
   'aids.overlay': False,
   'data.corpus': 'puppets/tiny',

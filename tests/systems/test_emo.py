@@ -37,7 +37,7 @@ def record(puppets):
 @pytest.fixture(scope='module')
 def frames(record):
   """The frames of the record as training reads them."""
-  window = framing.of_record(record, micro(2).crop)
+  window = framing.of_record(record, micro(2).framing)
   return np.stack([window.picture(record.frame(i), 32) for i in range(len(record.frames))])
 
 
@@ -81,7 +81,7 @@ def test_the_portrait_may_be_kept_near_the_clip_and_the_region_roomy(puppets, re
 def test_the_region_of_the_paper_is_that_of_the_whole_video(puppets, record):
   """As at generation, where one region is given for the video."""
   assert all(config_file.get_config(f'paper,stage={stage}').augment.region_frames == -1 for stage in (1, 2, 3))
-  whole = face_region(record, range(len(record.frames)), 32, micro(2).crop)
+  whole = face_region(record, range(len(record.frames)), 32, micro(2).framing)
   system = systems.build(micro(2, puppets, **{'augment.region_frames': -1}))
   for seed in range(3):
     np.testing.assert_array_equal(system.read(record, np.random.default_rng(seed))['region'][0], whole)
@@ -207,7 +207,7 @@ def test_each_video_of_a_batch_has_its_own_settings(emo):
 
 def test_records_are_generated_as_a_users_portrait_is_unless_by_the_oracle(emo, files):
   record = emo.records[0]
-  image = portrait_conditions.read_portrait(files[0][0], 32, emo.config.crop)
+  image = portrait_conditions.read_portrait(files[0][0], 32, emo.config.framing)
   users = emo.system.from_records([record], num_frames=5)
   asked = conditions.portrait_region(image.landmarks, None, 32)
   region = users.conditions.region[0]
@@ -215,7 +215,7 @@ def test_records_are_generated_as_a_users_portrait_is_unless_by_the_oracle(emo, 
   np.testing.assert_array_equal(users.truth[0].region, region)
   assert (users.conditions.speed == emo.config.speed.default).all()
   oracle = emo.system.from_records([record], num_frames=5, oracle=True)
-  np.testing.assert_array_equal(oracle.conditions.region[0], face_region(record, range(5), 32, emo.config.crop))
+  np.testing.assert_array_equal(oracle.conditions.region[0], face_region(record, range(5), 32, emo.config.framing))
   np.testing.assert_array_equal(oracle.truth[0].region, oracle.conditions.region[0])
   np.testing.assert_array_equal(oracle.conditions.speed[0], measures.head_speed(record.pose, record.fps)[:5])
   swept = emo.system.from_records([record], num_frames=5, oracle=True, settings={'speed': [7.0]})

@@ -27,7 +27,7 @@ def test_an_example_has_the_keypoints_of_its_frames_and_the_audio_around_them(pu
   config, record = micro(2, puppets), vexpress.records[0]
   example = systems.build(config).read(record, np.random.default_rng(1))
   assert example['target'].shape == (1, 4, 32, 32, 3) and example['audio'].shape == (1, 8, 160)
-  window = framing.of_record(record, config.crop)
+  window = framing.of_record(record, config.framing)
   frames = np.stack([window.picture(record.frame(i), 32) for i in range(len(record.frames))])
   start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
   points = data.face_points(record, config)[start : start + 4]

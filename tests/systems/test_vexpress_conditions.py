@@ -24,7 +24,7 @@ def files(vexpress, tmp_path_factory):
   for i, record in enumerate(vexpress.records):
     picture.write(folder / f'face{i}.png', record.frame(0))
     soundfile.write(folder / f'voice{i}.wav', record.audio[: (9 + 3 * i) * 640], 16_000)
-  np.save(folder / 'kps.npy', data.face_points(vexpress.records[1], types.SimpleNamespace(size=512, crop=0.0)))
+  np.save(folder / 'kps.npy', data.face_points(vexpress.records[1], types.SimpleNamespace(size=512, framing=0.0)))
   return folder
 
 

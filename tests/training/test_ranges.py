@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import ml_collections
 import pytest
 
-from configs import portrait, speech_edit
-from talkjax.errors import UsageError
+from configs import joint_av, portrait, speech_edit
+from talkjax import systems
+from talkjax.errors import UsageError, UserError
 from talkjax.training import ranges, workdir
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'configs'
@@ -28,6 +29,7 @@ def example():
     *({f'optimizer.{key}': x} for key in ('learning_rate', 'eps') for x in (0.0, -1.0, float('inf'), float('nan'))),
     *({'optimizer.b1': 1.0}, {'optimizer.clip': -1.0}, {'optimizer.accumulate': 0}, {'optimizer.warmup': -1}),
     *({'data.examples_per_record': 0}, {'data.workers': -1}, {'data.threads': 0}, {'data.prefetch': -1}),
+    *({'data.mouth': x} for x in ('lips', '', 3)),
     *({'mesh.data': 0}, {'mesh.data': -2}, {'mesh.fsdp': 0}, {'mesh.tensor': -8}),
   ],
   ids=str,
@@ -160,3 +162,19 @@ def test_patterns_are_regular_expressions(key, value, sentence):
     config[key] = value
   with pytest.raises(UsageError, match=f'^config.{key}: {sentence}'):
     ranges.check(config)
+
+
+@pytest.mark.parametrize('key', ['guidance.caption_by', 'guidance.speech', 'data.segments', 'data.mouth'])
+def test_texts_of_joint_av_are_of_a_few(key):
+  config = joint_av.get_config('tiny')
+  ranges.check(config)
+  config.update_from_flattened_dict({key: 'x'})
+  with pytest.raises(UsageError, match=rf"^config\.{key}='x' is not one of \w+, \w+"):
+    ranges.check(config)
+
+
+def test_windows_of_joint_av_may_not_overlap_whole():
+  config = joint_av.get_config('tiny')
+  config.guidance.overlap = config.space.frames
+  with pytest.raises(UserError, match=rf'overlap={config.space.frames}: expected 0 to {config.space.frames - 1}, less'):
+    systems.build(config)

@@ -31,7 +31,7 @@ NEW = {
   'pretrained': {'sd15': 'runs/sd15'},
   'context_scales': {'reference': 1.0, 'audio': 3.0},
   'latents': {'kind': 'fold'},
-  'crop': 0.0,
+  'framing': 0.0,
   'aids': {'residual_scale': 6.0, 'prior': 0.03, 'hidden_mouth': 1.0, 'overlay': False, 'modulation': False},
   'windows': {'frames': 12, 'overlap': 4, 'batch_size': 8, 'cache_mib': 256},
   'data': {'dir': 'datasets', 'feature_cache': 'features'},

@@ -69,7 +69,7 @@ def from_records(
   else:
     speed = np.full(len(clips), config.speed.default) if speed is None else speed
     speeds = np.broadcast_to(np.asarray(speed, np.float32)[:, None], (len(clips), count)).copy()
-  size, crop = config.size, config.crop
+  size, crop = config.size, config.framing
   if oracle:
     regions = [face_region(c, range(min(count, len(c.frames))), size, crop) for c in clips]
   else:
@@ -100,7 +100,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   """
   inputs, paths = request.inputs, conditions.jobs(request)
   box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
-  images = {path: conditions.read_portrait(path, config.size, config.crop) for path in inputs['image']}
+  images = {path: conditions.read_portrait(path, config.size, config.framing) for path in inputs['image']}
   regions = {path: portrait_region(portrait.landmarks, box, config.size) for path, portrait in images.items()}
   sounds = {path: conditions.read_sound(path, FPS) for path in inputs['audio']}
   lengths = {path: sound.num_frames for path, sound in sounds.items()}

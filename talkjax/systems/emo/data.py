@@ -32,9 +32,9 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
     has_motion = n > 0 and start >= n
     motion = {name.replace('target', 'motion'): np.zeros((n, *example[name].shape[1:]), example[name].dtype)}
     if has_motion:
-      motion = reading.images('motion', record, range(start - n, start), config, config.crop)
+      motion = reading.images('motion', record, range(start - n, start), config, config.framing)
     roomy = region_frames(start, start + f, count, generator, config)
-    region = reading.face_region(record, roomy, config.size, config.crop).astype(np.uint8)
+    region = reading.face_region(record, roomy, config.size, config.framing).astype(np.uint8)
     around = np.clip(np.arange(start - m, start + f + m), 0, count - 1)
     return {**example, **motion, 'has_motion': np.float32(has_motion), 'region': region, 'speed': speeds[around]}
 

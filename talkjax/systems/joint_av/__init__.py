@@ -7,6 +7,7 @@ motion and spectrograms with the same objective and the same guidance (`talkjax.
 
 import functools
 
+from talkjax.errors import UserError
 from talkjax.options import SAMPLER, Option
 from talkjax.systems import System
 
@@ -71,6 +72,11 @@ def build(config) -> System:
 
   check_sampler(config, ('ddpm', 'ddim', 'dpm++'))
   space = spaces.make(config)
+  if not 0 <= config.guidance.overlap < space.frames:
+    raise UserError(
+      f'config.guidance.overlap={config.guidance.overlap}: expected 0 to {space.frames - 1}, less than the frames of a '
+      'window'
+    )
   net = space.network(len(config.captions))
   motion = config.space.kind == 'motion'
 

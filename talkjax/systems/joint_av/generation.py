@@ -30,11 +30,6 @@ class Sampler:
     from talkjax.systems.sampling import make_table
 
     self.space, self.net, self.config = space, net, config
-    if not 0 <= config.guidance.overlap < space.frames:
-      raise UserError(
-        f'config.guidance.overlap={config.guidance.overlap}: expected 0 to {space.frames - 1}, less than the frames of '
-        'a window'
-      )
     self.table = make_table(config)
     self.window = jax.jit(self._window, static_argnames='classify')
 

@@ -57,11 +57,11 @@ def read(
     other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
     around = np.arange(start - config.margin, start + f + config.margin)
     example = {
-      **images('target', record, range(start, start + f), config, config.crop),
-      **{k: v[0] for k, v in images('reference', record, [other], config, config.crop).items()},
+      **images('target', record, range(start, start + f), config, config.framing),
+      **{k: v[0] for k, v in images('reference', record, [other], config, config.framing).items()},
     }
     if config.mouth_weight != 1:
-      example['weight'] = mouth_weights(record, range(start, start + f), config, config.crop)
+      example['weight'] = mouth_weights(record, range(start, start + f), config, config.framing)
     example['audio'] = audio.pad_index(features, around)
     examples.append({**complete(example, Clip(start, other), generator), 'id': record.id})
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
@@ -80,7 +80,7 @@ def images(name: str, record: Record, frames: Sequence[int], config, crop: float
   latents = record.features['latents']
   if crop:
     raise UserError(
-      f'{where} has latents of whole frames, and config.crop={crop} cuts out the face: set config.crop to 0, or '
+      f'{where} has latents of whole frames, and config.framing={crop} cuts out the face: set config.framing to 0, or '
       'config.data.feature_cache to nothing'
     )
   if config.latents.kind != 'vae':

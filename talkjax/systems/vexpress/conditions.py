@@ -60,12 +60,12 @@ def from_records(
   voices = zip(speech or clips, clips, lengths)
   return RecordBatch(
     Conditions(
-      portraits=conditions.from_records(clips, config, settings or {}, config.crop),
+      portraits=conditions.from_records(clips, config, settings or {}, config.framing),
       reference_points=[p[0] for p in points],
       keypoints=[p[:n] for p, n in zip(points, lengths)],
       sound=[fit_duration(Sound.of_record(v, n, c.fps)) for v, c, n in voices],
     ),
-    tuple(conditions.truth(c, n, config.size, crop=config.crop) for c, n in zip(clips, lengths)),
+    tuple(conditions.truth(c, n, config.size, crop=config.framing) for c, n in zip(clips, lengths)),
   )
 
 
@@ -85,7 +85,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   if strategy != 'fix_face' and 'kps' not in inputs:
     raise UsageError(f'--retarget={strategy} moves keypoints of --kps, which is missing: name a video or an array')
   voices = {path: read_voice(path, config) for path in inputs['audio']}
-  images = {path: conditions.read_portrait(path, config.size, config.crop) for path in inputs['image']}
+  images = {path: conditions.read_portrait(path, config.size, config.framing) for path in inputs['image']}
   longest = max(voice.num_frames for voice in voices.values())
   driving = read_driving(inputs['kps'], longest, config) if 'kps' in inputs else None
   jobs = sorted(paths, key=lambda job: voices[job.voice].num_frames)  # equal lengths together

@@ -49,5 +49,5 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
 
 def face_points(record: Record, config) -> np.ndarray:
   """The three keypoints of every frame of a record, [f, 3, 2], in pixels of its square images."""
-  window = framing.of_record(record, config.crop)
+  window = framing.of_record(record, config.framing)
   return window.points(keypoints.of_landmarks(record.landmarks), config.size)
