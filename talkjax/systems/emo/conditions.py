@@ -102,7 +102,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   box = parse_box(inputs['face_box']) if 'face_box' in inputs else None
   images = {path: conditions.read_portrait(path, config.size, config.framing) for path in inputs['image']}
   regions = {path: portrait_region(portrait.landmarks, box, config.size) for path, portrait in images.items()}
-  sounds = {path: conditions.read_sound(path, FPS) for path in inputs['audio']}
+  sounds = {path: Sound.of_file(path, FPS) for path in inputs['audio']}
   lengths = {path: sound.num_frames for path, sound in sounds.items()}
   jobs = sorted(paths, key=lambda job: lengths[job.voice])
   devices = jax.device_count()

@@ -131,7 +131,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     given = (*inputs['image'], *inputs['audio'], *filter(None, (inputs.get('motion'), config.pose)))
     replaceable = None if request.overwrite else motion_files.is_one
     outputs.check(save, ('.npz',), flag='save_motion', inputs=given, replaceable=replaceable)
-  voices = {path: conditions.read_sound(path, config.fps) for path in inputs['audio']}
+  voices = {path: Sound.of_file(path, config.fps) for path in inputs['audio']}
   images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
   faces = {path: face_of(portrait, config) for path, portrait in images.items()}
   model = coefficients.numpy_model_of(params, config)

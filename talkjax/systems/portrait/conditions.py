@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -13,10 +12,9 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
 from talkjax.faces import landmarks
-from talkjax.media import audio, picture, video
+from talkjax.media import picture, video
 from talkjax.metrics.suites import Truth
 from talkjax.systems import Request, Video
-from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import framing
 from talkjax.systems.portrait.reading import face_region
 
@@ -134,12 +132,6 @@ def crop_portrait(image: np.ndarray, size: int, name: str, crop: float = 0) -> P
   }
   square = window.picture(image, size)
   return Portrait(square, dataclasses.replace(track, **moved))
-
-
-def read_sound(path: str, fps: float) -> Sound:
-  """The sound of a file, for as many frames as it lasts (rounded up)."""
-  samples, rate = audio.read_audio_native(path)
-  return Sound(audio.read_audio(path), max(1, math.ceil(len(samples) / rate * fps - 1e-3)), fps)
 
 
 def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: Request) -> Portraits:
