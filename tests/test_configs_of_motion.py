@@ -101,6 +101,7 @@ def test_pixels_start_from_the_published_network(faces, tmp_path):
   config = joint_config(joint_av, 'paper', faces)
   config.model.update(multipliers=(1,), video_attention=(), cross_attention=(), windows=(), middle_window=None)
   config.space.update(frames=2, size=8, fps=25.0)
+  config.guidance.overlap = 1
   shapes = training_program_of(config).state.params['network']
   published = {path: x for path, x in flatten_dict(shapes, sep='/').items() if 'caption' not in path}
   values = {path: np.full(x.shape, 0.25, np.float32) for path, x in published.items()}

@@ -172,7 +172,7 @@ def test_what_cannot_serve_is_named_and_nothing_is_left(make, bad, wav, tmp_path
     (['--video=v.mp4', '--audio=a.wav', '--weights=best'], 2, '--weights=best: expected one of ema, params'),
     (['--video=v.mp4', '--audio=a.wav', '--sweep=steps=1,2'], 2, '--sweep=steps: speech_edit can sweep nothing'),
     (['--video=v.mp4', '--audio=a.wav', '--sampler=ddimm'], 1, "sampler 'ddimm' is not one of"),
-    (['--video=v.mp4', '--audio=a.wav'], 1, 'no file a.wav'),
+    (['--video=v.mp4', '--audio=a.wav'], 1, 'no file v.mp4'),
   ],
 )
 def test_errors_of_the_command(micro_workdir, tmp_path, args, code, sentence):
