@@ -51,7 +51,7 @@ def get_config(arg: str | None = None):
     c.steps = 100_000
   if size == 'tiny':
     c.motion_frames = 2
-    c.data.reference_within = 12  # further away, where the head will be is anybody's guess
+    c.data.reference_within = 12  # the position of the head is predictable only near the clip
     c.context_scales.audio = 1.5  # mouths open too little otherwise
     c.model.update(locator=(16, 32, 64), audio_hidden=256, speed_features=64)
     # Puppets turn by 5 to 30 degrees/s.

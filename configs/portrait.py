@@ -107,7 +107,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.diffusion.update(
     schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', min_snr=0.0, noise_offset=0.0
   )
-  # A residual of variance one: its network input is not drowned in what is known.
+  # The scale gives the residual a variance of about one.
   c.aids.update(residual_scale=6.0, prior=0.03, modulation=True, hidden_mouth=1.0)
   c.audio.kind = 'mel'
   c.mouth_weight = 20.0

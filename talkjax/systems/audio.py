@@ -39,7 +39,7 @@ class Sound:
     from talkjax.media import audio
 
     samples, rate = audio.read_audio_native(path)
-    # Rounded up, so that no sound is cut; the tolerance is for durations of a whole number of frames.
+    # Rounded up, so that no sound is lost; the tolerance absorbs rounding errors of the division.
     return cls(audio.read_audio(path), max(1, math.ceil(len(samples) / rate * fps - 1e-3)), fps)
 
 

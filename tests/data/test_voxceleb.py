@@ -138,7 +138,7 @@ def test_the_command_builds_clips_and_parts_of_videos(samples, tmp_path, capsys)
     shown(samples, 'talk_524_25fps.mp4', 224, 2.4),
     sound.read_audio(samples / 'clips/talk_524_25fps.mp4'),
   )
-  write_film(folder / 'mp4/id00012/21Uxsk56VDQ/00001.mp4', frames)  # as published: silent, with the sound beside it
+  write_film(folder / 'mp4/id00012/21Uxsk56VDQ/00001.mp4', frames)  # as published, without sound
   audio = folder / 'aac/id00012/21Uxsk56VDQ/00001.wav'
   audio.parent.mkdir(parents=True)
   soundfile.write(audio, waveform[: 60 * 640], 16000)
@@ -165,6 +165,6 @@ def test_the_command_builds_clips_and_parts_of_videos(samples, tmp_path, capsys)
   for record in (*made['train'], *made['test']):
     assert record.size == (64, 64) and len(record.audio) == len(record.frames) * 640
     assert ((record.landmarks > -8) & (record.landmarks < 72)).all()
-  # The sound beside the clip is divided with it.
+  # The clip's separate sound file is cut where the clip is.
   parts = np.concatenate([record.audio for record in sorted(made['train'], key=lambda record: record.id)])
   np.testing.assert_allclose(parts / 32767, waveform[: 60 * 640], atol=1e-3)

@@ -11,12 +11,6 @@ from talkjax.systems.portrait.overlay import pixel_centres
 SIZE = 32
 
 
-def picture(seed: int = 0) -> np.ndarray:
-  """A smooth random picture, float32 [1, 32, 32, 3]."""
-  coarse = np.random.default_rng(seed).normal(size=(6, 6, 3)).astype(np.float32)
-  return cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)[None]
-
-
 def points(seed: int = 1) -> np.ndarray:
   return np.random.default_rng(seed).uniform(0.3, 0.7, (1, 68, 2)).astype(np.float32)
 

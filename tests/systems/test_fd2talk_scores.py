@@ -44,7 +44,7 @@ def expert(made, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def workdir(made, puppets, tmp_path_factory):
-  """A workdir of fd2talk's stage 3; beside its corpus there is `judged`, which has a test set alone."""
+  """A workdir of fd2talk's stage 3; its data_dir also has the corpus `judged`, with a test split only."""
   folder = tmp_path_factory.mktemp('fd2talk')
   shutil.copytree(puppets / 'puppets', folder / 'data/puppets')
   shutil.copytree(puppets / 'puppets', folder / 'data/judged')

@@ -7,7 +7,8 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.media import picture
 
-FOREHEAD = 0.12  # how far above the middle of the landmarks, which end at the brows, the window's middle is, in heights
+# Landmarks end at the brows: the window's centre is this far above that of their box, as a share of its height.
+FOREHEAD = 0.12
 
 
 class Window(NamedTuple):
