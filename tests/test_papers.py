@@ -3,9 +3,14 @@
 import ast
 import re
 
+import jax
 import pytest
 
 from configs import caption_classifier, emo, fd2talk, joint_av, speech_edit, vexpress
+from talkjax import benchmark, systems
+from talkjax.training import input_pipeline
+from talkjax.training.compile import train_patterns, training_program
+from talkjax.training.state import trainable_mask
 from talkjax.training.workdir import flatten
 from tests import paper_stages
 from tests.commands import ROOT
@@ -99,3 +104,31 @@ def test_systems_that_are_trained_from_scratch(system, audio, puppets, tmp_path)
   (stage,) = paper_stages.stages(system, tmp_path, puppets)
   assert not stage.loaded and not stage.frozen and stage.trained == stage.fresh
   assert stage.audio == audio
+
+
+def counts():
+  """(config file's name, argument, all parameters in millions, those of each part, frozen parts) of the last table."""
+  _, _, text = (ROOT / 'docs' / 'papers.md').read_text().partition('## Parameters')
+  for name, argument, total, parts in re.findall(r'\| `(\w+)\.py:([^`]+)` \| ([\d.]+) \| (.*) \|', text):
+    frozen = set(re.findall(r'\((\w+) ', parts))
+    case = (name, argument, float(total), {k: float(v) for k, v in re.findall(r'(\w+) ([\d.]+)', parts)}, frozen)
+    yield pytest.param(*case, marks=pytest.mark.slow if float(total) > 100 else ())
+
+
+@pytest.mark.parametrize(('name', 'argument', 'total', 'parts', 'frozen'), list(counts()))
+def test_the_parameters_are_those_of_the_table(name, argument, total, parts, frozen, puppets):
+  config = FILES[name].get_config(argument)
+  config.update_from_flattened_dict(
+    {'data.dir': str(puppets), 'data.corpus': 'puppets/tiny', 'data.examples_per_record': 1, 'data.workers': 0}
+  )
+  config.batch_size = 1
+  if name == 'joint_av':
+    config.data.segments = 'any'  # the tiny corpus has no digits
+  system = systems.build(config)
+  batch, _ = input_pipeline.split_names(next(benchmark.training_input(config, system, 1)))
+  params = training_program(config, system, batch).state.params
+  millions = {branch: sum(x.size for x in jax.tree.leaves(p)) / 1e6 for branch, p in params.items()}
+  assert {branch: round(count, 1) for branch, count in millions.items()} == parts
+  assert round(sum(millions.values()), 1) == total
+  trains = trainable_mask(params, train_patterns(config, system))
+  assert {branch for branch, mask in trains.items() if not any(jax.tree.leaves(mask))} == frozen
