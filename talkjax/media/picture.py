@@ -155,6 +155,14 @@ def to_float(picture):
   return (picture - np.float32(127.5)) * np.float32(1 / 127.5)
 
 
+def noisy(pictures: np.ndarray, largest: float, generator: np.random.Generator) -> np.ndarray:
+  """Pictures of any shape, in [-1, 1], with Gaussian noise whose standard deviation is drawn from 0 to `largest`."""
+  if largest:
+    noise = generator.standard_normal(pictures.shape, np.float32)
+    pictures = pictures + noise * np.float32(largest * generator.uniform())
+  return np.clip(pictures, -1, 1)
+
+
 def to_uint8(picture: np.ndarray) -> np.ndarray:
   """The inverse of `to_float`, rounded and clipped."""
   return np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255).astype(np.uint8)

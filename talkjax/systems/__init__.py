@@ -193,6 +193,24 @@ class System:
   upscale: Callable[[Any, np.ndarray, int], np.ndarray] | None = None
 
 
+def deferred(name: str, made: Mapping[str, Callable[[], Any]] | None = None, **bound) -> Callable:
+  """A function of this package that is imported when it is first called, as training does not need those of generation.
+
+  Args:
+    name: of the function, after that of its module: 'speech_edit.conditions.from_files'.
+    made: functions without arguments that make keyword arguments, called for each call: of `functools.cache`, where one
+      value is to serve all calls.
+    bound: keyword arguments that it always gets.
+  """
+  module, _, function = name.rpartition('.')
+
+  def call(*args, **keywords):
+    values = {key: make() for key, make in (made or {}).items()}
+    return getattr(importlib.import_module(f'{__name__}.{module}'), function)(*args, **bound, **values, **keywords)
+
+  return call
+
+
 def names() -> list[str]:
   """The systems of this package."""
   return [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg and m.name not in SHARED]

@@ -5,6 +5,7 @@ Shared by `speech_edit` and `wav2lip`.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from talkjax.errors import UserError
 from talkjax.faces import align
 from talkjax.media import outputs
 from talkjax.media.picture import to_float
+from talkjax.metrics.suites import Truth
+from talkjax.systems import RecordBatch
 from talkjax.systems.audio import Sound
 
 
@@ -52,23 +55,31 @@ def of_records(
   records: Sequence[Record],
   speech: Sequence[Record] | None,
   num_frames: int | None,
-  read: Callable[[Record, int], Clip],
-) -> tuple[list[Clip], 'RecordFrames', list[Sound]]:
+  *,
+  size: int,
+  place: Callable[[Record], np.ndarray],
+  hide: Callable[[np.ndarray], np.ndarray],
+  conditions: Callable[[np.ndarray, 'RecordFrames', list[Sound]], Any],
+  drawn: Callable[[np.ndarray], np.ndarray] = lambda mask: mask,
+) -> RecordBatch:
   """Records that are re-voiced with their own sound, or with that of other records.
 
   Args:
     records: the videos.
     speech: as many records whose sound is used instead; cut or silent after its end.
     num_frames: length of the videos; by default that of the longest record.
-    read: (a record, the most frames) -> the clip.
-
-  Returns:
-    (clips, their frames, sounds).
+    size: of the crops.
+    place: a record -> [f, 2, 3] from its pixels to those of the crops.
+    hide: landmarks [68, 2] in pixels of a crop -> its mask.
+    conditions: (first frames [b, h, w, 3] in [-1, 1], frames, sounds) -> the system's conditions.
+    drawn: a mask -> the region that is drawn, in which scores compare.
   """
   count = num_frames or max(len(r.frames) for r in records)
-  clips = [read(record, count) for record in records]
+  clips = [Clip.of_record(record, place(record), hide, size, count) for record in records]
   sounds = [Sound.of_record(voice, count, own.fps) for own, voice in zip(records, speech or records, strict=True)]
-  return clips, RecordFrames(clips, count), sounds
+  first = to_float(np.stack([clip.images[0] for clip in clips]))
+  truth = tuple(Truth(clip.images, clip.landmarks, [drawn(mask) for mask in clip.masks]) for clip in clips)
+  return RecordBatch(conditions(first, RecordFrames(clips, count), sounds), truth)
 
 
 @dataclasses.dataclass(frozen=True)

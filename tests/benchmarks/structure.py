@@ -12,7 +12,6 @@ similar     pairs of functions in different systems whose code, docstrings aside
 import argparse
 import ast
 import difflib
-import itertools
 import pathlib
 import subprocess
 import sys
@@ -54,9 +53,13 @@ def similar(package: pathlib.Path, least: float = 0.6):
   found = []
   for path in sorted((package / 'systems').glob('*/*.py')):
     found += [(path, name, code) for name, _, _, code in functions(path) if code.count('\n') >= 4]
-  for (a, first, x), (b, second, y) in itertools.combinations(found, 2):
-    if a.parent != b.parent and 'portrait' not in (a.parent.name, b.parent.name):
-      match = difflib.SequenceMatcher(None, x, y, autojunk=False)
+  match = difflib.SequenceMatcher(autojunk=False)
+  for index, (b, second, y) in enumerate(found):
+    match.set_seq2(y)  # is analysed once, unlike the first sequence
+    for a, first, x in found[:index]:
+      if a.parent == b.parent or 'portrait' in (a.parent.name, b.parent.name):
+        continue
+      match.set_seq1(x)
       if match.real_quick_ratio() > least and match.quick_ratio() > least and (ratio := match.ratio()) > least:
         yield ratio, f'{a.parent.name}/{a.name} {first}', f'{b.parent.name}/{b.name} {second}'
 

@@ -12,7 +12,7 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.diffusion import schedules
 from talkjax.errors import UserError
-from talkjax.systems import System, coefficients
+from talkjax.systems import System, coefficients, deferred
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.fd2talk import OPTIONS, frame_networks, motion
 from talkjax.systems.fd2talk.frame_networks import BRANCH, Networks
@@ -41,39 +41,16 @@ def build(config) -> System:
 
     return generation.Sampler(nets, config, motion_generation.make_sampler(first), audio, make_table(config))
 
-  def generate(params, batch, seeds, progress=None):
-    from talkjax.systems.fd2talk import generation
-
-    return generation.generate(params, batch, seeds, progress, sampler=sampler())
-
-  def renderer(params, portraits):
-    from talkjax.systems.fd2talk import generation
-
-    return generation.renderer(params, portraits, sampler=sampler())
-
-  def from_records(records, **how):
-    from talkjax.systems.fd2talk import conditions
-
-    return conditions.from_records(records, config=config, **how)
-
-  def from_files(params, request):
-    from talkjax.systems.fd2talk import conditions
-
-    return conditions.from_files(params, request, config=config)
-
-  def precompute(caches):
-    from talkjax.systems.fd2talk import predicted
-
-    return predicted.open_caches(caches, config=config, first=first, audio=audio)
-
+  made = {'sampler': sampler}
+  precompute = deferred('fd2talk.predicted.open_caches', config=config, first=first, audio=audio)
   autoencoder = ('autoencoder',) if config.latents.kind == 'vae' else ()
   return System(
     read=functools.partial(read, config=config),
     init=functools.partial(init, config=config, nets=nets, audio=audio),
     loss=functools.partial(loss, nets=nets, schedule=make_schedule(config.diffusion), config=config),
-    generate=generate,
-    from_records=from_records,
-    from_files=from_files,
+    generate=deferred('fd2talk.generation.generate', made),
+    from_records=deferred('fd2talk.conditions.from_records', config=config),
+    from_files=deferred('fd2talk.conditions.from_files', config=config),
     oracle=('pose',),
     options=OPTIONS,
     scores=(suites.IMAGES, suites.LIPS, suites.PORTRAIT),
@@ -81,7 +58,7 @@ def build(config) -> System:
     encoder=audio.encoder,
     features=('coefficients',),
     precompute=precompute if config.motion == 'predicted' else None,
-    renderer=renderer,
+    renderer=deferred('fd2talk.generation.renderer', made),
   )
 
 

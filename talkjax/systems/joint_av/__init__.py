@@ -9,7 +9,7 @@ import functools
 
 from talkjax.errors import UserError
 from talkjax.options import SAMPLER, Option
-from talkjax.systems import System
+from talkjax.systems import System, deferred
 
 OPTIONS = (
   Option('text', str, 'What is said: text that becomes speech, which guides the video.', message=True),
@@ -80,27 +80,7 @@ def build(config) -> System:
   net = space.network(len(config.captions))
   motion = config.space.kind == 'motion'
 
-  @functools.cache
-  def sampler():
-    from talkjax.systems.joint_av import generation
-
-    return generation.Sampler(space, net, config)
-
-  def generate(params, conditions, seeds, progress=None):
-    from talkjax.systems.joint_av import generation
-
-    return generation.generate(params, conditions, seeds, progress, sampler=sampler())
-
-  def from_records(records, **how):
-    from talkjax.systems.joint_av import conditions
-
-    return conditions.from_records(records, config=config, space=space, **how)
-
-  def from_files(params, request):
-    from talkjax.systems.joint_av import conditions
-
-    return conditions.from_files(params, request, config=config, space=space)
-
+  sampler = functools.cache(deferred('joint_av.generation.Sampler', space=space, net=net, config=config))
   # The coupled U-Net may start from MM-Diffusion's, which knows no captions.
   start = config.get('pretrained', {}).get('mm_diffusion', '')
   published = (('mm_diffusion', model.BRANCH, '', 'caption'),) if is_workdir(start) else ()
@@ -109,9 +89,9 @@ def build(config) -> System:
     read=functools.partial(data.read, config=config),
     init=functools.partial(model.init, space=space, net=net, config=config),
     loss=functools.partial(model.loss, space=space, net=net, schedule=make_schedule(config.diffusion), config=config),
-    generate=generate,
-    from_records=from_records,
-    from_files=from_files,
+    generate=deferred('joint_av.generation.generate', {'sampler': sampler}),
+    from_records=deferred('joint_av.conditions.from_records', config=config, space=space),
+    from_files=deferred('joint_av.conditions.from_files', config=config, space=space),
     options=OPTIONS,
     scores=model.scores(config.evaluation.speech),
     frozen=(*((coefficients.BRANCH, spaces.CORPUS) if motion else ()), *carried),

@@ -12,7 +12,7 @@ import functools
 
 from talkjax.errors import UserError
 from talkjax.options import SAMPLER, Option
-from talkjax.systems import System
+from talkjax.systems import System, deferred
 
 OPTIONS = (
   Option('video', str, 'The video to re-voice.', required=True),
@@ -43,37 +43,19 @@ def build(config) -> System:
   predict = functools.partial(model.predict, net=net, skip=config.model.skip)
   check_sampler(config, ('palette', 'ddpm', 'ddim', 'dpm++'))
 
-  # Imported when the system first generates: training needs neither module.
-  @functools.cache
-  def step():
-    from talkjax.systems.speech_edit import generation
-
-    return generation.make_frame_step(predict, config, make_table(config))
-
-  def generate(params, batch, seeds, progress=None):
-    from talkjax.systems.speech_edit import generation
-
-    return generation.generate(params, batch, seeds, progress, step=step(), audio=audio)
-
-  def from_records(records, **how):
-    from talkjax.systems.speech_edit import conditions
-
-    return conditions.from_records(records, config=config, **how)
-
-  def from_files(params, request):
-    from talkjax.systems.speech_edit import conditions
-
-    return conditions.from_files(params, request, config=config)
-
+  table = functools.partial(make_table, config)
+  step = functools.cache(
+    deferred('speech_edit.generation.make_frame_step', {'table': table}, predict=predict, config=config)
+  )
   return System(
     read=functools.partial(data.read, config=config, audio=audio),
     init=functools.partial(model.init, net=net, encoder=audio.encoder),
     loss=functools.partial(
       model.loss, predict=predict, schedule=make_schedule(config.diffusion), target=config.diffusion.target
     ),
-    generate=generate,
-    from_records=from_records,
-    from_files=from_files,
+    generate=deferred('speech_edit.generation.generate', {'step': step}, audio=audio),
+    from_records=deferred('speech_edit.conditions.from_records', config=config),
+    from_files=deferred('speech_edit.conditions.from_files', config=config),
     options=OPTIONS,
     scores=(suites.IMAGES, suites.LIPS),
     frozen=(audio.kind,) if audio.encoder else (),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +14,9 @@ from talkjax.errors import UserError
 from talkjax.faces import align, landmarks, mask
 from talkjax.media import picture, video
 from talkjax.media.picture import to_float
-from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
 from talkjax.systems.audio import Sound
-from talkjax.systems.revoicing import Clip, back_and_forth, of_records
+from talkjax.systems.revoicing import back_and_forth, of_records
 from talkjax.systems.speech_edit import data
 
 
@@ -40,15 +40,9 @@ def from_records(records: Sequence[Record], speech=None, num_frames=None, settin
 
   See `System.from_records` and `revoicing.of_records`; there are no sweepable `settings`.
   """
-
-  def read(clip: Record, count: int) -> Clip:
-    hide = lambda points: mask.jaw_mask(points, config.size, kind=config.mask)
-    return Clip.of_record(clip, data.frame_transforms(clip, config), hide, config.size, count)
-
-  made, frames, sound = of_records(records, speech, num_frames, read)
-  identity = to_float(np.stack([clip.images[0] for clip in made]))
-  truth = tuple(Truth(clip.images, clip.landmarks, clip.masks) for clip in made)
-  return RecordBatch(Conditions(identity, frames, sound), truth)
+  place = functools.partial(data.frame_transforms, config=config)
+  hide = functools.partial(mask.jaw_mask, size=config.size, kind=config.mask)
+  return of_records(records, speech, num_frames, size=config.size, place=place, hide=hide, conditions=Conditions)
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:

@@ -9,7 +9,7 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.faces import align, mask
 from talkjax.media import mel
-from talkjax.media.picture import to_float
+from talkjax.media.picture import noisy, to_float
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.systems.audio import AudioFeatures, Sound
 
@@ -85,7 +85,4 @@ def augment(picture: np.ndarray, generator: np.random.Generator, settings) -> np
     field = cv2.resize(field.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
     grid = np.stack(np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)), -1)
     picture = cv2.remap(picture, grid + field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-  x = to_float(picture)
-  if settings.noise:
-    x += generator.standard_normal(x.shape, np.float32) * np.float32(settings.noise * generator.uniform())
-  return np.clip(x, -1, 1, out=x)
+  return noisy(to_float(picture), settings.noise, generator)

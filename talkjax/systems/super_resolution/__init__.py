@@ -9,7 +9,7 @@ import functools
 
 from talkjax.errors import UserError
 from talkjax.options import SAMPLER, Option
-from talkjax.systems import System
+from talkjax.systems import System, deferred
 
 OPTIONS = (Option('video', str, 'The video to enlarge.', required=True), *SAMPLER)
 SOURCES = {'super_resolution': 'talkjax.systems.super_resolution.published'}
@@ -29,45 +29,20 @@ def build(config) -> System:
   _check(config)
   net = model.make_network(config)
   predict = functools.partial(model.predict, net=net, skip=config.model.skip)
-
-  # Imported when the system first generates: training does not need it.
-  @functools.cache
-  def enlarge():
-    from talkjax.systems.super_resolution import generation
-
-    variance = 'learned_range' if config.model.learned_variance else 'fixed_small'
-    return generation.make_enlarge(predict, config, make_table(config, variance=variance))
-
-  def generate(params, conditions, seeds, progress=None):
-    from talkjax.systems.super_resolution import generation
-
-    return generation.generate(params, conditions, seeds, progress, enlarge=enlarge())
-
-  def upscale(params, frames, seed):
-    from talkjax.systems.super_resolution import generation
-
-    return generation.upscale(params, frames, seed, enlarge=enlarge())
-
-  def from_records(records, **how):
-    from talkjax.systems.super_resolution import generation
-
-    return generation.from_records(records, config=config, **how)
-
-  def from_files(params, request):
-    from talkjax.systems.super_resolution import generation
-
-    return generation.from_files(params, request, config=config)
-
+  variance = 'learned_range' if config.model.learned_variance else 'fixed_small'
+  table = functools.partial(make_table, config, variance=variance)
+  enlarge = deferred('super_resolution.generation.make_enlarge', {'table': table}, predict=predict, config=config)
+  made = {'enlarge': functools.cache(enlarge)}
   return System(
     read=functools.partial(data.read, config=config),
     init=functools.partial(model.init, net=net),
     loss=functools.partial(model.loss, predict=predict, schedule=make_schedule(config.diffusion), config=config),
-    generate=generate,
-    from_records=from_records,
-    from_files=from_files,
+    generate=deferred('super_resolution.generation.generate', made),
+    from_records=deferred('super_resolution.generation.from_records', config=config),
+    from_files=deferred('super_resolution.generation.from_files', config=config),
     options=OPTIONS,
     scores=(suites.IMAGES, scores.bicubic(config.scale)),
-    upscale=upscale,
+    upscale=deferred('super_resolution.generation.upscale', made),
   )
 
 

@@ -13,7 +13,7 @@ import functools
 
 from talkjax.errors import UserError
 from talkjax.options import Option
-from talkjax.systems import System
+from talkjax.systems import System, deferred
 
 OPTIONS = (
   Option('video', str, 'The video whose lips are moved.'),
@@ -32,47 +32,20 @@ def build(config) -> System:
   _check(config)
   parts = model.make_parts(config)
   audio = AudioFeatures(config.audio, data.spectrogram, silence=data.SILENCE)
-
-  # Imported when the system first generates: training needs neither module.
-  @functools.cache
-  def predict():
-    from talkjax.systems.wav2lip import generation
-
-    return generation.make_predict(parts)
-
-  def generate(params, batch, seeds, progress=None):
-    from talkjax.systems.wav2lip import generation
-
-    return generation.generate(params, batch, seeds, progress, predict=predict(), audio=audio)
-
-  def lip_sync(params, frames, sound, fps):
-    from talkjax.systems.wav2lip import streaming
-
-    return streaming.lip_sync(params, frames, sound, fps, predict=predict(), audio=audio, config=config)
-
-  def from_records(records, **how):
-    from talkjax.systems.wav2lip import conditions
-
-    return conditions.from_records(records, config=config, **how)
-
-  def from_files(params, request):
-    from talkjax.systems.wav2lip import conditions
-
-    return conditions.from_files(params, request, config=config)
-
+  made = {'predict': functools.cache(deferred('wav2lip.generation.make_predict', parts=parts))}
   return System(
     read=functools.partial(data.read, config=config, audio=audio),
     init=functools.partial(model.init, parts=parts, encoder=audio.encoder),
     loss=functools.partial(model.loss, parts=parts, weights=config.loss),
-    generate=generate,
-    from_records=from_records,
-    from_files=from_files,
+    generate=deferred('wav2lip.generation.generate', made, audio=audio),
+    from_records=deferred('wav2lip.conditions.from_records', config=config),
+    from_files=deferred('wav2lip.conditions.from_files', config=config),
     options=OPTIONS,
     scores=(suites.IMAGES, suites.LIPS),
     frozen=tuple(name for name, used in (('expert', parts.expert), (audio.kind, audio.encoder)) if used),
     load=(('wav2lip_syncnet', 'expert', '', ''),) if parts.expert else (),
     encoder=audio.encoder,
-    lip_sync=lip_sync,
+    lip_sync=deferred('wav2lip.streaming.lip_sync', made, audio=audio, config=config),
   )
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -12,10 +13,9 @@ from talkjax.errors import UsageError
 from talkjax.faces import align, landmarks
 from talkjax.media import picture, video
 from talkjax.media.picture import to_float
-from talkjax.metrics.suites import Truth
 from talkjax.systems import FileBatch, RecordBatch, Request, Video
 from talkjax.systems.audio import Sound
-from talkjax.systems.revoicing import Clip, back_and_forth, of_records
+from talkjax.systems.revoicing import RecordFrames, back_and_forth, of_records
 from talkjax.systems.wav2lip import data
 
 FPS = 25.0  # of the video that is made of a picture
@@ -55,14 +55,19 @@ def from_records(records: Sequence[Record], speech=None, num_frames=None, settin
   See `System.from_records` and `revoicing.of_records`; there are no sweepable `settings`.
   """
 
-  def read(clip: Record, count: int) -> Clip:
-    transforms = data.face_transforms(clip.landmarks, clip.box, config)
-    return Clip.of_record(clip, transforms, lambda points: data.hidden_region(points, config), config.size, count)
+  def conditions(first: np.ndarray, frames: RecordFrames, sound: Sequence[Sound]) -> Conditions:
+    return Conditions(first if config.reference == 'first' else None, _WithRegions(frames, config), sound)
 
-  made, frames, sound = of_records(records, speech, num_frames, read)
-  reference = to_float(np.stack([clip.images[0] for clip in made])) if config.reference == 'first' else None
-  truth = tuple(Truth(c.images, c.landmarks, [data.drawn_region(m, config) for m in c.masks]) for c in made)
-  return RecordBatch(Conditions(reference, _WithRegions(frames, config), sound), truth)
+  return of_records(
+    records,
+    speech,
+    num_frames,
+    size=config.size,
+    place=lambda record: data.face_transforms(record.landmarks, record.box, config),
+    hide=functools.partial(data.hidden_region, config=config),
+    conditions=conditions,
+    drawn=functools.partial(data.drawn_region, config=config),
+  )
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:

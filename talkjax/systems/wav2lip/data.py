@@ -9,7 +9,7 @@ from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import align, mask
 from talkjax.media import mel
-from talkjax.media.picture import to_float
+from talkjax.media.picture import noisy, to_float
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.nn.wav2lip import COLUMNS
 from talkjax.systems.audio import AudioFeatures, Sound
@@ -86,10 +86,7 @@ def augment(pictures: np.ndarray, generator: np.random.Generator, settings) -> n
     small = max(8, round(size * (1 - settings.shrink * generator.uniform())))
     resize = lambda x, to, how: cv2.resize(x, (to, to), interpolation=how)
     pictures = np.stack([resize(resize(p, small, cv2.INTER_AREA), size, cv2.INTER_CUBIC) for p in pictures])
-  x = to_float(pictures)
-  if settings.noise:
-    x = x + generator.standard_normal(x.shape, np.float32) * np.float32(settings.noise * generator.uniform())
-  return np.clip(x, -1, 1)
+  return noisy(to_float(pictures), settings.noise, generator)
 
 
 def face_transforms(landmarks: np.ndarray, box: np.ndarray, config) -> np.ndarray:
