@@ -62,7 +62,11 @@ def joint_config(system, size, faces):
   return config
 
 
-@pytest.mark.parametrize(('system', 'size'), JOINT, ids=lambda value: getattr(value, '__name__', value))
+@pytest.mark.parametrize(
+  ('system', 'size'),
+  [pytest.param(*case, marks=pytest.mark.slow if case[1] in ('gpu', 'puppets') else ()) for case in JOINT],
+  ids=lambda value: getattr(value, '__name__', value),
+)
 def test_every_size_of_joint_samples_has_a_step(system, size, faces):
   check_step(joint_config(system, size, faces), (*KINDS, 'morphable', 'corpus'))
 
@@ -97,6 +101,7 @@ def test_a_joined_workdir_is_kept_and_frozen(faces, tmp_path):
     train.train(config, str(tmp_path / 'other'))
 
 
+@pytest.mark.slow
 def test_pixels_start_from_the_published_network(faces, tmp_path):
   config = joint_config(joint_av, 'paper', faces)
   config.model.update(multipliers=(1,), video_attention=(), cross_attention=(), windows=(), middle_window=None)

@@ -93,6 +93,7 @@ class Reader:
     self.alive -= 1
 
 
+@pytest.mark.slow
 def test_no_more_clips_are_held_than_those_of_a_batch(puppets):
   config = toy.get_config()
   config.data.update(dir=str(puppets), mouth='pixels')
@@ -137,6 +138,7 @@ def watch_devices() -> None:
   print('split over', split)
 
 
+@pytest.mark.slow
 def test_the_same_scores_on_one_device_and_on_eight(workdir, tmp_path):
   arguments = (f'--workdir={workdir}', '--limit=3', '--batch_size=2')
   call('talkjax.evaluate', *arguments, f'--output={tmp_path}/1.json')

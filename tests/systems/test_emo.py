@@ -185,6 +185,7 @@ def test_a_clip_continues_the_one_before(emo):
   assert not np.array_equal(plain[4:], other[4:])
 
 
+@pytest.mark.slow
 def test_each_video_of_a_batch_has_its_own_settings(emo):
   """Each setting is doubled in one video, all of them in the last, which equals a config with all doubled."""
   names = (*portrait.SETTINGS, 'speed')
@@ -289,6 +290,7 @@ def test_every_portrait_with_every_voice(emo, files, tmp_path):
     render(emo, tmp_path / 'c', image=(images[0], str(namesake)), audio=voices[:1])
 
 
+@pytest.mark.slow
 def test_the_same_videos_on_one_device_and_on_eight(emo, files, tmp_path):
   images, voices = files
   checkpoint.save_params(tmp_path / 'workdir', emo.config, emo.params, 0)

@@ -329,6 +329,7 @@ def test_a_portrait_is_who_is_shown(made, files, tmp_path):
   assert np.abs(read(tmp_path / 'a.mp4') - read(tmp_path / 'b.mp4')).mean() > 5
 
 
+@pytest.mark.slow
 def test_pixels_make_a_video_too(pixels, tmp_path):
   (count,) = micro.render(pixels, tmp_path / 'out.mp4', caption=MAN, seconds=0.5).values()
   assert count == 8 and read(tmp_path / 'out.mp4').shape == (8, 12, 12, 3)
