@@ -1,13 +1,16 @@
 """How tests run the commands, in this process or in their own, and the smallest config that they train."""
 
 import contextlib
+import fcntl
 import importlib
 import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The tiny size made smaller: a step takes milliseconds.
@@ -57,4 +60,19 @@ def call(module: str, *args: str, check: bool = True) -> types.SimpleNamespace:
 def build_puppets(folder: pathlib.Path) -> pathlib.Path:
   """Builds the tiny puppets corpus under a folder and returns that."""
   run('talkjax.build', 'data/puppets', '--config=tiny', '--workers=0', f'--data_dir={folder}')
+  return folder
+
+
+def make_once(tmp_path_factory, name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
+  """A folder for all processes of a session of pytest, made by the first process that needs it."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    root = root.parent  # the folder that the processes of pytest-xdist share
+  folder, made = root / name, root / f'{name}.made'
+  with (root / f'{name}.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not made.exists():
+      shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+      make(folder)
+      made.touch()
   return folder

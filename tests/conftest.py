@@ -1,6 +1,5 @@
 """Where tests find real clips and golden cases, and what every test process sets up."""
 
-import fcntl
 import gc
 import os
 import pathlib
@@ -55,14 +54,8 @@ def samples() -> pathlib.Path:
 @pytest.fixture(scope='session')
 def puppets(tmp_path_factory) -> pathlib.Path:
   """A data_dir with the tiny puppets corpus: a copy of this process, built by the first process that needs one."""
-  root = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    root = root.parent  # the folder that the processes of pytest-xdist share
-  with (root / 'puppets.lock').open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if not (root / 'built').exists():
-      commands.build_puppets(root / 'building').rename(root / 'built')
-  return shutil.copytree(root / 'built', tmp_path_factory.mktemp('datasets') / 'corpora')
+  built = commands.make_once(tmp_path_factory, 'built', commands.build_puppets)
+  return shutil.copytree(built, tmp_path_factory.mktemp('datasets') / 'corpora')
 
 
 @pytest.fixture(scope='session')

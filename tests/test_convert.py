@@ -53,7 +53,8 @@ def test_folder_with_averaged_weights(tmp_path, config):
     np.testing.assert_array_equal(params['unet']['conv_out']['bias'], state_dict(seed)['denoise_fn.out.2.bias'])
 
 
-def test_released_settings_are_the_default(path):
+def test_released_settings_are_the_default_in_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   config = convert._default_config(published)
   assert (config.model.head_channels, config.model.dropout) == (64, 0.1)
 
@@ -70,6 +71,10 @@ def without(name):
     (lambda s: s | {'denoise_fn.other.weight': np.ones(3, np.float32)}, "has an entry 'other.weight'"),
     (lambda s: s | {'denoise_fn.middle_block.0.in_layers.0.bias': np.ones(3, np.float32)}, 'of shape'),
     (lambda s: {'model.weight': np.ones(3, np.float32)}, 'is not one of DiffusionVideoEditing'),
+    (
+      lambda s: s | {'denoise_fn.out.2.bias': np.array([0, np.nan, 0], np.float32)},
+      'unet/conv_out/bias with values that are not finite',
+    ),
   ],
 )
 def test_other_checkpoints_are_refused(path, tmp_path, config, change, sentence):

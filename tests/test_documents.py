@@ -5,6 +5,7 @@ Behind the marker `slow`, those of all documents run to their end.
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -45,6 +46,13 @@ def test_every_training_of_the_other_documents_has_flags_and_keys_that_exist(mon
   assert {'docs/recipes.md', 'docs/scores.md'} <= {c.document for c in trainings}
   for command in trainings:
     assert isinstance(cli.parse(command.words[2:], train.OPTIONS).config.steps, int)
+
+
+def test_every_test_that_a_document_names_exists():
+  named = [m for path in ROOT.glob('docs/*.md') for m in re.findall(r'(tests/[\w/]+\.py)::(\w+)', path.read_text())]
+  assert len(named) > 20
+  for file, test in named:
+    assert f'\ndef {test}(' in (ROOT / file).read_text(), f'{file} has no {test}'
 
 
 @pytest.mark.slow

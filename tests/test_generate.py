@@ -172,6 +172,7 @@ def test_what_cannot_serve_is_named_and_nothing_is_left(make, bad, wav, tmp_path
     (['--video=v.mp4', '--audio=a.wav', '--weights=best'], 2, '--weights=best: expected one of ema, params'),
     (['--video=v.mp4', '--audio=a.wav', '--sweep=steps=1,2'], 2, '--sweep=steps: speech_edit can sweep nothing'),
     (['--video=v.mp4', '--audio=a.wav', '--sampler=ddimm'], 1, "sampler 'ddimm' is not one of"),
+    (['--video=v.mp4', '--audio=a.wav', '--seed=-1'], 2, '--seed=-1: expected 0 or more'),
     (['--video=v.mp4', '--audio=a.wav'], 1, 'no file v.mp4'),
   ],
 )
@@ -180,6 +181,12 @@ def test_errors_of_the_command(micro_workdir, tmp_path, args, code, sentence):
   done = call('talkjax.generate', f'--workdir={micro_workdir}', *args, f'--output={output}', check=False)
   assert done.returncode == code and sentence in done.stderr and done.stderr.count('\n') == 1
   assert not output.exists()
+
+
+def test_empty_outputs_and_workdirs_are_usage_errors(micro_workdir):
+  for flag in ('workdir', 'output'):
+    done = call('talkjax.generate', f'--workdir={micro_workdir}', f'--{flag}=', check=False)
+    assert done.returncode == 2 and f'--{flag} is empty: give it a value' in done.stderr
 
 
 def test_a_workdir_is_asked_for():

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from talkjax.training import checkpoint
+from talkjax.training import checkpoint, lock
 from tests.commands import ROOT, call, run
 
 
@@ -144,6 +145,11 @@ def test_errors_are_one_sentence(micro, tmp_path, change, code, sentence):
   assert not workdir.exists()
 
 
+def test_an_empty_workdir_is_not_the_current_folder(micro):
+  done = call('talkjax.train', *micro, '--workdir=', check=False)
+  assert done.returncode == 2 and '--workdir is empty: give it a value' in done.stderr
+
+
 def test_arguments_that_are_missing():
   for args in ([], ['--config=configs/emo.py'], ['--workdir=run']):
     done = call('talkjax.train', *args, check=False)
@@ -166,6 +172,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(micro, tmp_path
 def test_a_workdir_of_another_config_is_refused(micro_workdir, micro):
   done = call('talkjax.train', *micro, '--config.seed=1', f'--workdir={micro_workdir}', check=False)
   assert done.returncode == 1 and 'these keys differ: seed (0 there, 1 here)' in done.stderr
+
+
+def test_a_workdir_that_is_being_trained_is_refused(micro_workdir, micro, tmp_path):
+  workdir = shutil.copytree(micro_workdir, tmp_path / 'run')
+  with lock.exclusive(workdir):
+    done = call('talkjax.train', *micro, '--config.steps=8', f'--workdir={workdir}', check=False)
+  assert done.returncode == 1 and f'run is being trained by process {os.getpid()} on ' in done.stderr
+  assert losses(workdir) == losses(micro_workdir)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(micro_workdir, micro, tmp_path):
+  workdir = shutil.copytree(micro_workdir, tmp_path / 'run')
+  next((workdir / 'checkpoints/6/training').rglob('manifest.ocdbt')).write_bytes(b'x')
+  done = call('talkjax.train', *micro, f'--workdir={workdir}', check=False)
+  assert done.returncode == 1 and 'checkpoints/6 is damaged' in done.stderr and '--resume_from=4' in done.stderr
+  call('talkjax.train', *micro, f'--workdir={workdir}', '--resume_from=4')
+  assert losses(workdir) == losses(micro_workdir) and checkpoint.load_params(workdir)[2] == 6
 
 
 def test_a_finished_run_leaves_workdir_and_process_as_they_were(micro_workdir, micro):

@@ -2,29 +2,28 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 
 from talkjax.training import checkpoint, input_pipeline
+from tests import commands
 from tests.hostile import media_files, workdirs
 from tests.hostile.harness import Attempts
 
 
 @pytest.fixture(scope='session')
 def attempts(tmp_path_factory):
-  """The account of all attempts; its table goes to the file that TALKJAX_HOSTILE_TABLE names."""
+  """Makes all attempts of this process, and keeps account of them."""
   made = Attempts(tmp_path_factory.mktemp('hostile'))
   yield made
   made.close()
-  print(f'\n{made.table()}')
 
 
 @pytest.fixture(scope='session')
 def models(attempts, puppets, tmp_path_factory) -> dict[str, pathlib.Path]:
   """A workdir by system; they are not to be written to."""
-  root = tmp_path_factory.mktemp('workdirs')
+  root = commands.make_once(tmp_path_factory, 'workdirs', lambda folder: workdirs.make(folder, puppets))
   attempts.watched.append(root)
-  return workdirs.make(root, puppets)
+  return {path.name: path for path in root.iterdir()}
 
 
 @pytest.fixture(scope='session')
@@ -35,5 +34,5 @@ def media(attempts, models) -> dict[str, pathlib.Path]:
   made = media_files.write_whole(attempts.inputs, record)
   made['motion.npz'] = media_files.write_motion(attempts.inputs, params, config)
   made['message.json'] = media_files.write_message(attempts.inputs, models['joint_av'])
-  assert all(np.array(path.stat().st_size) for path in made.values())
+  assert all(path.stat().st_size for path in made.values())
   return made

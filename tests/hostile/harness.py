@@ -1,4 +1,7 @@
-"""Makes attempts on the commands and judges what became of them."""
+"""Makes attempts on the commands and judges what became of them.
+
+`python -m tests.hostile.harness LOG` prints the table of the attempts in a log (TALKJAX_HOSTILE_LOG), in Markdown.
+"""
 
 import collections
 import contextlib
@@ -6,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -16,6 +20,8 @@ from tests.commands import ROOT
 
 SECONDS = int(os.environ.get('TALKJAX_HOSTILE_SECONDS', '60'))  # for one attempt; more is a hang, or a busy machine
 MIB = 8192  # of the process that makes all attempts
+LOG = os.environ.get('TALKJAX_HOSTILE_LOG')  # the file to which each attempt adds a line of JSON
+OUTCOMES = {0: 'done', 1: 'refused', 2: 'usage'}  # by exit code
 UNFORESEEN = 'its traceback is in '
 
 
@@ -91,8 +97,7 @@ class Attempts:
   """Makes attempts and keeps account of them.
 
   Attributes:
-    counts: by class, how many attempts had which outcome.
-    seconds: by class, the processor's time.
+    counts: by class, how many attempts were made.
     problems: of the current class, a text for each attempt that ended as none should.
   """
 
@@ -101,8 +106,7 @@ class Attempts:
     for folder in (self.temporary, self.watched[0], self._out):
       folder.mkdir(parents=True)
     self._server = Server(self.temporary)
-    self.counts: dict[str, collections.Counter] = {}
-    self.seconds = collections.Counter()
+    self.counts = collections.Counter()
     self.problems: list[str] = []
 
   @property
@@ -127,7 +131,7 @@ class Attempts:
     outcome = self._server.run(f'talkjax.{module}', args, str(self._out), cached)
     problems = [*judge(outcome, works), *([] if writes else self._left(outcome, before))]
     self._clear()
-    self.count(kind, outcome.code, bool(problems), outcome.seconds)
+    self.count(kind, outcome, bool(problems), f'{module} {" ".join(args)}')
     if outcome.mib > MIB:
       self._server.close()
     if problems:
@@ -137,17 +141,20 @@ class Attempts:
       print(self.problems[-1], flush=True)
     return outcome
 
-  def count(self, kind: str, code: int | None, bad: bool = False, seconds: float = 0.0) -> None:
-    self.seconds[kind] += seconds
-    what = 'bad' if bad else {0: 'done', 1: 'refused', 2: 'usage'}[code]
-    self.counts.setdefault(kind, collections.Counter())[what] += 1
+  def count(self, kind: str, outcome: Outcome, bad: bool = False, command: str = '', times: int = 1) -> None:
+    """Counts an attempt, or as many of one outcome as `times`."""
+    self.counts[kind] += times
+    if LOG:
+      what = 'bad' if bad else OUTCOMES[outcome.code]
+      seconds, said = round(outcome.seconds, 2), outcome.ended or outcome.sentence
+      line = {'class': kind, 'outcome': what, 'times': times, 'seconds': seconds, 'mib': outcome.mib, 'said': said}
+      with open(LOG, 'ab') as log:  # several processes write to it
+        log.write(json.dumps({**line, 'command': command}).encode() + b'\n')
 
   def check(self, kind: str, least: int) -> None:
     """Asserts that a class had no bad attempt, and at least so many."""
     problems, self.problems = self.problems, []
-    if path := os.environ.get('TALKJAX_HOSTILE_TABLE'):
-      pathlib.Path(path).write_text(self.table() + '\n')
-    total = self.counts[kind].total()
+    total = self.counts[kind]
     assert not problems, f'{len(problems)} of {total} attempts:\n' + '\n'.join(problems)
     assert total >= least, f'{total} attempts only'
 
@@ -166,15 +173,6 @@ class Attempts:
     found += [f'left {path.name}' for path in litter]
     found += [f'left {path.name}' for path in made if outcome.code != 0 or path.name.startswith('.')]
     return found
-
-  def table(self) -> str:
-    """What became of all attempts, in Markdown."""
-    titles = ('Class', 'Attempts', 'Done', 'Refused (exit code 1)', 'Usage (2)', 'Bad', 'Processor time, s')
-    lines = [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
-    for kind, count in self.counts.items():
-      cells = (kind, count.total(), *(count[what] for what in ('done', 'refused', 'usage', 'bad')))
-      lines.append(f'| {" | ".join(map(str, cells))} | {self.seconds[kind]:.0f} |')
-    return '\n'.join(lines)
 
   def close(self) -> None:
     self._server.close()
@@ -209,3 +207,27 @@ def snapshot(folders) -> dict[str, tuple]:
         status = os.lstat(path)
         found[path] = status.st_size, status.st_mtime_ns, status.st_ino
   return found
+
+
+def processor_seconds() -> float:
+  """The processor's time of this process and of those that it started, as far as they have ended."""
+  uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+  return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def table(log: pathlib.Path) -> str:
+  """What became of the attempts in a log, in Markdown."""
+  counts, seconds = {}, collections.Counter()
+  for line in map(json.loads, log.read_text().splitlines()):
+    counts.setdefault(line['class'], collections.Counter())[line['outcome']] += line['times']
+    seconds[line['class']] += line['seconds']
+  titles = ('Class', 'Attempts', 'Done', 'Refused (exit code 1)', 'Usage (2)', 'Bad', 'Processor time, s')
+  lines = [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
+  for kind, count in counts.items():
+    cells = kind, count.total(), *(count[what] for what in (*OUTCOMES.values(), 'bad')), round(seconds[kind])
+    lines.append(f'| {" | ".join(map(str, cells))} |')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  print(table(pathlib.Path(sys.argv[1])))

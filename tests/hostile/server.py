@@ -16,10 +16,12 @@ import traceback
 
 from absl import flags
 
+from tests.hostile.harness import processor_seconds
+
 
 def attempt(job: dict) -> dict:
   """Runs a command; its exit code, what it printed, and what it took."""
-  before = _seconds()
+  before = processor_seconds()
   module, out = importlib.import_module(job['module']), io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True)
   err = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'backslashreplace', write_through=True)
   with contextlib.chdir(job['folder']), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -32,13 +34,7 @@ def attempt(job: dict) -> dict:
       code = None
   printed = {name: stream.buffer.getvalue().decode() for name, stream in (('out', out), ('err', err))}
   mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-  return {'code': code, **printed, 'mib': mib, 'seconds': _seconds() - before}
-
-
-def _seconds() -> float:
-  """The processor's time of this process and of those that it started."""
-  uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-  return sum(use.ru_utime + use.ru_stime for use in uses)
+  return {'code': code, **printed, 'mib': mib, 'seconds': processor_seconds() - before}
 
 
 def main(answers: int) -> None:

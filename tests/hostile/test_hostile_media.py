@@ -108,17 +108,17 @@ def test_crafted_media(read, attempts, media):
   face = cv2.cvtColor(cv2.imread(str(media['portrait.png'])), cv2.COLOR_BGR2RGB)
   for first, (name, write) in enumerate(media_files.videos(attempts.inputs, face)):
     write(folder / name)
-    for number in (first, first + 2):
-      read(CRAFTED, folder / name, number)
+    read(CRAFTED, folder / name, first)
   attempts.check(CRAFTED, 60)
 
 
 def test_odd_names_and_places(read, attempts, models, media):
   folder = attempts.inputs / 'odd'
   folder.mkdir()
-  for what in ('talk.mp4', 'sound.wav', 'portrait.png', 'points.npy', 'motion.npz'):
+  odd_names = '10:30', 'a b', 'a,b', '-rf', '%03d', 'a\nb', '[1]', 'ü', 'n' * 240, '$(id)'
+  for first, what in enumerate(('talk.mp4', 'sound.wav', 'portrait.png', 'points.npy', 'motion.npz')):
     suffix = pathlib.Path(what).suffix
-    for number, name in enumerate(('10:30', 'a b', 'a,b', '-rf', '%03d', 'a\nb', '[1]', 'ü', 'n' * 240, '$(id)')):
+    for number, name in enumerate((odd_names * 2)[4 * first : 4 * first + 4]):  # each name with two kinds of file
       shutil.copy(media[what], folder / (name + suffix))
       read(NAMES, folder / (name + suffix), number, works=True)
     odd = os.fsencode(folder) + b'/\xff\xfe' + suffix.encode()

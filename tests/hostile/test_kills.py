@@ -17,30 +17,32 @@ from talkjax import build
 from talkjax.corpora.building import REPORT
 from talkjax.media import video
 from tests.commands import ROOT, call, run
-from tests.hostile.harness import snapshot
+from tests.hostile.harness import SECONDS, Outcome, processor_seconds, snapshot
 
 pytestmark = pytest.mark.slow
+KIND = 'kills'
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 CODES = {KILL: (-KILL,), TERM: (0, 143), INT: (130,)}  # train saves and ends well after SIGTERM
 
 
-def kill(args: list[str], when, how: signal.Signals, folder: pathlib.Path) -> str:
-  """Runs `python -m talkjax...` and kills it as soon as `when()`; returns what it printed on stderr."""
+def kill(args: list[str], when, how: signal.Signals, folder: pathlib.Path) -> Outcome:
+  """Runs `python -m talkjax...`, with a folder for temporary files, and kills it as soon as `when()`."""
+  before = processor_seconds()
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'TMPDIR': str(folder)}
   pipes = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.PIPE, 'text': True}
   # A shell has what it starts in the background ignore interrupts, and that is inherited.
   session = {'preexec_fn': functools.partial(signal.signal, INT, signal.SIG_DFL), 'start_new_session': True}
   command = [sys.executable, '-m', *args]
   with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **session) as process:
-    deadline = time.monotonic() + 600  # of a machine that is busy
+    deadline = time.monotonic() + 10 * SECONDS
     while not when():
       assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()[-2000:]
-      time.sleep(0.001)
+      time.sleep(0.003)  # a save takes longer
     process.send_signal(how)
-    printed = process.communicate(timeout=300)[1]
+    printed = process.communicate(timeout=5 * SECONDS)[1]
   assert process.returncode in CODES[how], (process.returncode, printed[-2000:])
   assert 'Traceback' not in printed, printed[-3000:]
-  return printed
+  return Outcome(0, err=printed, seconds=processor_seconds() - before)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ TRAINING = ('--config.checkpoint_every=4', f'--config.steps={STEPS}', '--config.
 MOMENTS = [(moment, how) for how in (KILL, TERM, INT) for moment in ('after', 'during', 'between', 'during')]
 
 
-def test_train(micro, tmp_path, temporary):
+def test_train(attempts, micro, tmp_path, temporary):
   arguments = [*micro, *TRAINING]
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   call('talkjax.train', *arguments, f'--workdir={whole}')
@@ -73,7 +75,8 @@ def test_train(micro, tmp_path, temporary):
       'during': lambda: any('orbax-checkpoint-tmp' in n for n in names()),
       'between': lambda logged=logged: lines() > logged + 1,
     }[moment]
-    kill(['talkjax.train', *arguments, f'--workdir={killed}'], when, how, temporary)
+    outcome = kill(['talkjax.train', *arguments, f'--workdir={killed}'], when, how, temporary)
+    attempts.count(KIND, outcome, command=f'train {moment} {how.name}')
   call('talkjax.train', *arguments, f'--workdir={killed}')
   read = lambda run: [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
   losses = lambda run: {line['step']: line['loss'] for line in read(run)}
@@ -86,7 +89,7 @@ def test_train(micro, tmp_path, temporary):
   assert not list(temporary.iterdir())
 
 
-def test_build(tmp_path, temporary):
+def test_build(attempts, tmp_path, temporary):
   arguments = ['data/puppets', '--config=tiny', '--workers=1']
   run('talkjax.build', *arguments, f'--data_dir={tmp_path}/whole')
   target = tmp_path / 'killed'
@@ -95,7 +98,8 @@ def test_build(tmp_path, temporary):
   shards = lambda: list(target.glob('puppets/tiny/incomplete*/*.array_record*'))
   for number, how in ((2, KILL), (5, TERM), (8, INT), (0, KILL)):  # the last one while TFDS writes the shards
     reached = (lambda number=number: count() >= number) if number else shards
-    kill(['talkjax.build', *arguments, f'--data_dir={target}'], reached, how, temporary)
+    outcome = kill(['talkjax.build', *arguments, f'--data_dir={target}'], reached, how, temporary)
+    attempts.count(KIND, outcome, command=f'build {number} {how.name}')
   run('talkjax.build', *arguments, f'--data_dir={target}', env={'TMPDIR': str(temporary)})
   files = lambda root: sorted(str(p.relative_to(root)) for p in root.rglob('*') if p.is_file())
   assert files(target) == files(tmp_path / 'whole')
@@ -109,7 +113,7 @@ def test_build(tmp_path, temporary):
   assert not list(temporary.iterdir())
 
 
-def test_generate(models, media, tmp_path, temporary):
+def test_generate(attempts, models, media, tmp_path, temporary):
   soundfile.write(tmp_path / 'long.wav', 0.1 * np.sin(np.arange(16_000 * 20) / 9), 16_000)
   files = f'--video={media["talk.mp4"]}', f'--audio={tmp_path}/long.wav'
   arguments = [f'--workdir={models["speech_edit"]}', *files]
@@ -120,7 +124,8 @@ def test_generate(models, media, tmp_path, temporary):
   begun = lambda: any('.partial' in p.name for p in output.iterdir())
   written = lambda: any(p.stat().st_size > 1000 for p in output.iterdir())
   for when, how in ((begun, TERM), (written, INT), (begun, KILL), (written, KILL)):
-    kill(['talkjax.generate', *arguments, f'--output={output}/a.mp4'], when, how, temporary)
+    outcome = kill(['talkjax.generate', *arguments, f'--output={output}/a.mp4'], when, how, temporary)
+    attempts.count(KIND, outcome, command=f'generate {how.name}')
     left = [*output.iterdir(), *temporary.iterdir()]
     assert (how == KILL) == bool(left), left
   environment = {'TMPDIR': str(temporary)}

@@ -62,8 +62,8 @@ def config_of(file, puppets, arguments: str = 'tiny', **changes) -> ml_collectio
   return made
 
 
-def make(root: pathlib.Path, puppets: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Writes the workdirs under a folder; returns them by system."""
+def make(root: pathlib.Path, puppets: pathlib.Path) -> None:
+  """Writes the workdirs under a folder, by the names of their systems; that of fd2talk's renderer is `renderer`."""
   made = {
     'speech_edit': micro.setup(config_of(speech_edit, puppets)),
     'emo': micro.setup(micro.emo_config(3, puppets, **{'sampler.steps': 1})),
@@ -82,7 +82,6 @@ def make(root: pathlib.Path, puppets: pathlib.Path) -> dict[str, pathlib.Path]:
   }
   for name, (config, params) in saved.items():
     checkpoint.save_params(root / name, config, params, 0)
-  return {name: root / name for name in (*saved, 'renderer')}
 
 
 def _joint_av(drawn: renderer.Made, workdir: pathlib.Path):
