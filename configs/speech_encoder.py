@@ -31,7 +31,7 @@ def get_config(arg: str | None = None):
   c.optimizer.update(learning_rate=5e-3, schedule='cosine', warmup=50, weight_decay=0.01)
   c.data.examples_per_record = 4
   c.batch_size = 16
-  c.steps = 2500
+  c.steps = 1200  # the weights that come with the package have 2,500: launch/speech_encoder.sh
   c.ema = 0.99
   c.checkpoint_every = 500
   c.pretrained = {}
@@ -39,4 +39,5 @@ def get_config(arg: str | None = None):
     c.data.corpus = 'grid/s1'
     c.per_clip = True
     c.coefficients = ()
+    c.steps = 2500
   return common.finish(c, changes)
