@@ -275,7 +275,10 @@ def _value(argv: Sequence[str], name: str) -> str | None:
 
 
 def _check_config(argv: Sequence[str]) -> list[str]:
-  """A command line in which each tuple of the config is given once, by its last value: ml_collections joins them.
+  """A command line that ml_collections reads as it is meant.
+
+  Each tuple of the config is given once, by its last value, as it joins them; a number that is set to None becomes an
+  argument of the config file, as it reads only numbers.
 
   Raises UsageError for what it would answer with a traceback: a wrong config file or key.
   """
@@ -291,14 +294,22 @@ def _check_config(argv: Sequence[str]) -> list[str]:
   for argument in argv:
     if argument.startswith(('--config.', '-config.')):
       ranges.check_key(config, argument.lstrip('-').split('=', 1)[0].removeprefix('config.'), argument)
-  tuples = {f'config.{key}' for key, value in flatten(config.to_dict()).items() if isinstance(value, tuple)}
-  others, given, words = [], {}, iter(argv)
+  values = flatten(config.to_dict())
+  tuples = {f'config.{key}' for key, found in values.items() if isinstance(found, tuple)}
+  numbers = {f'config.{key}' for key, found in values.items() if isinstance(found, int | float)}
+  others, given, none, words = [], {}, [], iter(argv)
   for word in words:
-    name, equals, value = word.lstrip('-').partition('=')
-    if word.startswith('-') and name in tuples and (value := value if equals else next(words, None)) is not None:
-      given[name] = f'--{name}={value}'
+    name, equals, text = word.lstrip('-').partition('=')
+    if word.startswith('-') and name in numbers and text == 'None':
+      none.append(f'{name.removeprefix("config.")}=None')
+    elif word.startswith('-') and name in tuples and (text := text if equals else next(words, None)) is not None:
+      given[name] = f'--{name}={text}'
     else:
       others.append(word)
+  if none:
+    file = f'--config={path}:' + ','.join([*filter(None, [value.partition(':')[2]]), *none])
+    place = next(i for i, word in enumerate(others) if word.lstrip('-').partition('=')[0] == 'config')
+    others[place : place + (1 if '=' in others[place] else 2)] = [file]
   return [*others, *given.values()]
 
 

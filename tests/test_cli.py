@@ -250,6 +250,14 @@ def test_the_last_value_of_a_config_key_counts(form):
   assert cli.parse(words[:2], (cli.CONFIG,)).config.model.multipliers != (3,)
 
 
+@pytest.mark.parametrize('size', ['', ':tiny,stage=1', ':tiny,stage=1,model.layers=2'])
+def test_a_number_of_the_config_can_be_none(size):
+  words = ['train', f'--config=configs/fd2talk.py{size}', '--config.model.radius=None', '--config.batch_size=4']
+  config = cli.parse(words, (cli.CONFIG,)).config
+  assert config.model.radius is None and config.batch_size == 4
+  assert ('model.layers=2' in size) == (config.model.layers == 2)
+
+
 def test_files_of_a_flag(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for name in ('a.png', 'b.png', 'with,comma.png', 'with[1].png'):
