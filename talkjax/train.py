@@ -108,9 +108,9 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> state.State:
 
   # Step.
   log = _Log(config, workdir, first)
-  log.parameters(program.state.params, state.trainable_mask(program.state.params, train_patterns(config, system)))
   stop = _StopRequest()
   try:
+    log.parameters(program.state.params, state.trainable_mask(program.state.params, train_patterns(config, system)))
     for step in range(first + 1, config.steps + 1):
       batch, names = input_pipeline.split_names(next(iterator))
       train_state, metrics = program.step(train_state, input_pipeline.to_device(batch, program.batch_layout))

@@ -191,6 +191,15 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(micro_workdir, m
   assert losses(workdir) == losses(micro_workdir) and checkpoint.load_params(workdir)[2] == 6
 
 
+def test_the_error_is_the_last_line_after_a_progress_bar(micro_workdir, micro, tmp_path):
+  workdir = shutil.copytree(micro_workdir, tmp_path / 'run')
+  (workdir / 'parameters.txt').unlink()
+  (workdir / 'parameters.txt').mkdir()
+  done = call('talkjax.train', *micro, f'--workdir={workdir}', '--config.steps=8', check=False)
+  assert done.returncode == 1
+  assert re.match(r'error: cannot write .*parameters.txt \(Is a directory\)', done.stderr.strip().splitlines()[-1])
+
+
 def test_a_finished_run_leaves_workdir_and_process_as_they_were(micro_workdir, micro):
   process = lambda: (os.getcwd(), dict(os.environ), set(flags.FLAGS), [signal.getsignal(s) for s in (2, 15)])
   before, logged = process(), losses(micro_workdir)

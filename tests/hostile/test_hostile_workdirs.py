@@ -98,7 +98,7 @@ DAMAGE = [
   *(('digests/4.json', put(x)) for x in (b'', b'[', b'[1]', b'{"a": 1}', b'\xff', None)),
   *(('metrics.jsonl', put(x)) for x in (b'\xff\n7\n{"step": 1e400}', None)),
   *(('lock', put(x)) for x in (b'\xff', b'{"host": 3, "process": "x"}', None)),
-  ('parameters.txt', put(None)), ('discarded', put(b'')),
+  ('parameters.txt', put(None)), ('tensorboard', put(b'')), ('samples', put(b'')), ('discarded', put(b'')),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Twenty kills of train, build and generate, at chosen moments: what follows is bit-identical, and nothing is left."""
 
+import contextlib
 import functools
 import json
 import os
@@ -58,6 +59,13 @@ TRAINING = ('--config.checkpoint_every=4', f'--config.steps={STEPS}', '--config.
 MOMENTS = [(moment, how) for how in (KILL, TERM, INT) for moment in ('after', 'during', 'between', 'during')]
 
 
+def saves_since(checkpoints: pathlib.Path, start: float) -> bool:
+  """Whether a checkpoint is being saved that was begun after `start`, not one that a killed process left."""
+  with contextlib.suppress(FileNotFoundError):  # it has just been committed
+    return any(p.stat().st_mtime > start for p in checkpoints.glob('*.orbax-checkpoint-tmp*'))
+  return False
+
+
 def test_train(attempts, micro, tmp_path, temporary):
   arguments = [*micro, *TRAINING]
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
@@ -69,10 +77,10 @@ def test_train(attempts, micro, tmp_path, temporary):
     return (killed / 'metrics.jsonl').read_text().count('\n') if (killed / 'metrics.jsonl').exists() else 0
 
   for moment, how in MOMENTS:
-    before, logged = set(names()), lines()
+    before, logged, start = set(names()), lines(), time.time()
     when = {
       'after': lambda before=before: any(n.isdigit() and n not in before for n in names()),
-      'during': lambda: any('orbax-checkpoint-tmp' in n for n in names()),
+      'during': lambda start=start: saves_since(checkpoints, start),
       'between': lambda logged=logged: lines() > logged + 1,
     }[moment]
     outcome = kill(['talkjax.train', *arguments, f'--workdir={killed}'], when, how, temporary)
