@@ -29,6 +29,7 @@ MAX_JUMP = 30.0  # seconds; a larger jump between the timestamps of two frames o
 RATES = (1 / MAX_JUMP, 1000.0)  # frames per second of the videos that are read
 # Flags of swscale: bicubic, accurate rounding, full chroma. The fast default darkens every decoded frame by 1 of 255.
 SCALER = 0x4 | 0x40000 | 0x2000 | 0x4000
+ENCODER_THREADS = 4  # what x264 writes depends on their number, by default on that of the cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +239,7 @@ class VideoWriter:
     stream.width, stream.height = width, height
     stream.pix_fmt = 'yuv420p' if height % 2 == 0 and width % 2 == 0 else 'yuv444p'
     context = stream.codec_context
+    context.thread_count = ENCODER_THREADS
     context.time_base = 1 / self._rate
     context.sample_aspect_ratio = pixel_aspect
     context.colorspace, context.color_range = MATRIX_BT601, STUDIO_RANGE

@@ -252,3 +252,19 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason='needs two cores')
+def test_a_file_does_not_depend_on_the_number_of_cores(tmp_path):
+  generator = np.random.default_rng(0)
+  frames = [generator.integers(0, 255, (8, 8, 3), np.uint8).repeat(16, 0).repeat(16, 1) for _ in range(60)]
+  cores = os.sched_getaffinity(0)
+  try:
+    for count in (1, 2):
+      os.sched_setaffinity(0, list(cores)[:count])
+      with video.VideoWriter(tmp_path / f'{count}.mp4', fps=25, size=(128, 128)) as writer:
+        for frame in frames:
+          writer.write(frame)
+  finally:
+    os.sched_setaffinity(0, cores)
+  assert (tmp_path / '1.mp4').read_bytes() == (tmp_path / '2.mp4').read_bytes()
