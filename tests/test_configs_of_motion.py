@@ -152,6 +152,7 @@ def test_every_size_of_frames_has_a_step(size, faces):
   check_step(frames_config(size, faces))
 
 
+@pytest.mark.slow
 def test_the_frames_of_fd2talk_take_a_step(faces, tmp_path):
   state = train.train(frames_config('tiny', faces), str(tmp_path))
   assert int(state.step) == 1

@@ -32,6 +32,7 @@ def run(folder, *args):
   return rows, errors
 
 
+@pytest.mark.slow
 def test_every_command_runs_to_its_first_step(tmp_path):
   first = ('README.md', 'data/README.md', 'configs/')
   rows, errors = run(tmp_path, f'--only=^({"|".join(first)})')
@@ -55,6 +56,7 @@ def test_every_test_that_a_document_names_exists():
     assert f'\ndef {test}(' in (ROOT / file).read_text(), f'{file} has no {test}'
 
 
+@pytest.mark.large
 @pytest.mark.slow
 def test_every_command_trains_generates_and_scores(tmp_path):
   rows, errors = run(tmp_path, '--whole')

@@ -24,7 +24,9 @@ PUBLISHED_SIZES += ('guided_unet', 'mm_diffusion_sr', 'mm_diffusion_unet')
 
 
 def _case(name):
-  return pytest.param(name, marks=pytest.mark.slow if name in PUBLISHED_SIZES else ())
+  if name in PUBLISHED_SIZES:
+    return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.large])
+  return pytest.param(name, marks=pytest.mark.slow if name == 'vexpress_pipeline_tiny' else ())
 
 
 @pytest.mark.parametrize('name', list(map(_case, golden_cases.case_names(FOLDER) or [None])))

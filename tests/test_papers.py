@@ -52,7 +52,8 @@ def test_every_table_is_read():
   assert len(found) > 150
 
 
-@pytest.mark.parametrize('system', ['emo', pytest.param('vexpress', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('system', ['emo', 'vexpress'])
 def test_a_training_starts_from_what_the_paper_says(system, puppets, tmp_path):
   """`paper`, all default keys: what each stage loads, initialises, trains and freezes, and its audio features."""
   first, second, third = paper_stages.stages(system, tmp_path, puppets)
@@ -78,6 +79,7 @@ def test_a_training_starts_from_what_the_paper_says(system, puppets, tmp_path):
     assert {'reference', 'guider'} <= set(second.frozen)
 
 
+@pytest.mark.slow
 def test_fd2talk_starts_from_what_the_paper_says(puppets, tmp_path):
   expert, first, second, third = paper_stages.stages('fd2talk', tmp_path, puppets)
   frozen = {'morphable', 'wav2vec2'}

@@ -52,6 +52,7 @@ def portrait(request, puppets, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_portrait_system_generates_from_arrays_what_the_command_writes(portrait, record, sound, files, tmp_path):
   pipeline = talkjax.load(portrait)
   from_arrays = pipeline.generate(image=record.frame(0), audio=sound, seed=1)

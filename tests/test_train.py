@@ -80,6 +80,7 @@ def test_eight_devices_have_the_losses_of_one(micro_workdir, micro, tmp_path, me
   np.testing.assert_allclose([eight[s] for s in one], [one[s] for s in one], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(micro, tmp_path):
   with socket.socket() as s:
     s.bind(('localhost', 0))

@@ -31,6 +31,7 @@ def check_report(folder, job):
   assert f'| {job} |' in (folder / 'accelerator.md').read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('job', SETTINGS)
 def test_a_job_is_timed_and_profiled(job, puppets, tmp_path, monkeypatch):
   """Its commands run in this process, on a corpus that is built already."""

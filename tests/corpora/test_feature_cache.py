@@ -105,7 +105,8 @@ def build_with_batch(config):
   return system, training_batch(config, system)
 
 
-@pytest.mark.parametrize('file', [pytest.param(emo, marks=pytest.mark.slow), vexpress])
+@pytest.mark.slow
+@pytest.mark.parametrize('file', [emo, vexpress])
 def test_the_loss_is_that_from_pixels(file, folder, nets):
   system, pixels = build_with_batch(micro(file, folder, 'mel', **{'data.feature_cache': ''}))
   _, moments = build_with_batch(micro(file, folder, 'mel'))

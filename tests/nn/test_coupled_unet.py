@@ -182,6 +182,7 @@ def test_convolutions_against_sums_over_taps():
   np.testing.assert_allclose(out[0, 2, 2, 0], at_corner, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
   net, params, args = made()
   again = net.clone(remat=True)

@@ -69,6 +69,7 @@ def test_published_sizes():
   assert count(jax.eval_shape(Wav2Vec2().init, KEY, jnp.zeros((1, 800)))) == 94_371_712 - 768 - 128
 
 
+@pytest.mark.slow
 def test_zero_initialised_additions_leave_the_output_bit_identical():
   """The parameters of a plain U-Net, in one with fresh reference, audio and temporal layers."""
   x, time = noise(1, 4, 8, 8, 4), jnp.array([3.0, 700.0])

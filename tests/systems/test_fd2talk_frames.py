@@ -232,6 +232,7 @@ def images_of_workdir(workdir: str, image: str, voice: str, path: str) -> None:
   np.save(path, np.concatenate(frames, axis=1)[0])
 
 
+@pytest.mark.slow
 def test_the_same_video_on_one_device_and_on_eight(made, files, tmp_path):
   workdir = str(tmp_path / 'workdir')
   # Random parameters multiply rounding errors, unlike trained ones: here they are smaller.

@@ -71,6 +71,7 @@ def evaluate(tmp_path, *arguments):
   return json.loads((tmp_path / 'scores.json').read_text()), done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('suite', 'own', 'absent', 'missing'),
   [
@@ -88,6 +89,7 @@ def test_each_suite_alone(workdir, tmp_path, suite, own, absent, missing):
   assert missing in out and missing in ' '.join(scores['missing'])
 
 
+@pytest.mark.slow
 def test_the_lip_expert_judges_generated_and_true_videos(workdir, expert, tmp_path):
   arguments = f'--workdir={workdir}', '--limit=2', '--batch_size=2', f'--lip_expert={expert.workdir}'
   videos = tmp_path / 'videos'

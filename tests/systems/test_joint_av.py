@@ -294,6 +294,7 @@ def read(path):
   return np.stack(list(video.read_frames(path))).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('given', 'frames'),
   [

@@ -102,7 +102,8 @@ def denoise_workdir(workdir: str, path: str) -> None:
   np.save(path, generation.denoise(params, inputs, sampler=sampler)[0][:30])
 
 
-@pytest.mark.parametrize('devices', [8, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('devices', [2, 8])
 def test_windows_on_several_devices_average_to_the_same(vexpress, tmp_path, devices):
   workdir = str(tmp_path / 'workdir')
   config = changed(vexpress, **{'sampler.name': 'ddim', 'guidance': 2.0, 'windows.batch_size': 8}).config

@@ -39,6 +39,7 @@ def test_every_parameter_comes_back(made, folder, tmp_path):
   assert 'ignored: conv_out.bias, conv_out.weight' in reference
 
 
+@pytest.mark.slow
 def test_a_converted_workdir_generates_the_published_sample(folder, samples, tmp_path):
   """Its portrait, its voice (4.57 s) and its keypoints, by the command, at the size of the made-up weights."""
   convert.convert('vexpress', folder, str(tmp_path / 'converted'), make_config(published.ARGUMENTS))
