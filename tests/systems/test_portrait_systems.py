@@ -188,6 +188,7 @@ def test_images_are_read_as_bytes_and_scaled_on_the_device(file, puppets):
   np.testing.assert_array_equal(latents, nets.latents.encode(params, picture.to_float(batch['reference'])))
 
 
+@pytest.mark.large
 @pytest.mark.slow
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_three_stages_train_each_from_the_average_of_the_earlier_one(file, puppets, tmp_path):

@@ -229,6 +229,7 @@ def get_config(_=None):
 """
 
 
+@pytest.mark.large
 @pytest.mark.slow
 def test_portrait_sh_makes_a_video_from_published_weights(server, puppets, tmp_path):
   published = published_files.write_vexpress(tmp_path / 'published', published_files.vexpress_params())
