@@ -57,7 +57,6 @@ def test_every_test_that_a_document_names_exists():
 
 
 @pytest.mark.large
-@pytest.mark.slow
 def test_every_command_trains_generates_and_scores(tmp_path):
   rows, errors = run(tmp_path, '--whole')
   assert not errors

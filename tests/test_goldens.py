@@ -25,7 +25,7 @@ PUBLISHED_SIZES += ('guided_unet', 'mm_diffusion_sr', 'mm_diffusion_unet')
 
 def _case(name):
   if name in PUBLISHED_SIZES:
-    return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.large])
+    return pytest.param(name, marks=pytest.mark.large)
   return pytest.param(name, marks=pytest.mark.slow if name == 'vexpress_pipeline_tiny' else ())
 
 

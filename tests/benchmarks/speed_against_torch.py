@@ -9,7 +9,6 @@ the two. All run in one process and keep their freed memory (talkjax.training.me
 time, which other programs on the machine disturb little: pin it to one core (taskset -c 0) for that.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -60,14 +59,12 @@ def jax_functions(case, batch):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = timing.make_parser(__doc__)
+  parser.set_defaults(repeats=9)
   parser.add_argument('--case', default='dve_unet_multi')
   parser.add_argument('--batch', type=int, default=2)
   parser.add_argument('--size', type=int, default=64)
-  parser.add_argument('--repeats', type=int, default=9)
   parser.add_argument('--what', default='forward,step')
-  parser.add_argument('--clock', choices=timing.CLOCKS, default='wall')
-  parser.add_argument('--output')
   args = parser.parse_args()
   clock = timing.CLOCKS[args.clock]
   torch.set_num_threads(len(os.sched_getaffinity(0)))

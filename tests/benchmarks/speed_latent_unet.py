@@ -16,7 +16,6 @@ The first two need `pip install .[parity]`. `--clock=cpu` measures processor tim
 effect: pin the script to one core (taskset -c 0) for that.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -239,15 +238,12 @@ PARTS = {
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = timing.make_parser(__doc__)
   parser.add_argument('--what', default=','.join(PARTS))
   parser.add_argument('--batch', type=int, default=2, help='of the U-Net')
   parser.add_argument('--size', type=int, default=32, help="of the U-Net's latents")
   parser.add_argument('--clip_size', type=int, default=64, help="of EMO's images; the side of its latents is a quarter")
   parser.add_argument('--steps', type=int, default=10, help="of EMO's sampler")
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--clock', choices=timing.CLOCKS, default='wall')
-  parser.add_argument('--output')
   args = parser.parse_args()
   if args.what == 'compile_once':
     print(json.dumps({'compile_once': compile_once(args)}))

@@ -12,11 +12,8 @@ Needs `pip install .[parity]`. `--clock=cpu` measures processor time, on which o
 the script to one core (taskset -c 0) for that.
 """
 
-import argparse
 import json
-import os
 import pathlib
-import sys
 
 from talkjax.training import memory  # noqa: E402
 
@@ -116,19 +113,14 @@ def jax_calls(net: CoupledUNet, params, given: dict) -> tuple:
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = timing.make_parser(__doc__)
   parser.add_argument('--published', required=True, help='a clone of the published code')
   parser.add_argument('--width', type=int, default=64, help='channels of the first level; the published have 128')
   parser.add_argument('--frames', type=int, default=8)
   parser.add_argument('--size', type=int, default=32, help='height and width in pixels')
   parser.add_argument('--samples', type=int, default=4096, help='of the sound')
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--clock', choices=timing.CLOCKS, default='wall')
-  parser.add_argument('--output')
   args = parser.parse_args()
-  cores = len(os.sched_getaffinity(0))
-  torch.set_num_threads(cores)
-  sys.path.append(args.published)  # behind all others, because its folders have common names
+  cores = timing.use_published(args.published)
 
   flags = make_flags(args)
   theirs = published(flags, args.samples)

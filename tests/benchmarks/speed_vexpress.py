@@ -14,11 +14,8 @@ Needs `pip install .[parity]`. `--clock=cpu` measures processor time, on which o
 the script to one core (taskset -c 0) for that.
 """
 
-import argparse
 import json
-import os
 import pathlib
-import sys
 
 from talkjax.training import memory  # noqa: E402
 
@@ -117,18 +114,13 @@ def jax_step(sampler, params, given):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = timing.make_parser(__doc__)
   parser.add_argument('--published', required=True, help='a clone of the released code')
   parser.add_argument('--frames', type=int, default=12, help='of a window')
   parser.add_argument('--size', type=int, default=32, help='of the latents')
   parser.add_argument('--widths', default='64,128,256,256', help='channels of the four levels')
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--clock', choices=timing.CLOCKS, default='wall')
-  parser.add_argument('--output')
   args = parser.parse_args()
-  cores = len(os.sched_getaffinity(0))
-  torch.set_num_threads(cores)
-  sys.path.append(args.published)  # behind all others, because its folders have common names
+  cores = timing.use_published(args.published)
 
   config = make_config(args)
   sampler = generation.Sampler(model.make_networks(config), config, make_table(config))

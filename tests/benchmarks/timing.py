@@ -1,6 +1,9 @@
 """What the speed scripts share: two frameworks' functions called in turn, their training steps, medians."""
 
+import argparse
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,6 +13,25 @@ import optax
 
 LEARNING_RATE = 5e-5
 CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+  """The options of every speed script."""
+  parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument('--clock', choices=CLOCKS, default='wall')
+  parser.add_argument('--output')
+  return parser
+
+
+def use_published(folder: str) -> int:
+  """Makes a clone of published PyTorch code importable; returns the number of cores, as many as PyTorch's threads."""
+  import torch
+
+  cores = len(os.sched_getaffinity(0))
+  torch.set_num_threads(cores)
+  sys.path.append(folder)  # behind all others, because its folders have common names
+  return cores
 
 
 def squared_error(a, b):

@@ -15,7 +15,7 @@ from tests import made_up_face
 from tests.commands import MICRO
 from tests.hostile import workdirs
 
-pytestmark = [pytest.mark.slow, pytest.mark.large]
+pytestmark = pytest.mark.large
 KIND = 'flag values'
 SPEECH_EDIT = """
 --steps=~ -1 | 0 | 1.5 | nan | inf | 1e99 | x |

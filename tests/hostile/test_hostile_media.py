@@ -11,7 +11,7 @@ import pytest
 from tests.hostile import media_files
 from tests.media.test_files import REFERENCES
 
-pytestmark = [pytest.mark.slow, pytest.mark.large]
+pytestmark = pytest.mark.large
 MUTATED, CRAFTED, NAMES = 'mutated media', 'crafted media', 'odd names and places'
 
 # By what a file is: the commands that read it, in which {} is the file and {NAME} a whole one.

@@ -11,7 +11,7 @@ import read_apart
 from tests.hostile.harness import Outcome, processor_seconds
 from tests.weights import test_hostile
 
-pytestmark = [pytest.mark.slow, pytest.mark.large]
+pytestmark = pytest.mark.large
 FILES, STREAMS = 'weight files', 'generated opcode streams and mutated weights'
 PIECES = (
   *(test_hostile.WHOLE, test_hostile.ARRAY, test_hostile.storage(), test_hostile.FLOAT32, test_hostile.EMPTY_ARRAY),

@@ -12,7 +12,7 @@ from talkjax import train
 from tests import made_up_face
 from tests.hostile import workdirs
 
-pytestmark = [pytest.mark.slow, pytest.mark.large]
+pytestmark = pytest.mark.large
 KIND, JOINED, SHARDS = 'damaged workdirs', 'damaged joined workdirs', 'damaged shards and caches'
 
 

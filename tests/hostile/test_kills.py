@@ -20,7 +20,7 @@ from talkjax.media import video
 from tests.commands import ROOT, call, run
 from tests.hostile.harness import SECONDS, Outcome, processor_seconds, snapshot
 
-pytestmark = [pytest.mark.slow, pytest.mark.large]
+pytestmark = pytest.mark.large
 KIND = 'kills'
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 CODES = {KILL: (-KILL,), TERM: (0, 143), INT: (130,)}  # train saves and ends well after SIGTERM

@@ -189,7 +189,6 @@ def test_images_are_read_as_bytes_and_scaled_on_the_device(file, puppets):
 
 
 @pytest.mark.large
-@pytest.mark.slow
 @pytest.mark.parametrize('file', [emo, vexpress])
 def test_three_stages_train_each_from_the_average_of_the_earlier_one(file, puppets, tmp_path):
   changes = {'steps': 2, 'log_every': 1, 'checkpoint_every': 2, 'optimizer.warmup': 0}

@@ -302,7 +302,6 @@ def test_trains_and_is_scored(puppets, tmp_path):
 
 
 @pytest.mark.large
-@pytest.mark.slow
 def test_the_published_generator_generates_and_trains_on(goldens, clips, puppets, tmp_path):
   shapes = json.loads((goldens / 'wav2lip_generator.json').read_text())['state']
   random = np.random.default_rng(0)

@@ -15,8 +15,8 @@ SCRIPT = pathlib.Path(__file__).with_name('fuzz.py')
   [
     ('pickles', 100),
     ('mutations', 200),
-    pytest.param('pickles', 10_000, marks=[pytest.mark.slow, pytest.mark.large]),
-    pytest.param('mutations', 20_000, marks=[pytest.mark.slow, pytest.mark.large]),
+    pytest.param('pickles', 10_000, marks=pytest.mark.large),
+    pytest.param('mutations', 20_000, marks=pytest.mark.large),
   ],
 )
 def test_any_file_is_read_or_refused(kind, examples):

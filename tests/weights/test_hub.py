@@ -230,7 +230,6 @@ def get_config(_=None):
 
 
 @pytest.mark.large
-@pytest.mark.slow
 def test_portrait_sh_makes_a_video_from_published_weights(server, puppets, tmp_path):
   published = published_files.write_vexpress(tmp_path / 'published', published_files.vexpress_params())
   files = [p for p in published.rglob('*') if p.is_file()]
