@@ -33,6 +33,7 @@ from talkjax.errors import UserError
 from talkjax.media import files, outputs
 from talkjax.media.segments import AUDIO_RATE
 from talkjax.options import Option
+from talkjax.systems import coefficients
 from talkjax.systems.portrait.latents import factor
 from talkjax.training import input_pipeline, memory, ranges
 from talkjax.training.compile import Program, training_program
@@ -94,6 +95,25 @@ def training_input(config: ml_collections.ConfigDict, system: systems.System, ba
   return input_pipeline.training_iterator(config.data, RandomFeatures(config, system), batch_size, config.seed)
 
 
+def with_random_faces(init: Callable) -> Callable:
+  """`System.init` with a morphable model of random shapes in place of the blank one, to which no pose can be fitted."""
+
+  def made(rng: jax.Array, batch) -> dict:
+    params = init(rng, batch)
+    if coefficients.BRANCH not in params:
+      return params
+    model, keys = dict(params[coefficients.BRANCH]), jax.random.split(rng, 3)
+    count = len(model['mean'])
+    for key, name in zip(keys, ('mean', 'identity', 'expression')):
+      model[name] = jax.random.normal(key, model[name].shape) * (1 if name == 'mean' else 0.1)
+    for name in ('triangles', 'mouth', 'landmarks68', 'rigid'):
+      model[name] = jnp.arange(model[name].size, dtype=jnp.int32).reshape(model[name].shape) % count
+    model |= {'row_std': jnp.ones_like(model['row_std']), 'noise': jnp.ones(()), 'camera': jnp.array([2.0, 10.0, 0.0])}
+    return {**params, coefficients.BRANCH: model}
+
+  return made
+
+
 def compile_step(program: Program) -> tuple[jax.stages.Compiled, float]:
   """The compiled training step, and the seconds that compilation took; no array is made."""
   start = time.perf_counter()
@@ -135,6 +155,7 @@ def benchmark(
 ) -> dict:
   """The figures, by name; times in seconds, memory in bytes. The arguments are the command's options."""
   system = systems.build(config)
+  system = dataclasses.replace(system, init=with_random_faces(system.init))
   iterator = training_input(config, system, config.batch_size)
   figures = {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',

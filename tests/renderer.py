@@ -17,6 +17,7 @@ from tests import micro
 IDENTITY, EXPRESSION = 2, 4
 SMALL = {
   'size': 32,
+  'framing': 0.0,
   'batch_size': 2,
   'model.widths': (32,),
   'model.attention': (True,),
