@@ -123,6 +123,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   c.size = 256
   # The expression that frames are learned from: 'predicted' by stage 1, or 'true'. The pose is the true one.
   c.motion = 'predicted'
+  c.framing = 0.0  # side of the square around the portrait's face, in longer sides of that; 0: the whole picture
   c.clip = 25  # frames of a clip, whose first one is the portrait; 0: to the end of the video
   # Of the latent space, see configs/autoencoder.py: 'vae', or 'fold' without an autoencoder.
   c.latents = dict(
@@ -145,6 +146,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
     overlay=False,  # the portrait is laid over the face that is asked for, and the residual from it is predicted
     face_map=False,  # a drawing of mouth, eyes, brows, nose and jaw is added to the first features
     modulation=False,  # the coefficients scale and shift the features of residual blocks
+    hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
   )
   c.mouth_weight = 1.0  # of the loss in twice the lips' box
   c.diffusion = dict(
@@ -169,7 +171,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   c.checkpoint_every = 5000
   c.sample_every = 10_000
   if size == 'tiny':
-    c.size = 64
+    c.size, c.framing = 64, 1.5
     c.clip = 0
     c.motion = 'true'
     c.latents = dict(kind='fold', patch=4)
@@ -177,7 +179,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
     c.model.update(
       widths=(48, 64), attention=(False, True), layers=1, heads=(4, 4), groups=8, context=48, guider=(8, 16, 32)
     )
-    c.aids = dict(overlay=True, face_map=True, modulation=True)
+    c.aids = dict(overlay=True, face_map=True, modulation=True, hidden_mouth=1.0)
     c.mouth_weight = 16.0
     c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0)
     c.sampler.update(steps=4, clip=1.0)

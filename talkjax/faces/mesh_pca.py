@@ -99,6 +99,33 @@ def coefficients(model: MorphableModel, mesh: np.ndarray, size: tuple[int, int])
   return np.concatenate(rows, -1).astype(np.float32)
 
 
+def in_square(rows: np.ndarray, corner: tuple[float, float], side: float, size: tuple[int, int]) -> np.ndarray:
+  """Rows of coefficients in a square of the picture instead of all of it, which changes translations alone.
+
+  Args:
+    rows: [..., k], of a picture of `size` (h, w) pixels.
+    corner: the top left corner of the square, x and y in pixels.
+    side: of the square, in pixels.
+    size: of the picture.
+
+  Returns:
+    [..., k] float32.
+  """
+  rows = np.array(rows, np.float32)
+  (height, width), (x, y), shorter = size, corner, min(size)
+  distance = DISTANCE - rows[..., -1]  # of the face from the camera; it is FOCAL / distance shorter sides per unit
+  rows[..., -3] -= (x + (side - width) / 2) / shorter * distance / FOCAL
+  rows[..., -2] += (y + (side - height) / 2) / shorter * distance / FOCAL
+  rows[..., -1] = DISTANCE - side / shorter * distance
+  return rows
+
+
+def depth_of(model: MorphableModel, crop: float):
+  """Translation z of the mean face in a square whose side is `crop` times the longer side of its landmarks' box."""
+  points = model.mean[model.landmarks68][:, :2]
+  return DISTANCE - FOCAL * crop * (points.max(0) - points.min(0)).max()
+
+
 def of_track(model: MorphableModel, track: FaceTrack, size: tuple[int, int]) -> np.ndarray:
   """Rows of coefficients [f, k] of a tracked face in pictures of (h, w) pixels."""
   return coefficients(model, track.mesh, size)

@@ -15,7 +15,8 @@ FREE_KEYS = ('steps', 'log_every', 'checkpoint_every', 'sample_every', 'keep_che
 # A value of keys that name a workdir of weights (init_from, pretrained.NAME, audio.weights): random weights are meant.
 RANDOM = 'random'
 _WRITTEN = ('metrics.jsonl', 'parameters.txt', 'tensorboard', 'samples', 'digests')
-# Keys of earlier versions and their names now; and keys that earlier versions did not have, by system.
+# Keys of earlier versions and their names now; and keys that earlier versions did not have, by system or by
+# system and stage.
 _RENAMED = {
   'audio.encoder': 'audio.wav2vec2',
   'data.encoded': 'data.feature_cache',
@@ -37,6 +38,7 @@ _PORTRAIT = {'framing': 0.0, 'aids.overlay': False, 'aids.modulation': False, **
 _ADDED = {
   'emo': {'diffusion.noise_offset': 0.0, **_PORTRAIT},
   'vexpress': _PORTRAIT,
+  ('fd2talk', 3): {'framing': 0.0, 'aids.hidden_mouth': 0.0},
   'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing', 'audio.kind': 'mel', **_AUDIO},
 }
 # Keys of earlier versions, and entries of lists, that are gone: encoders need not be listed to be frozen or loaded.
@@ -131,7 +133,8 @@ def upgrade(config: dict) -> dict:
   for key, gone in _GONE.items():
     if key in config:
       config[key] = [entry for entry in config[key] if (entry if isinstance(entry, str) else entry[0]) not in gone]
-  for path, value in _ADDED.get(config.get('system'), {}).items():
+  system, stage = config.get('system'), config.get('stage')
+  for path, value in {**_ADDED.get(system, {}), **_ADDED.get((system, stage), {})}.items():
     parent = path.rpartition('.')[0]
     if _has(config, parent or 'latents'):
       node, key = _node(config, path)

@@ -56,6 +56,27 @@ def test_coefficients_describe_the_mesh(made, fitted):
   assert (residual.var(0) < 0.05 * y.var(0)).all()
 
 
+@pytest.mark.parametrize('square', [(20, 5, 64), (-4, 30, 90)])
+def test_coefficients_in_a_square_are_those_of_the_picture_cut_out(made, fitted, square):
+  _, mesh, size = made[0][0]
+  x, y, side = square
+  cut = mesh_pca.coefficients(fitted.model, mesh - np.array([x, y, 0], np.float32), (side, side))
+  rows = mesh_pca.coefficients(fitted.model, mesh, size)
+  moved = mesh_pca.in_square(rows, (x, y), side, size)
+  np.testing.assert_allclose(moved, cut, atol=2e-3)
+  np.testing.assert_array_equal(moved[:, :-3], rows[:, :-3])
+  assert np.abs(moved[:, -3:] - rows[:, -3:]).min() > 0.01
+
+
+def test_a_square_around_the_face_has_it_at_the_depth_that_its_side_says(fitted):
+  model = fitted.model
+  row = np.zeros((1, model.sizes.row), np.float32)
+  for crop in (1.0, 1.5):
+    row[0, -1] = mesh_pca.depth_of(model, crop)
+    points = model.project(row, (64, 64))[0, model.landmarks68, :2]
+    assert (points.max(0) - points.min(0)).max() == pytest.approx(64 / crop, rel=1e-4)
+
+
 def test_identity_is_that_of_the_person(made, fitted):
   alphas = np.stack([mesh_pca.coefficients(fitted.model, mesh, size)[0, :6] for _, mesh, size in made[0]])
   distance = np.linalg.norm(alphas[:PEOPLE, None] - alphas[None, PEOPLE:], axis=-1)

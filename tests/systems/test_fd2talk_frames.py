@@ -18,6 +18,7 @@ from talkjax.errors import UserError
 from talkjax.faces import landmarks, mesh_pca
 from talkjax.media import picture, video
 from talkjax.systems.fd2talk import conditions, frame_networks, frames, generation, motion, motion_generation
+from talkjax.systems.portrait import framing
 from talkjax.systems.sampling import make_table
 from talkjax.training import checkpoint, sharding
 from tests import micro
@@ -49,6 +50,38 @@ def test_an_example_is_a_frame_with_its_coefficients_and_an_earlier_one_as_portr
   assert {find(image) for image in always['reference']} == {0}
 
 
+def test_a_framed_example_shows_the_face_where_its_coefficients_have_it(made):
+  """What training reads of a record is what generation measures in the picture that it is shown."""
+  record, config = made.records[0], made.change(framing=1.2)
+  system = systems.build(config)
+  example = system.read(record, np.random.default_rng(0))
+  window = framing.of_record(record, 1.2)
+  shown = np.stack([window.picture(record.frame(i), 32) for i in range(9)])
+  assert all((shown == image).all((1, 2, 3)).any() for image in example['target'])
+  whole = made.system.read(record, np.random.default_rng(0))
+  for rows, size, side in ((example['rows'], 32, window.side), (whole['rows'], 32, min(record.size))):
+    points = made.model.project(np.float32(rows), (size, size))[:, made.model.landmarks68, :2]
+    height = np.ptp(points[..., 1], axis=1) * side / size
+    frames_shown = np.ptp(record.landmarks[:, :, 1], axis=1)
+    assert np.abs(height / frames_shown.mean() - 1).max() < 0.15
+  batch = system.from_records([record], oracle=True)
+  (face,) = batch.conditions.faces
+  first = mesh_pca.in_square(face_rows(made, record), (window.x, window.y), window.side, record.size)
+  np.testing.assert_allclose(face.rows(made.model)[0], first, atol=2e-3)
+  np.testing.assert_array_equal(batch.conditions.portraits.reference[0], shown[0])
+  np.testing.assert_array_equal(batch.truth[0].frames[0], shown[0])
+
+
+def face_rows(made, record) -> np.ndarray:
+  """The coefficients of the face in a record's first frame."""
+  return mesh_pca.of_picture(made.model, record.frame(0))
+
+
+def test_framing_needs_coefficients_that_follow_a_square(made):
+  with pytest.raises(UserError, match='config.framing=1.5 cuts out the face, and coefficients of bfm'):
+    systems.build(made.change(**{'framing': 1.5, 'morphable.name': 'bfm'}))
+
+
 def test_predicted_expressions_come_with_the_true_identity_and_pose(made):
   record, rows = made.records[0], made.records[0].features['coefficients']
   predicted = np.random.default_rng(0).normal(size=(9, EXPRESSION)).astype(np.float16)
@@ -72,6 +105,17 @@ def test_the_loss_depends_on_every_condition(made):
   assert config.train[0][0] == '^frames/'
 
 
+def test_mouths_are_hidden_in_training_alone(made):
+  config = made.change(**{'aids.hidden_mouth': 0.0})
+  batch = {k: v for k, v in made.system.read(made.records[0], np.random.default_rng(3)).items() if k != 'id'}
+  value = lambda system, train: float(jax.jit(system.loss, static_argnums=3)(made.params, batch, key, train)[0])
+  key, visible = jax.random.key(1), systems.build(config)
+  assert made.config.aids.hidden_mouth == 1
+  assert value(visible, True) == value(visible, False) == value(made.system, False) != value(made.system, True)
+  with pytest.raises(UserError, match='config.aids.hidden_mouth needs the mouth map'):
+    systems.build(made.change(mouth_weight=1.0))
+
+
 @pytest.mark.parametrize('joint', [False, True])
 def test_without_aids_the_network_is_that_of_the_paper(made, joint):
   """Noisy latents alone go in, and each block attends to the motion and then to the portrait, or to both at once."""
@@ -90,7 +134,7 @@ def test_without_aids_the_network_is_that_of_the_paper(made, joint):
   def predict(images, rows, precomputed=False):
     portrait = frame_networks.portrait(params, {'reference': images}, rows[:1].repeat(3, 0), nets)
     portrait = frame_networks.precompute(params, portrait, nets) if precomputed else portrait
-    given = frame_networks.condition(params, portrait, rows, made.model, nets, 32)
+    given = frame_networks.condition(params, portrait, rows, made.model, nets, made.config)
     return frame_networks.predict(params, jnp.ones((3, 8, 8, 48)), level, given, nets)
 
   base = predict(images[:1].repeat(3, 0), rows[:1].repeat(3, 0))

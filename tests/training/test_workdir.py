@@ -122,6 +122,9 @@ def test_keys_that_earlier_versions_did_not_have_get_what_they_did():
   }
   kept = {'system': 'emo', 'diffusion': {'noise_offset': 0.1}}
   assert upgrade(copy.deepcopy(kept)) == kept
+  second, third = ({'system': 'fd2talk', 'stage': n, 'latents': {}, 'aids': {}} for n in (2, 3))
+  assert upgrade(copy.deepcopy(second)) == second
+  assert upgrade(copy.deepcopy(third)) == third | {'framing': 0.0, 'aids': {'hidden_mouth': 0.0}}
 
 
 def test_a_key_that_is_gone_is_dropped():

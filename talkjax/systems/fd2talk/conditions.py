@@ -18,7 +18,7 @@ from talkjax.systems.audio import Sound
 from talkjax.systems.fd2talk import motion_files
 from talkjax.systems.fd2talk.motion_files import Motion
 from talkjax.systems.measurement import Face, measure
-from talkjax.systems.portrait import conditions
+from talkjax.systems.portrait import conditions, framing
 from talkjax.systems.portrait.conditions import Job, Portraits
 
 PREDICTED, STILL = 'predicted', 'still'
@@ -99,19 +99,24 @@ def from_records(
   pose = {PREDICTED: None, STILL: still}[config.pose]
   return RecordBatch(
     Conditions(
-      portraits=conditions.from_records(clips, config, settings or {}),
+      portraits=conditions.from_records(clips, config, settings or {}, config.framing),
       faces=[face.first() for face in faces],
       sound=[Sound.of_record(v, n, c.fps) for v, c, n in zip(speech or clips, clips, lengths)],
       motion=[None] * len(clips),
       pose=[follow(face) if oracle else pose for face in faces],
     ),
-    tuple(conditions.truth(c, n, config.size) for c, n in zip(clips, lengths)),
+    tuple(conditions.truth(c, n, config.size, crop=config.framing) for c, n in zip(clips, lengths)),
   )
 
 
 def _face_in_record(record: Record, frames: Sequence[int], config) -> Face:
+  """The face in frames of a record, in the square that `config.framing` asks for."""
   pictures = lambda: map(record.frame, frames)
-  return measure(pictures, landmarks.find_faces(pictures(), name=f'clip {record.id}'), record.size, config)
+  face = measure(pictures, landmarks.find_faces(pictures(), name=f'clip {record.id}'), record.size, config)
+  if not config.framing:
+    return face
+  x, y, side = framing.of_record(record, config.framing)
+  return Face(face.mesh - np.array([x, y, 0], np.float32), (side, side))
 
 
 def from_files(params, request: Request, *, config) -> list[FileBatch]:
@@ -132,7 +137,7 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
     replaceable = None if request.overwrite else motion_files.is_one
     outputs.check(save, ('.npz',), flag='save_motion', inputs=given, replaceable=replaceable)
   voices = {path: Sound.of_file(path, config.fps) for path in inputs['audio']}
-  images = {path: conditions.read_portrait(path, config.size) for path in inputs['image']}
+  images = {path: conditions.read_portrait(path, config.size, config.framing) for path in inputs['image']}
   faces = {path: face_of(portrait, config) for path, portrait in images.items()}
   model = coefficients.numpy_model_of(params, config)
   identity = {'model': model.name, 'fingerprint': fingerprint(model)}

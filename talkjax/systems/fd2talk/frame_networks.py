@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from talkjax.faces import mesh_pca
 from talkjax.faces.morphable import MorphableModel
 from talkjax.media.picture import to_float
 from talkjax.nn.guider import Guider
@@ -186,13 +187,19 @@ def precompute(params, portrait: Portrait, nets: Networks) -> Portrait:
   return dataclasses.replace(portrait, appearance=kv['appearance'])
 
 
-def motion_of(model: MorphableModel, rows: jax.Array) -> jax.Array:
-  """Expression and pose of rows [b, k], normalised: what the network knows of a frame's motion."""
-  return model.normalise(rows)[:, model.identity.shape[-1] :]
+def motion_of(model: MorphableModel, rows: jax.Array, crop: float) -> jax.Array:
+  """Expression and pose of rows [b, k], normalised: what the network knows of a frame's motion.
+
+  A face in a square around it (`crop`, see `framing`) is nearer than those in whole pictures, of which the mean is.
+  """
+  mean = jnp.asarray(model.row_mean)
+  if crop:
+    mean = mean.at[-1].set(mesh_pca.depth_of(model, crop))
+  return ((rows - mean) / model.row_std)[:, model.identity.shape[-1] :]
 
 
 def condition(
-  params, portrait: Portrait, rows: jax.Array, model: MorphableModel, nets: Networks, size: int
+  params, portrait: Portrait, rows: jax.Array, model: MorphableModel, nets: Networks, config
 ) -> FrameConditioning:
   """The conditioning of frames.
 
@@ -202,9 +209,9 @@ def condition(
     rows: [b, k], the coefficients that are asked for.
     model: the morphable model.
     nets: the networks.
-    size: of the images.
+    config: of the system.
   """
-  own, motion = params[BRANCH], motion_of(model, rows)
+  own, size, motion = params[BRANCH], config.size, motion_of(model, rows, config.framing)
   overlay = guided = modulation = None
   if nets.overlay or nets.guider:
     target = guide.landmarks(model, rows)
@@ -214,7 +221,7 @@ def condition(
   if nets.guider:
     guided = nets.guider.apply({'params': own['guider']}, guide.face_map(target, size))
   if nets.modulated:
-    modulation = jnp.concatenate([motion, motion_of(model, portrait.rows)], -1)
+    modulation = jnp.concatenate([motion, motion_of(model, portrait.rows, config.framing)], -1)
   contexts = _contexts(own, motion, portrait.appearance, nets)
   return FrameConditioning(
     Conditioning(contexts, guide_features=guided, modulation=modulation), portrait.latents, overlay

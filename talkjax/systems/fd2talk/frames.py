@@ -12,12 +12,13 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.diffusion import schedules
 from talkjax.errors import UserError
+from talkjax.faces import mesh_pca
 from talkjax.systems import System, coefficients, deferred
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.fd2talk import OPTIONS, frame_networks, motion
 from talkjax.systems.fd2talk.frame_networks import BRANCH, Networks
-from talkjax.systems.portrait import reading
-from talkjax.systems.portrait.loss import denoising_loss
+from talkjax.systems.portrait import framing, reading
+from talkjax.systems.portrait.loss import denoising_loss, hide_mouths
 from talkjax.systems.portrait.networks import encode
 
 SAMPLERS = ('ddim', 'ddpm', 'dpm++')
@@ -73,6 +74,12 @@ def _check(config) -> None:
     raise UserError(f'config.motion={config.motion!r} is not one of {", ".join(MOTIONS)}')
   if config.sampler.noise not in ('video', 'frame'):
     raise UserError(f'config.sampler.noise={config.sampler.noise!r} is not one of video, frame')
+  if config.framing and config.morphable.name != mesh_pca.NAME:
+    raise UserError(
+      f'config.framing={config.framing} cuts out the face, and coefficients of {config.morphable.name} are of whole '
+      'pictures: set config.framing to 0'
+    )
+  reading.check_hidden_mouth(config)
   if config.aids.overlay and config.data.feature_cache:
     raise UserError(
       f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '
@@ -89,7 +96,7 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
     config: of the system; `clip` is the number of frames of a clip.
 
   Returns:
-    target and reference [k, h, w, 3] uint8 (or their cached moments); rows [k, c] float16, the coefficients of the
+    target and reference [k, h, w, 3] uint8 (or their cached moments); rows [k, c], the coefficients of the
     target, whose expression is the predicted one with `motion` 'predicted'; reference_rows [k, c]; `weight` of the loss
     [k, h', w', 1] where `mouth_weight` is not 1; id [k].
 
@@ -102,15 +109,23 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
   first[generator.random(k) < config.data.first_frames] = 0
   frames = generator.integers(first, np.minimum(count, first + (config.clip or count)))
   example = {
-    **reading.images('target', record, frames, config),
-    **reading.images('reference', record, first, config),
-    'rows': driving_rows(record, rows, config)[frames],
-    'reference_rows': rows[first],
+    **reading.images('target', record, frames, config, config.framing),
+    **reading.images('reference', record, first, config, config.framing),
+    'rows': framed(record, driving_rows(record, rows, config)[frames], config),
+    'reference_rows': framed(record, rows[first], config),
     'id': np.full(k, record.id),
   }
   if config.mouth_weight != 1:
-    example['weight'] = reading.mouth_weights(record, frames, config)
+    example['weight'] = reading.mouth_weights(record, frames, config, config.framing)
   return example
+
+
+def framed(record: Record, rows: np.ndarray, config) -> np.ndarray:
+  """A record's coefficients [..., c] in the square of its pictures that `config.framing` asks for."""
+  if not config.framing:
+    return rows
+  x, y, side = framing.of_record(record, config.framing)
+  return mesh_pca.in_square(rows, (x, y), side, record.size)
 
 
 def driving_rows(record: Record, rows: np.ndarray, config) -> np.ndarray:
@@ -155,8 +170,8 @@ def loss(
   Args:
     params: from `init`.
     batch: from `read`.
-    rng: of the latents, the noise and its level.
-    train: not used.
+    rng: of the latents, the noise and its level, and the mouths that are hidden.
+    train: mouths are hidden.
     nets: the networks.
     schedule: of the noise.
     config: of the system.
@@ -165,9 +180,12 @@ def loss(
     (loss, metrics).
   """
   latent_rng, *rngs = jax.random.split(rng, 3)
+  hide_rng, share = jax.random.fold_in(rng, 3), config.aids.hidden_mouth
   portrait = frame_networks.portrait(params, batch, batch['reference_rows'], nets)
   model = coefficients.model_of(params, config)
-  given = frame_networks.condition(params, portrait, batch['rows'].astype(jnp.float32), model, nets, config.size)
+  given = frame_networks.condition(params, portrait, batch['rows'].astype(jnp.float32), model, nets, config)
   latents = encode(params, batch, 'target', nets, latent_rng)
   predict = lambda x, level: frame_networks.predict(params, x, level, given, nets)
-  return denoising_loss(predict, latents, rngs, schedule, config.diffusion, weight=batch.get('weight')), {}
+  hide = lambda x, noise, level: hide_mouths(x, noise, level, batch['weight'] > 1, share, hide_rng)
+  corrupt, weight = hide if train and share else None, batch.get('weight')
+  return denoising_loss(predict, latents, rngs, schedule, config.diffusion, weight=weight, corrupt=corrupt), {}

@@ -45,7 +45,7 @@ class Sampler:
     """
     config, nets = self.config, self.nets
     own = jax.tree.map(lambda x: x[video], portraits)
-    given = frame_networks.condition(params, own, rows, coefficients.model_of(params, config), nets, config.size)
+    given = frame_networks.condition(params, own, rows, coefficients.model_of(params, config), nets, config)
     keys = numbers if config.sampler.noise == 'frame' else jnp.zeros_like(numbers)
     noise = lambda index: keyed_normal(seeds, keys, index, own.latents.shape[1:])
     x = samplers.sample(
@@ -123,7 +123,8 @@ def renderer(params, portraits: Sequence[np.ndarray], *, sampler: Sampler) -> Ca
     UserError: a portrait has no face.
   """
   config, model = sampler.config, coefficients.numpy_model_of(params, sampler.config)
-  found = [portrait_conditions.crop_portrait(p, config.size, f'portrait {i}') for i, p in enumerate(portraits)]
+  crop = lambda p, i: portrait_conditions.crop_portrait(p, config.size, f'portrait {i}', config.framing)
+  found = [crop(portrait, i) for i, portrait in enumerate(portraits)]
   own = np.stack([face_of(portrait, config).rows(model)[0] for portrait in found])
   prepared = sampler.prepare(params, np.stack([portrait.image for portrait in found]), own)
 

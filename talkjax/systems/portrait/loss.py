@@ -100,10 +100,10 @@ def denoising_loss(
 
 
 def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: float, rng: jax.Array) -> jax.Array:
-  """Replaces the mouths of noisy latents x [b, f, h, w, c] by noise in that share of the noisier examples.
+  """Replaces the mouths of noisy latents x [b, ..., h, w, c] by noise in that share of the noisier examples.
 
-  Where a mouth is visible in the noise, or can be guessed from the frames before, nothing is learned from the audio,
-  and it is visible at most noise levels.
+  Where a mouth is visible in the noise, or can be guessed from the frames before, nothing is learned from the
+  conditions, and it is visible at most noise levels.
   """
   hidden = jax.random.bernoulli(rng, share, x.shape[:1]) & (level.noise_scale > 0.7)
-  return jnp.where(hidden.reshape(-1, 1, 1, 1, 1) & mouth, noise, x)
+  return jnp.where(hidden.reshape(-1, *[1] * (x.ndim - 1)) & mouth, noise, x)

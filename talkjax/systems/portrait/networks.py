@@ -21,7 +21,7 @@ from talkjax.nn.latent_unet import Conditioning, LatentUNet, Temporal
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait import audio as portrait_audio
 from talkjax.systems.portrait import latents as latent_spaces
-from talkjax.systems.portrait import overlay
+from talkjax.systems.portrait import overlay, reading
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
 
 
@@ -337,11 +337,7 @@ def check(config) -> None:
       'config.model.modulated=True: an earlier version trained this small network, whose audio tokens modulated the '
       'residual blocks: train it again, or use that version'
     )
-  if aids.hidden_mouth and config.mouth_weight == 1:
-    raise UserError(
-      'config.aids.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
-      'to more than 1, or config.aids.hidden_mouth to 0'
-    )
+  reading.check_hidden_mouth(config)
   if aids.prior and config.diffusion.target != 'x0':
     raise UserError(
       f'config.aids.prior={aids.prior} needs a network that predicts x0, and config.diffusion.target is '

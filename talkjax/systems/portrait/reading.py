@@ -112,6 +112,15 @@ def mouth_weights(record: Record, frames: Sequence[int], config, crop: float = 0
   return 1 + (config.mouth_weight - 1) * np.stack([box_region(box, size) for box in boxes])
 
 
+def check_hidden_mouth(config) -> None:
+  """Raises UserError where mouths are to be hidden that `mouth_weights` does not mark."""
+  if config.aids.hidden_mouth and config.mouth_weight == 1:
+    raise UserError(
+      'config.aids.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
+      'to more than 1, or config.aids.hidden_mouth to 0'
+    )
+
+
 def box_region(box: Sequence[float], size: int) -> np.ndarray:
   """[size, size, 1] float32, 1 inside x0, y0, x1, y1, given in pixels."""
   x0, y0, x1, y1 = (int(np.clip(round(float(v)), 0, size)) for v in box)
