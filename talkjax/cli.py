@@ -277,8 +277,8 @@ def _value(argv: Sequence[str], name: str) -> str | None:
 def _check_config(argv: Sequence[str]) -> list[str]:
   """A command line that ml_collections reads as it is meant.
 
-  Each tuple of the config is given once, by its last value, as it joins them; a number that is set to None becomes an
-  argument of the config file, as it reads only numbers.
+  Each tuple of the config is given once, by its last value, as it joins them; a number that is set to None, and a value
+  for what is None, become arguments of the config file, as it knows no type for them.
 
   Raises UsageError for what it would answer with a traceback: a wrong config file or key.
   """
@@ -297,17 +297,20 @@ def _check_config(argv: Sequence[str]) -> list[str]:
   values = flatten(config.to_dict())
   tuples = {f'config.{key}' for key, found in values.items() if isinstance(found, tuple)}
   numbers = {f'config.{key}' for key, found in values.items() if isinstance(found, int | float)}
-  others, given, none, words = [], {}, [], iter(argv)
+  empty = {f'config.{key}' for key, found in values.items() if found is None}
+  others, given, untyped, words = [], {}, [], iter(argv)
   for word in words:
     name, equals, text = word.lstrip('-').partition('=')
-    if word.startswith('-') and name in numbers and text == 'None':
-      none.append(f'{name.removeprefix("config.")}=None')
+    if word.startswith('-') and name in empty and not equals:
+      text = next(words, '')
+    if word.startswith('-') and (name in empty or (name in numbers and text == 'None')):
+      untyped.append(f'{name.removeprefix("config.")}={text}')
     elif word.startswith('-') and name in tuples and (text := text if equals else next(words, None)) is not None:
       given[name] = f'--{name}={text}'
     else:
       others.append(word)
-  if none:
-    file = f'--config={path}:' + ','.join([*filter(None, [value.partition(':')[2]]), *none])
+  if untyped:
+    file = f'--config={path}:' + ','.join([*filter(None, [value.partition(':')[2]]), *untyped])
     place = next(i for i, word in enumerate(others) if word.lstrip('-').partition('=')[0] == 'config')
     others[place : place + (1 if '=' in others[place] else 2)] = [file]
   return [*others, *given.values()]

@@ -258,6 +258,14 @@ def test_a_number_of_the_config_can_be_none(size):
   assert ('model.layers=2' in size) == (config.model.layers == 2)
 
 
+@pytest.mark.parametrize('form', ['--config.diffusion.start={}', '--config.diffusion.start {}'])
+def test_what_is_none_in_the_config_can_be_a_number(form):
+  words = ['train', '--config=configs/joint_av.py:tiny,batch_size=4', '--config.diffusion.schedule=log_snr']
+  config = cli.parse([*words, *form.format('4.0').split(), '--config.seed=3'], (cli.CONFIG,)).config
+  assert config.diffusion.start == 4 and config.diffusion.schedule == 'log_snr'
+  assert config.batch_size == 4 and config.seed == 3
+
+
 def test_files_of_a_flag(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for name in ('a.png', 'b.png', 'with,comma.png', 'with[1].png'):
