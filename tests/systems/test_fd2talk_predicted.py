@@ -57,7 +57,8 @@ def test_predicted_expressions_are_cached_and_learned_from(made):
   np.testing.assert_allclose(driving[:, 3:7], expected, atol=2e-3 * np.abs(expected).max())  # float16
   assert np.abs(driving[:, 3:7] - rows[:, 3:7]).max() > 0.1
   example = system.read(record, np.random.default_rng(0))
-  assert all((np.abs(driving - row).sum(1) == 0).any() for row in example['rows'])
+  framed = frames.framed(record, driving, config)
+  assert all((np.abs(framed - row).sum(1) == 0).any() for row in example['rows'])
   # A second run reads them.
   (path,) = predicted[0].folder.glob('motion-*.f16')
   before = path.stat().st_mtime_ns
