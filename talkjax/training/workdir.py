@@ -119,7 +119,7 @@ def _read(path: epath.Path) -> dict:
 
 
 def upgrade(config: dict) -> dict:
-  """The config of a workdir that an earlier version wrote, with today's keys (in place)."""
+  """The config of a workdir that an earlier version wrote, and of those inside it, with today's keys (in place)."""
   for old, new in _RENAMED.items():
     if _has(config, old):
       node, key = _node(config, old)
@@ -139,6 +139,10 @@ def upgrade(config: dict) -> dict:
     if _has(config, parent or 'latents'):
       node, key = _node(config, path)
       node.setdefault(key, value)
+  joined = config.get('joined')
+  for own in joined.values() if isinstance(joined, dict) else ():
+    if isinstance(own, dict):
+      upgrade(own)
   return config
 
 

@@ -124,7 +124,10 @@ def test_keys_that_earlier_versions_did_not_have_get_what_they_did():
   assert upgrade(copy.deepcopy(kept)) == kept
   second, third = ({'system': 'fd2talk', 'stage': n, 'latents': {}, 'aids': {}} for n in (2, 3))
   assert upgrade(copy.deepcopy(second)) == second
-  assert upgrade(copy.deepcopy(third)) == third | {'framing': 0.0, 'aids': {'hidden_mouth': 0.0}}
+  upgraded = third | {'framing': 0.0, 'aids': {'hidden_mouth': 0.0}}
+  assert upgrade(copy.deepcopy(third)) == upgraded
+  joint = {'system': 'joint_av', 'joined': {'renderer': copy.deepcopy(third), 'wav2lip': 'damaged'}}
+  assert upgrade(joint) == {'system': 'joint_av', 'joined': {'renderer': upgraded, 'wav2lip': 'damaged'}}
 
 
 def test_a_key_that_is_gone_is_dropped():
