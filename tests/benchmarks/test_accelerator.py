@@ -19,7 +19,7 @@ SPEECH_EDIT = 'speech_edit; a frame'
 SETTINGS = {
   SPEECH_EDIT: TINY,
   # Frames are generated, with a morphable model of random shapes.
-  'fd2talk stage 3; a frame': [f'--set={k}={v}' for k, v in renderer.SMALL.items() if not k.startswith('data.')],
+  'fd2talk stage 3; a frame': [f'--set={k}={v}' for k, v in renderer.SMALL.items() if k != 'data.corpus'],
   'fd2talk stage 1': [
     f'--set={setting}' for setting in ('model.width=16', 'model.layers=1', 'model.heads=2', 'batch_size=4')
   ],
