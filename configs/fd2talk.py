@@ -182,7 +182,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
     c.aids = dict(overlay=True, face_map=True, modulation=True, hidden_mouth=1.0)
     c.mouth_weight = 16.0
     c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0)
-    c.sampler.update(steps=1, clip=1.0)  # more change nothing that was measured
+    c.sampler.update(steps=1, clip=1.0)  # more steps do not change the scores
     c.frames_at_once = 32
     c.optimizer.update(learning_rate=1.5e-3, schedule='cosine', warmup=30)
     c.data.update(corpus='puppets', workers=0, examples_per_record=4, mouth='found', first_frames=0.5)

@@ -99,7 +99,7 @@ def common_motion(c, size: str) -> None:
   c.data.update(corpus='puppets', examples_per_record=4, segments='any', coefficients='mesh_pca', mouth='found')
   c.morphable = common.morphable('tiny')
   # people: portraits in the workdir; code: numbers that say who is shown; size: of the portraits,
-  # which the renderer cuts to the face.
+  # from which the renderer crops the face.
   c.space = dict(kind='motion', frames=32, fps=25.0, size=128, people=36, code=8)
   c.model = dict(width=192, blocks=4, heads=4, coupling='time', windows=(1, 4, 8, 8), dropout=0.0)
   if size == 'puppets':

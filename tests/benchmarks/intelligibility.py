@@ -3,9 +3,9 @@
 pip install pystoi
 python -m tests.benchmarks.intelligibility --workdir=runs/joint [--clips=16]
 
-Sentences of the test split become videos, and the sound is read from their MP4 files. Beside it stand the same speech
-after the vocoder, which is the most that a generated spectrogram could have, and another sentence, which has none of
-it. ESTOI (extended short-time objective intelligibility, Jensen and Taal 2016) is 1 for the same sound.
+Videos are generated from sentences of the test split, and their sound is read from the MP4 files. For comparison: the
+same speech after the vocoder, an upper bound for generated spectrograms, and another sentence, a lower bound. ESTOI
+(extended short-time objective intelligibility, Jensen and Taal 2016) is 1 for identical sound.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from talkjax.media.segments import AUDIO_RATE
 from talkjax.training import input_pipeline
 
 
-def estoi(clean: np.ndarray, heard: np.ndarray) -> float:
-  """Of the time that both last."""
-  count = min(len(clean), len(heard))
-  return float(stoi(clean[:count], heard[:count], AUDIO_RATE, extended=True))
+def estoi(reference: np.ndarray, degraded: np.ndarray) -> float:
+  """ESTOI of two waveforms [s] of 16 kHz over the length of the shorter one."""
+  length = min(len(reference), len(degraded))
+  return float(stoi(reference[:length], degraded[:length], AUDIO_RATE, extended=True))
 
 
 def main() -> int:
@@ -38,11 +38,11 @@ def main() -> int:
   if not flags.FLAGS.is_parsed():
     flags.FLAGS(['intelligibility'])  # grain reads absl flags
   pipeline = talkjax.load(args.workdir)
-  said = {r.transcript: r.caption for r in input_pipeline.eval_records(pipeline.config.data, 'test')}
-  said = list(said.items())[: args.clips]
+  sentences = {r.transcript: r.caption for r in input_pipeline.eval_records(pipeline.config.data, 'test')}
+  sentences = list(sentences.items())[: args.clips]
   spoken, scores = [], {'in the MP4': [], 'after the vocoder': [], 'another sentence': []}
   with tempfile.TemporaryDirectory() as folder:
-    for text, caption in said:
+    for text, caption in sentences:
       path = str(pathlib.Path(folder) / f'{len(spoken)}.mp4')
       # The picture does not matter: one sampling step, lips as they are.
       pipeline.write(path, text=text, caption=caption, steps=1, no_wav2lip=True)

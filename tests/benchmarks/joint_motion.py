@@ -4,8 +4,8 @@ python -m tests.benchmarks.joint_motion --workdir=runs/joint [--set sampler.eta=
 
 Samples for the captions of a split's clips, as long as these, are compared with the clips' own coefficients and sound:
 correlation of loudness and mouth opening, and standard deviations within a clip; `caption` is the share of samples
-whose code is nearest to a person whom the caption describes. A sample takes a tenth of the time that it takes with its
-pictures, so that samplers can be compared.
+whose code is nearest to a person whom the caption describes. Nothing is
+rendered, so that samplers can be compared quickly.
 """
 
 import argparse
@@ -20,17 +20,15 @@ from talkjax.systems import coefficients
 from talkjax.systems.joint import label_of, spaces
 from talkjax.systems.joint_av import generation
 from talkjax.systems.joint_av.conditions import Conditions
-from talkjax.training import checkpoint, input_pipeline
-from talkjax.weights import coefficients as bases
+from talkjax.training import checkpoint
+from tests.benchmarks.coefficient_records import read_records
 
 
 def measure(workdir: str, split: str, limit: int | None, changes: dict) -> dict[str, float]:
   """Figures of the samples, and of the clips themselves under `..._truth`."""
   config, params, _ = checkpoint.load_params(workdir)
   config.update_from_flattened_dict(changes)
-  builder = input_pipeline.open_builder(config.data, split, config.data.corpus)
-  cache, _ = bases.open_cache(builder, config.data.coefficients, split)
-  records = list(input_pipeline.open_corpus(config.data, split, [cache]))[:limit]
+  records = read_records(config.data, split, limit)
   space = spaces.make(config)
   sampler = generation.Sampler(space, space.network(len(config.captions)), config)
   model = coefficients.numpy_model_of(params, config)

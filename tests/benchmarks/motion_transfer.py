@@ -26,18 +26,16 @@ from talkjax.metrics.suites import mouth_opening
 from talkjax.systems import coefficients
 from talkjax.systems.fd2talk import motion_files
 from talkjax.systems.portrait import framing
-from talkjax.training import checkpoint, input_pipeline
-from talkjax.weights import coefficients as bases
+from talkjax.training import checkpoint
+from tests.benchmarks.coefficient_records import read_records
 
 COLUMNS = 10
 
 
 def clips_of(config, split: str) -> list:
   """The first clip of each person, with its coefficients."""
-  builder = input_pipeline.open_builder(config.data, split, config.data.corpus)
-  cache, _ = bases.open_cache(builder, config.data.coefficients, split)
   clips = {}
-  for record in input_pipeline.open_corpus(config.data, split, [cache]):
+  for record in read_records(config.data, split):
     clips.setdefault(record.speaker, record)
   return list(clips.values())
 

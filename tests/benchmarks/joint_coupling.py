@@ -1,11 +1,11 @@
-"""Whether sound and picture of a joint_av workdir see each other: errors with the own and with another clip's partner.
+"""How much sound and picture of a joint_av workdir depend on each other.
 
-python -m tests.benchmarks.joint_sight --workdir=runs/joint_pixels [--split=test --limit=32]
+python -m tests.benchmarks.joint_coupling --workdir=runs/joint_pixels [--split=test --limit=32]
 
 Clips are noised, both modalities alike, and predicted in one step: the picture once with its own noisy sound and once
 with that of the next clip, the sound once with its own noisy picture and once with the next clip's. The picture's error
 is that of the mouth: twice the lips' box in pixels; in motion the expression's coefficients, which count as in the
-loss. A share below 1 of the error with the own partner over that with another's is what one modality tells the other.
+loss. The ratio of the two errors is 1 where a modality makes no use of the other.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from talkjax.systems.joint.loss import apply
 from talkjax.systems.portrait import framing, reading
 from talkjax.systems.sampling import make_schedule
 from talkjax.training import checkpoint, input_pipeline
-from talkjax.weights import coefficients as bases
 from tests import micro
+from tests.benchmarks.coefficient_records import read_records
 
 ALPHA_BAR = (0.9, 0.5, 0.1, 0.02)  # shares of signal in the variance
 DRAWS = 8  # of the noise
@@ -35,12 +35,10 @@ DRAWS = 8  # of the noise
 
 def clips_of(config, split: str, limit: int) -> list:
   """Records as long as a sample."""
-  caches = []
-  if config.space.kind == 'motion':
-    builder = input_pipeline.open_builder(config.data, split, config.data.corpus)
-    caches = [bases.open_cache(builder, config.data.coefficients, split)[0]]
+  motion = config.space.kind == 'motion'
+  records = (read_records if motion else input_pipeline.eval_records)(config.data, split, limit)
   clips = []
-  for record in list(input_pipeline.open_corpus(config.data, split, caches))[:limit]:
+  for record in records:
     count = round(config.space.frames / config.space.fps * record.fps)
     features = {name: x[:count] for name, x in record.features.items()}
     clips.append(dataclasses.replace(micro.cut(record, count), features=features))
@@ -104,7 +102,7 @@ def main() -> int:
   parser.add_argument('--limit', type=int, default=32)
   args = parser.parse_args()
   if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['joint_sight'])  # grain reads absl flags
+    flags.FLAGS(['joint_coupling'])  # grain reads absl flags
   for row in measure(args.workdir, args.split, args.limit):
     parts = [f'alpha_bar {row["alpha_bar"]:.2f}']
     for name, title in (('video', 'mouth'), ('audio', 'sound')):
