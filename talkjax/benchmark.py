@@ -170,7 +170,9 @@ def benchmark(
   program = training_program(config, system, host)
   batch = input_pipeline.to_device(host, program.batch_layout)
   compiled, figures['compile_seconds'] = compile_step(program)
-  holder = [program.create(jax.random.key(0))]
+  start = time.perf_counter()
+  holder = [jax.block_until_ready(program.create(jax.random.key(0)))]
+  figures['create_seconds'] = time.perf_counter() - start  # of the fresh state, mostly its compilation
   params = jax.tree.map(jnp.copy, holder[0].params)
 
   def train():

@@ -258,6 +258,7 @@ def test_benchmark_figures(micro, tmp_path):
     'gflops',
     'matmul_gflops',
     'compile_seconds',
+    'create_seconds',
     'sampler_over_bare_steps',
     'input_frames_per_second',
     'peak_host_bytes',

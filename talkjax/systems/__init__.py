@@ -166,6 +166,7 @@ class System:
     classify: of a classifier of noisy samples: `(params, x, timestep) -> logits` [b, classes], differentiable in x.
     upscale: of a system that enlarges videos: `(params, frames, seed) -> frames`, uint8 [f, h, w, 3] to uint8
       [f, h', w', 3].
+    cpu_options: XLA's options for the training step on CPUs.
   """
 
   read: Callable[[Any, np.random.Generator], dict[str, np.ndarray]]
@@ -191,6 +192,7 @@ class System:
   embed_lips: Callable[[Any, Callable[[], Iterable[np.ndarray]], Any, float, np.ndarray], Any] | None = None
   classify: Callable[[Any, Any, Any], Any] | None = None
   upscale: Callable[[Any, np.ndarray, int], np.ndarray] | None = None
+  cpu_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def deferred(name: str, made: Mapping[str, Callable[[], Any]] | None = None, **bound) -> Callable:

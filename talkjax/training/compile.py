@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from talkjax.training import sharding, state
 
+_UNOPTIMISED = {'xla_backend_optimization_level': 0}
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -40,7 +42,7 @@ def training_program(config, system, example: Mapping[str, jax.Array]) -> Progra
 
   Args:
     config: of the system.
-    system: with `init`, `loss` and `frozen`.
+    system: with `init`, `loss`, `frozen` and `cpu_options`.
     example: arrays with examples along axis 0, of any number; a batch has `config.batch_size`.
 
   Raises:
@@ -64,10 +66,13 @@ def training_program(config, system, example: Mapping[str, jax.Array]) -> Progra
   layout = sharding.tree_shardings(shapes, mesh, config.rules)
   accumulate = config.optimizer.accumulate
   step = state.make_step(system.loss, optimizer, patterns, ema=config.ema, accumulate=accumulate, seed=config.seed)
+  on_cpu = jax.default_backend() == 'cpu'
   return Program(
-    create=jax.jit(create, out_shardings=layout),
+    # Runs once: unoptimised code is compiled in half the time.
+    create=jax.jit(create, out_shardings=layout, compiler_options=_UNOPTIMISED if on_cpu else None),
     step=jax.jit(
       step,
+      compiler_options=dict(system.cpu_options) if on_cpu else None,
       in_shardings=(layout, batch_layout),
       out_shardings=(layout, sharding.replicated(mesh)),
       donate_argnums=0,

@@ -65,7 +65,7 @@ def loss(params, batch, rng, train):
   return jnp.mean((batch['x'] @ params['layer']['kernel'] - batch['y']) ** 2), {}
 
 
-SYSTEM = types.SimpleNamespace(init=init, loss=loss, frozen=())
+SYSTEM = types.SimpleNamespace(init=init, loss=loss, frozen=(), cpu_options={})
 
 
 def small(**changes):
@@ -103,6 +103,13 @@ def test_the_step_counts_and_its_state_is_donated():
   after, metrics = program.step(state, input_pipeline.to_device(example(8), program.batch_layout))
   assert int(after.step) == int(program.create(jax.random.key(0)).step) + 1 == 1
   assert np.isfinite(metrics['loss']) and state.params['layer']['kernel'].is_deleted()
+
+
+def test_the_step_is_compiled_with_the_options_of_the_system():
+  without = types.SimpleNamespace(**{**vars(SYSTEM), 'cpu_options': {'xla_disable_hlo_passes': 'fusion'}})
+  programs = [training_program(small(), system, example(8)) for system in (SYSTEM, without)]
+  fused, unfused = (p.step.lower(p.state, p.batch).compile().as_text() for p in programs)
+  assert 'add_fusion' in fused and 'add_fusion' not in unfused
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_compiled():

@@ -60,6 +60,8 @@ OPTIONS = (
   ),
 )  # fmt: skip
 SOURCES = {}
+# On a CPU, XLA's fusion computes the sums of the streams' residuals anew wherever they are needed.
+UNFUSED = {'xla_disable_hlo_passes': 'fusion'}
 
 
 def build(config) -> System:
@@ -98,4 +100,5 @@ def build(config) -> System:
     load=(*joined.load(config), *published),
     features=('coefficients',) if motion else (),
     collect=functools.partial(data.collect, config=config) if motion else None,
+    cpu_options=UNFUSED if motion else {},
   )
