@@ -59,7 +59,7 @@ def common_pixels(c, size: str) -> None:
   """Data, space and network of pixels and waveforms, which the caption classifier shares."""
   # GRID as the paper cut it: one-second segments with one digit and one keyword (section V.D).
   c.data.update(corpus='grid/speakers', workers=4, segments='digit')
-  c.space = dict(kind='pixels', frames=16, fps=16.0, size=64, fold_pixels=1, fold_samples=1)
+  c.space = dict(kind='pixels', frames=16, fps=16.0, size=64, fold_pixels=1, fold_samples=1, ends=False)
   c.model = dict(
     width=128, multipliers=(1, 2, 3, 4), num_res_blocks=2, video_attention=(2, 4, 8), audio_attention=(),
     cross_attention=(2, 4, 8), windows=(1, 4, 8), shift=True, middle_window=16, heads=4, head_channels=64, dropout=0.1,
@@ -68,7 +68,8 @@ def common_pixels(c, size: str) -> None:
   if size == 'gpu':
     c.model.update(width=64)
   if size == 'pixels':
-    c.data.update(corpus='puppets', workers=0, examples_per_record=4)
+    # Not every sentence of a puppet has a digit.
+    c.data.update(corpus='puppets', workers=0, examples_per_record=4, segments='any')
     c.space.update(size=48, fold_pixels=6, fold_samples=25)
     c.model.update(
       width=64, multipliers=(1, 2), num_res_blocks=1, video_attention=(2,), cross_attention=(1, 2), windows=(1, 4),
@@ -78,6 +79,7 @@ def common_pixels(c, size: str) -> None:
 
 def _motion(c, size: str) -> None:
   common_motion(c, size)
+  c.space.ends = True
   # Weights of both modalities, and within the video of who is shown, expression and pose.
   c.loss = dict(video=1.0, audio=1.0, code=0.5, expression=1.0, pose=1.0)
   c.diffusion = dict(schedule='cosine', steps=1000, start=None, end=None, zero_snr=False, target='velocity')
@@ -98,9 +100,9 @@ def common_motion(c, size: str) -> None:
   """Data, space and network of motion and spectrograms, which the caption classifier shares."""
   c.data.update(corpus='puppets', examples_per_record=4, segments='any', coefficients='mesh_pca', mouth='found')
   c.morphable = common.morphable('tiny')
-  # people: portraits in the workdir; code: numbers that say who is shown; size: of the portraits,
-  # from which the renderer crops the face.
-  c.space = dict(kind='motion', frames=32, fps=25.0, size=128, people=36, code=8)
+  # people: portraits in the workdir; code: numbers that say who is shown; size: of the portraits, from which the
+  # renderer crops the face; ends: frames are conditioned on how far the ends of the video are, which are silent.
+  c.space = dict(kind='motion', frames=32, fps=25.0, size=128, people=36, code=8, ends=False)
   c.model = dict(width=192, blocks=4, heads=4, coupling='time', windows=(1, 4, 8, 8), dropout=0.0)
   if size == 'puppets':
     c.model.update(width=256, blocks=6, windows=(1, 4, 8, 8, 8, 8), dropout=0.1)

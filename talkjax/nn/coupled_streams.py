@@ -16,6 +16,7 @@ from talkjax.nn.transformer import Attention, positions
 
 _ZERO = nn.initializers.zeros
 COUPLINGS = ('time', 'windows', 'attention')
+REACH = (2.0, 8.0, 32.0)  # frames within which the ends of a video are noticed
 Pair = tuple[jax.Array, jax.Array]  # motion, sound
 
 
@@ -67,6 +68,7 @@ class CoupledStreams(nn.Module):
       (a zero-initialised convolution); 'windows', random-shift windows as MM-Diffusion has them; 'attention', all.
     windows: in frames, of 'windows', for each block.
     num_captions: known captions; label `num_captions` is no caption. 0: no captions.
+    ends: frames are conditioned on how far the video's first and last frame are.
     predict: False returns both streams' features [b, f, width] instead.
     dropout: rate while training.
     dtype: of the computation.
@@ -80,6 +82,7 @@ class CoupledStreams(nn.Module):
   coupling: str = 'time'
   windows: tuple[int, ...] = (1, 4, 8, 8)
   num_captions: int = 0
+  ends: bool = False
   predict: bool = True
   dropout: float = 0.0
   dtype: Any = jnp.float32
@@ -98,6 +101,7 @@ class CoupledStreams(nn.Module):
     timesteps: jax.Array,
     shifts: jax.Array,
     captions: jax.Array | None = None,
+    ends: jax.Array | None = None,
     train: bool = False,
   ) -> Pair:
     """Predicts from noisy motion and sound.
@@ -108,19 +112,20 @@ class CoupledStreams(nn.Module):
       timesteps: [b], shared by both.
       shifts: of the windows, from `draw_shifts`.
       captions: int [b], at most `num_captions`; None for a network without captions.
+      ends: [b, f, 2] frames since the video's first frame and until its last one; None for a network without `ends`.
       train: dropout on (needs the 'dropout' rng).
 
     Returns:
       both [b, f, channels], float32.
 
     Raises:
-      ValueError: an unknown coupling, or captions are missing or unexpected.
+      ValueError: an unknown coupling, or captions or ends are missing or unexpected.
     """
     if self.coupling not in COUPLINGS:
       raise ValueError(f'coupling {self.coupling!r} is not one of {", ".join(COUPLINGS)}')
-    if (captions is None) != (not self.num_captions):
-      how = 'missing' if captions is None else 'given'
-      raise ValueError(f'captions are {how}, but num_captions is {self.num_captions}')
+    for name, given, wanted in (('captions', captions, self.num_captions), ('ends', ends, self.ends)):
+      if (given is None) == bool(wanted):
+        raise ValueError(f'{name} are {"missing" if given is None else "given"}, and the network has {wanted}')
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
     time = dense(self.width, 'time_embed_0')(sinusoid(timesteps, self.width).astype(self.dtype))
     embedding = dense(self.width, 'time_embed_2')(nn.silu(time))
@@ -133,6 +138,9 @@ class CoupledStreams(nn.Module):
       ConvAlong(self.width, dtype=self.dtype, name=f'{name}_in')(x.astype(self.dtype)) + table
       for name, x in (('motion', motion), ('sound', sound))
     ]
+    if ends is not None:
+      near = jnp.concatenate([jnp.exp(-ends / reach) for reach in REACH], axis=-1).astype(self.dtype)
+      pair = [x + dense(self.width, f'{name}_ends')(near) for x, name in zip(pair, ('motion', 'sound'))]
     for i in range(self.blocks):
       pair = self._couple(i, *pair, shifts[i])
       for k, name in enumerate(('motion', 'sound')):

@@ -38,6 +38,8 @@ _PORTRAIT = {'framing': 0.0, 'aids.overlay': False, 'aids.modulation': False, **
 _ADDED = {
   'emo': {'diffusion.noise_offset': 0.0, **_PORTRAIT},
   'vexpress': _PORTRAIT,
+  'joint_av': {'space.ends': False},
+  'caption_classifier': {'space.ends': False},
   ('fd2talk', 3): {'framing': 0.0, 'aids.hidden_mouth': 0.0},
   'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing', 'audio.kind': 'mel', **_AUDIO},
 }

@@ -72,6 +72,7 @@ def measure(workdir: str, split: str, limit: int) -> list[dict[str, float]]:
   weight = {'video': np.stack([mouth_of(c, params, config, space) for c in clips]), 'audio': np.ones((), np.float32)}
   captions = np.array([label_of(c.caption, config.captions, c.id) for c in clips], np.int32)
   table = make_schedule(config.diffusion)
+  ends = space.ends(batch.get('first'), batch.get('length'))
 
   @jax.jit
   def errors(clean, level, key):
@@ -81,7 +82,7 @@ def measure(workdir: str, split: str, limit: int) -> list[dict[str, float]]:
     for name, partner in (('video', 'audio'), ('audio', 'video')):
       for which, x in (('own', noisy), ('other', {**noisy, partner: jnp.roll(noisy[partner], 1, axis=0)})):
         shifts = net.draw_shifts(jax.random.fold_in(key, 1), space.frames)
-        output = apply(net, params, x, level.timestep, shifts, *((captions,) if config.captions else ()))
+        output = apply(net, params, x, level.timestep, shifts, *((captions,) if config.captions else ()), **ends)
         x0 = targets.to_x0(config.diffusion.target, output, x, level)[name]
         mask = jnp.broadcast_to(weight[name], x0.shape)
         found[f'{name}_{which}'] = jnp.sum(mask * jnp.square(x0 - clean[name])) / mask.sum()

@@ -1,5 +1,7 @@
 """Two streams over the same frames: what may depend on what."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,10 +70,29 @@ def test_captions_are_needed_exactly_where_there_are_any():
   motion, sound, t = inputs()
   for captions, labels in ((2, ()), (0, (jnp.zeros(2, int),))):
     net = CoupledStreams(5, 6, **SIZES, num_captions=captions)
-    with pytest.raises(ValueError, match='^captions are (missing|given), but num_captions is'):
+    with pytest.raises(ValueError, match='^captions are (missing|given), and the network has'):
       net.init(jax.random.key(0), motion, sound, t, jnp.zeros(2, int), *labels)
+  with pytest.raises(ValueError, match='^ends are missing'):
+    CoupledStreams(5, 6, **SIZES, ends=True).init(jax.random.key(0), motion, sound, t, jnp.zeros(2, int))
   with pytest.raises(ValueError, match="^coupling 'no' is not one of time, windows, attention"):
     CoupledStreams(5, 6, **SIZES, coupling='no').init(jax.random.key(0), motion, sound, t, jnp.zeros(2, int))
+
+
+def test_both_streams_see_how_far_the_ends_of_the_video_are():
+  net = CoupledStreams(5, 6, **SIZES, ends=True)
+  motion, sound, t = inputs()
+  shifts, ends = net.draw_shifts(jax.random.key(1), 7), jnp.stack([jnp.arange(7.0), 6 - jnp.arange(7.0)], -1)
+  ends = jnp.stack([ends, ends])
+  params = jax.eval_shape(functools.partial(net.init, ends=ends), jax.random.key(0), motion, sound, t, shifts)['params']
+  params = random_params(params)
+  apply = lambda ends: net.apply({'params': params}, motion, sound, t, shifts, ends=ends)
+  for side in (0, 1):
+    for a, b in zip(apply(ends), apply(ends.at[0, :, side].add(5.0))):
+      assert np.abs(a[0] - b[0]).max() > 1e-3
+      np.testing.assert_array_equal(a[1], b[1])
+  # Far from both ends, a window does not know where it is.
+  for a, b in zip(apply(ends + 1000), apply(ends + 2000)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_the_classifier_sees_both_modalities():

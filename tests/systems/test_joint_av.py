@@ -235,7 +235,7 @@ def test_the_gradient_moves_the_video_so_that_the_sound_is_predicted_better(made
   x = {k: generator.standard_normal((1, 8, *shape), np.float32) for k, shape in space.shapes.items()}
   known = jax.tree.map(lambda a: generator.standard_normal(a.shape).astype(np.float32), x)
   mask = {'video': np.ones_like(x['video']), 'audio': np.zeros_like(x['audio'])}
-  denoise = sampler._denoiser(made.params, None, np.zeros(1, np.int32), None)
+  denoise = sampler._denoiser(made.params, None, np.zeros(1, np.int32), space.ends(0, np.array([8])), None)
   target = made.config.diffusion.target
   x0 = lambda f, x: targets.to_x0(target, f(x, level), x, level)
   error = lambda video: float(np.square(x0(denoise, {**x, 'video': video})['audio'] - known['audio']).sum())
@@ -245,11 +245,27 @@ def test_the_gradient_moves_the_video_so_that_the_sound_is_predicted_better(made
   assert error(moved) < error(x['video'])
 
 
+def test_a_window_knows_how_far_the_ends_of_its_video_are(made):
+  sampler, seeds = sampler_of(made), np.zeros(1, np.uint32)
+  ends = sampler.space.ends(6, np.array([10, 30]))['ends']
+  assert ends[0].tolist() == [[6, 3], [7, 2], [8, 1], [9, 0], [10, 0], [11, 0], [12, 0], [13, 0]]
+  assert ends[1, :, 1].tolist() == [23, 22, 21, 20, 19, 18, 17, 16]
+  window = lambda first, length: sampler.window(
+    made.params, None, None, np.zeros(1, np.int32), seeds, np.uint32(first), np.array([length], np.int32)
+  )
+  assert np.abs(window(0, 8)['audio'] - window(0, 40)['audio']).max() > 1e-3
+  record = made.records[0]
+  example = made.system.read(record, np.random.default_rng(0))
+  assert (example['length'] == len(record.frames)).all() and (example['first'] <= len(record.frames) - 8).all()
+
+
 def test_windows_continue_each_other(made):
   given = conditions(lengths=(19,))
-  samples, seams = generation.sample(made.params, given, np.zeros(1, np.uint32), sampler_of(made))
+  sampler, seeds = sampler_of(made), np.zeros(1, np.uint32)
+  samples, seams = generation.sample(made.params, given, seeds, sampler)
   assert samples['video'].shape[1] == 20 and seams == (8, 14)
-  first = sample(made, conditions())
+  captions, lengths = np.array(given.captions, np.int32), np.array(given.lengths, np.int32)
+  first = sampler.window(made.params, None, None, captions, seeds, np.uint32(0), lengths)
   # The two frames that windows share pass from one to the next.
   np.testing.assert_allclose(samples['audio'][:, :7], first['audio'][:, :7], atol=1e-5)
   np.testing.assert_allclose(samples['video'][:, :7, 2:], first['video'][:, :7, 2:], atol=1e-5)

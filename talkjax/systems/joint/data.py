@@ -31,7 +31,8 @@ def read(record: Record, generator: np.random.Generator, *, config) -> dict[str,
       image [k, f, h, w, 3] uint8, waveform [k, s] int16
     or of `motion`
       coefficients [k, f, c] float16, whose translations are from the mean of the record; sound [k, f, d] float16;
-      thumbnail [k, 16, 16, 3] uint8.
+      thumbnail [k, 16, 16, 3] uint8; first and length int32 [k], the number of the first frame and how many the record
+      has.
 
   Raises:
     UserError: the record has no sound, is too short, has an unknown caption, or no digit where one is needed.
@@ -105,6 +106,8 @@ def _motion(record: Record, starts: Sequence[float], config) -> dict[str, np.nda
     'coefficients': rows[frames].astype(np.float16),
     'sound': sound[frames].astype(np.float16),
     'thumbnail': np.repeat(thumbnail(record.frame(0), record.box[0])[None], len(starts), 0),
+    'first': np.array(first, np.int32),
+    'length': np.full(len(starts), len(rows), np.int32),
   }
 
 

@@ -19,10 +19,10 @@ def noised(clean, rngs, schedule: schedules.Schedule):
   return targets.add_noise(clean, epsilon, level), epsilon, level
 
 
-def init_network(net, rng: jax.Array, space, shifts: jax.Array, *captions: jax.Array):
+def init_network(net, rng: jax.Array, space, shifts: jax.Array, *captions: jax.Array, **ends: jax.Array):
   """Fresh parameters of a network of samples."""
   video, audio = (jnp.zeros((1, space.frames, *space.shapes[name])) for name in ('video', 'audio'))
-  return net.init(rng, video, audio.reshape(1, -1, audio.shape[-1]), jnp.zeros(1), shifts, *captions)['params']
+  return net.init(rng, video, audio.reshape(1, -1, audio.shape[-1]), jnp.zeros(1), shifts, *captions, **ends)['params']
 
 
 def apply(net, params, x: Mapping[str, jax.Array], timestep, shifts, *more, **how):

@@ -48,6 +48,8 @@ class PixelSpace:
   def __init__(self, config):
     own = config.space
     self.config, self.frames, self.fps = config, own.frames, own.fps
+    if own.ends:
+      raise UserError('config.space.ends=True is only for config.space.kind=motion: set it to False')
     samples = round(own.frames * AUDIO_RATE / own.fps)
     if samples % (own.frames * own.fold_samples) or own.size % own.fold_pixels:
       raise UserError(
@@ -90,6 +92,10 @@ class PixelSpace:
     image = space_to_depth_of_frames(to_float(batch['image']), self.config.space.fold_pixels)
     waveform = batch['waveform'].astype(jnp.float32) / 32768
     return {'video': image, 'audio': waveform.reshape(*image.shape[:2], *self.shapes['audio'])}
+
+  def ends(self, first, length) -> dict[str, Any]:
+    """What tells the network where its frames are in a video: nothing here."""
+    return {}
 
   def weights(self, params) -> Sample | None:
     """Weights of the loss over the numbers of a frame, or None."""
@@ -181,7 +187,13 @@ class MotionSpace:
   def _settings(self) -> dict[str, Any]:
     config = self.config
     video, audio = self.shapes['video'][-1], self.shapes['audio'][-1]
-    return {**config.model, 'motion_channels': video, 'sound_channels': audio, 'dtype': jnp.dtype(config.dtype)}
+    return {
+      **config.model,
+      'motion_channels': video,
+      'sound_channels': audio,
+      'ends': config.space.ends,
+      'dtype': jnp.dtype(config.dtype),
+    }
 
   def fresh(self) -> dict[str, Any]:
     """The frozen branches of fresh parameters, which training fills."""
@@ -207,6 +219,19 @@ class MotionSpace:
     code = self.codes(params, batch['thumbnail'])[:, None]
     video = jnp.concatenate([jnp.broadcast_to(code, (*motion.shape[:2], code.shape[-1])), motion], axis=-1)
     return {'video': video, 'audio': self.normalise_sound(params, batch['sound'].astype(jnp.float32))[:, :, None]}
+
+  def ends(self, first, length) -> dict[str, Any]:
+    """What tells the network where its frames are in a video, by argument.
+
+    Args:
+      first: number of the first of the frames: int [b] or [].
+      length: frames of the whole video: int [b]. A frame after its last one counts as that.
+    """
+    if not self.config.space.ends:
+      return {}
+    since = jnp.reshape(first, (-1, 1)) + jnp.arange(self.frames)
+    until = jnp.maximum(jnp.reshape(length, (-1, 1)) - 1 - since, 0)
+    return {'ends': jnp.stack(jnp.broadcast_arrays(since, until), axis=-1).astype(jnp.float32)}
 
   def codes(self, params, thumbnails):
     """Who is shown in pictures uint8 [b, 16, 16, 3]: [b, d]."""

@@ -33,7 +33,7 @@ class Sampler:
     self.table = make_table(config)
     self.window = jax.jit(self._window, static_argnames='classify')
 
-  def _window(self, params, classifier, given, captions, seeds, first, *, classify=None):
+  def _window(self, params, classifier, given, captions, seeds, first, lengths, *, classify=None):
     """A window of samples.
 
     Args:
@@ -44,6 +44,7 @@ class Sampler:
       captions: int32 [b].
       seeds: uint32 [b].
       first: number of the window's first frame.
+      lengths: int32 [b], frames of each video.
       classify: `System.classify` of the caption classifier; None: captions condition the network.
 
     Returns:
@@ -57,7 +58,7 @@ class Sampler:
       return {name: draw(i, name) for i, name in enumerate(('video', 'audio'))}
 
     start = noise(len(self.table))
-    denoise = self._denoiser(params, classifier, captions, classify)
+    denoise = self._denoiser(params, classifier, captions, self.space.ends(first, lengths), classify)
     if given:
       known, mask = given
       if config.guidance.speech == 'gradient':
@@ -69,15 +70,17 @@ class Sampler:
       x = jax.tree.map(lambda m, made, k: m * made + (1 - m) * k, mask, x, known)
     return x
 
-  def _denoiser(self, params, classifier, captions, classify) -> samplers.Denoise:
-    """(x, level) -> the network's output, guided by the captions [b]."""
+  def _denoiser(self, params, classifier, captions, ends, classify) -> samplers.Denoise:
+    """(x, level) -> the network's output, guided by the captions [b]; ends as of `space.ends`."""
     config, none = self.config, len(self.config.captions)
 
     def denoise(x, level, labels):
       # Windows are shifted at random in sampling too, the same for every video.
       key = jax.random.fold_in(jax.random.key(0), level.timestep.astype(jnp.int32))
       shifts = self.net.draw_shifts(key, self.space.frames)
-      return apply(self.net, params, x, level.timestep, shifts, *((labels,) if none else ()))
+      # Guidance by captions doubles the batch.
+      own = {k: jnp.tile(v, (len(labels) // len(v), 1, 1)) for k, v in ends.items()}
+      return apply(self.net, params, x, level.timestep, shifts, *((labels,) if none else ()), **own)
 
     nothing = jnp.full_like(captions, none)
     if classify is None:
@@ -190,6 +193,7 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
         '--caption_classifier=WORKDIR, or --caption_by=condition'
       )
   captions, seeds = np.asarray(conditions.captions, np.int32), np.asarray(seeds, np.uint32)
+  lengths = np.asarray(conditions.lengths, np.int32)
   for number in range(count):
     first = number * (size - overlap)
     part = lambda x, first=first: {k: v[:, first : first + size] for k, v in x.items()}
@@ -200,6 +204,7 @@ def sample(params, conditions: Conditions, seeds, sampler: Sampler, progress=Non
       captions,
       seeds,
       np.uint32(first),
+      lengths,
       classify=classifier and classifier.system.classify,
     )
     for name, x in made.items():

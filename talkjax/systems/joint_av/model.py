@@ -15,7 +15,8 @@ from talkjax.systems.joint.loss import BRANCH, apply, init_network, noised
 def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, space, net, config) -> Any:
   """Fresh parameters; the frozen branches are filled by training."""
   captions = (jnp.zeros(1, jnp.int32),) if config.captions else ()
-  network = init_network(net, rng, space, net.draw_shifts(rng, space.frames), *captions)
+  ends = space.ends(jnp.zeros(1), jnp.ones(1))
+  network = init_network(net, rng, space, net.draw_shifts(rng, space.frames), *captions, **ends)
   return {**space.fresh(), **joined.fresh(config), BRANCH: network}
 
 
@@ -53,7 +54,9 @@ def loss(
     dropped = jax.random.bernoulli(caption_rng, config.caption_dropout if train else 0.0, batch['caption'].shape)
     captions = (jnp.where(dropped, len(config.captions), batch['caption']),)
   shifts = net.draw_shifts(shift_rng, space.frames)
-  output = apply(net, params, x, level.timestep, shifts, *captions, train=train, rngs={'dropout': dropout_rng})
+  ends = space.ends(batch.get('first'), batch.get('length'))  # which are of motion only
+  how = {**ends, 'train': train, 'rngs': {'dropout': dropout_rng}}
+  output = apply(net, params, x, level.timestep, shifts, *captions, **how)
   target = targets.make(config.diffusion.target, clean, epsilon, level)
   weights = space.weights(params) or {name: None for name in clean}
   terms = {name: losses.loss(output[name], target[name], weight=weights[name]) for name in clean}
