@@ -3,9 +3,10 @@
 python -m tests.benchmarks.joint_motion --workdir=runs/joint [--set sampler.eta=1.0 guidance.caption=1.0]
 
 Samples for the captions of a split's clips, as long as these, are compared with the clips' own coefficients and sound:
-correlation of loudness and mouth opening, and standard deviations within a clip; `caption` is the share of samples
-whose code is nearest to a person whom the caption describes. Nothing is
-rendered, so that samplers can be compared quickly.
+correlation of loudness and mouth opening, and standard deviations within a clip. `..._truth` are the figures of the
+clips, and `..._rearranged` those of clips put together from windows of themselves at random places, as of a model that
+does not know where in a clip its windows are. `caption` is the share of samples whose code is nearest to a person whom
+the caption describes. Nothing is rendered, so that samplers can be compared quickly.
 """
 
 import argparse
@@ -24,8 +25,19 @@ from talkjax.training import checkpoint
 from tests.benchmarks.coefficient_records import read_records
 
 
+def rearranged(curves: np.ndarray, size: int, overlap: int, generator: np.random.Generator) -> np.ndarray:
+  """Curves [n, frames] put together from windows of themselves at random places; the first `overlap` frames of all
+  but the first are left out."""
+  count = curves.shape[1]
+  parts = []
+  while sum(p.shape[1] for p in parts) < count:
+    start = generator.integers(0, count - size + 1)
+    parts.append(curves[:, start + (overlap if parts else 0) : start + size])
+  return np.concatenate(parts, axis=1)[:, :count]
+
+
 def measure(workdir: str, split: str, limit: int | None, changes: dict) -> dict[str, float]:
-  """Figures of the samples, and of the clips themselves under `..._truth`."""
+  """Figures of the samples by name, of the clips under `..._truth` and `..._rearranged`."""
   config, params, _ = checkpoint.load_params(workdir)
   config.update_from_flattened_dict(changes)
   records = read_records(config.data, split, limit)
@@ -56,12 +68,15 @@ def measure(workdir: str, split: str, limit: int | None, changes: dict) -> dict[
   anyone = [len(config.captions)]
   shown = [space.who(params, x[None, :n], anyone)[0] for x, n in zip(samples['video'], lengths)]
   found = {'clips': len(records)}
-  for name, both in (('', made), ('_truth', true)):
+  generator = np.random.default_rng(0)
+  mixed = [rearranged(c, space.frames, config.guidance.overlap, generator) for c in true]
+  sets = {'': made, '_truth': true, '_rearranged': mixed}
+  for name, both in sets.items():
     found[f'loudness_mouth{name}'] = float(np.nanmean([joint.correlation(*c) for c in both]))
     found[f'shuffled{name}'] = joint.shuffled(both)
+    for row, curve in enumerate(('opening', 'loudness')):
+      found[f'{curve}_deviation{name}'] = joint.deviation(both, row) / joint.deviation(true, row)
   found['caption'] = float(np.mean(np.asarray(params['corpus']['captions'])[shown] == np.array(captions)))
-  for row, name in enumerate(('opening', 'loudness')):
-    found[f'{name}_deviation'] = joint.deviation(made, row) / joint.deviation(true, row)
   return found
 
 
