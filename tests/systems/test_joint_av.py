@@ -23,7 +23,7 @@ from tests.commands import call
 MAN, WOMAN = joint_av.CAPTIONS
 SMALL = {
   'space.frames': 8,
-  'space.size': 32,
+  'space.size': 40,
   'space.people': 3,
   'space.code': 2,
   'model.width': 16,
@@ -180,7 +180,7 @@ def test_clips_that_cannot_be_learned_from(made):
 
 def test_what_is_measured_on_the_training_split(made):
   own = made.params[spaces.CORPUS]
-  assert own['portraits'].shape == (3, 32, 32, 3) and own['portraits'].dtype == np.uint8
+  assert own['portraits'].shape == (3, 40, 40, 3) and own['portraits'].dtype == np.uint8
   space = spaces.make(made.config)
   codes = [space.known_portrait(made.params, r.frame(0))[0][:2] for r in made.records]
   order = sorted(range(2), key=lambda i: made.records[i].speaker)
@@ -193,7 +193,7 @@ def test_what_is_measured_on_the_training_split(made):
   expected = labels if labels[0] != labels[1] else own['captions'][space.who(made.params, other, (2, 2))].tolist()
   assert own['captions'][described].tolist() == expected
   for i, k in enumerate(order):
-    true = picture.fit_square(made.records[k].frame(0), 32)
+    true = picture.fit_square(made.records[k].frame(0), 40)
     assert np.abs(chosen[i].astype(int) - true).mean() < 12
 
 
@@ -293,6 +293,12 @@ def test_a_classifier_guides_captions(made, drawn, tmp_path):
   timesteps = np.zeros(1)
   logit = lambda x: np.diff(np.asarray(other.system.classify(other.params, x, timesteps)))[0, 0]
   assert logit(woman) > logit(nobody) > logit(man)
+
+
+def test_true_frames_are_framed_as_generated_ones(made):
+  given = made.system.from_records(made.records[:1], num_frames=3)
+  chunk = next(iter(made.system.generate(made.params, given.conditions, np.zeros(1, np.uint32))))
+  assert {f.shape for f in given.truth[0].frames} == {chunk.frames.shape[2:]} == {(32, 32, 3)}
 
 
 # From files.

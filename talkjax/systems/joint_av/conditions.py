@@ -53,7 +53,12 @@ def from_records(
     speech: as many records whose sound is used instead.
     num_frames: longest length of the videos; by default that of each clip.
     settings: none can be swept.
+
+  Raises:
+    UserError: there is no renderer.
   """
+  from talkjax.systems.joint_av import generation
+
   del settings
   size = config.space.size
   seconds = [len(c.frames) / c.fps for c in clips]
@@ -66,13 +71,14 @@ def from_records(
     portraits=[framing.of_record(c).picture(c.frame(0), size) if spoken else None for c in clips],
     lengths=lengths,
   )
-  return RecordBatch(conditions, tuple(_truth(c, n, space.fps, size) for c, n in zip(clips, lengths)))
+  side, crop = generation.output_frame(config)
+  return RecordBatch(conditions, tuple(_truth(c, n, space.fps, side, crop) for c, n in zip(clips, lengths)))
 
 
-def _truth(clip: Record, count: int, fps: float, size: int) -> Truth:
-  """The first `count` frames of a record at another frame rate."""
+def _truth(clip: Record, count: int, fps: float, size: int, crop: float) -> Truth:
+  """The first `count` frames of a record at another frame rate, framed as those that are generated."""
   numbers = np.clip(((np.arange(count) + 0.5) / fps * clip.fps).astype(int), 0, len(clip.frames) - 1)
-  window = framing.of_record(clip)
+  window = framing.of_record(clip, crop)
   frames = [window.picture(clip.frame(int(i)), size) for i in numbers]
   return Truth(frames, window.points(clip.landmarks[numbers], size))
 
@@ -105,7 +111,7 @@ def from_files(params, request: Request, *, config, space) -> list[FileBatch]:
   )
   from talkjax.systems.joint_av import generation
 
-  side = generation.output_size(config)
+  side, _ = generation.output_frame(config)
   video = Video(request.output, conditions.lengths[0], space.fps, (side, side))
   return [FileBatch((video,), 1, lambda: conditions)]
 

@@ -101,24 +101,23 @@ class Sampler:
     return guided(lambda x, level: denoise(x, level, nothing), gradient, target=config.diffusion.target)
 
 
-def output_size(config) -> int:
-  """Side of the frames that `generate` makes.
+def output_frame(config) -> tuple[int, float]:
+  """Side of the frames that `generate` makes, and the `crop` around the face that they show, see `portrait.framing`.
 
   Raises:
     UserError: there is no renderer, or another workdir does not do what it is given for.
   """
   opened = lambda name: joined.config_of(name, config, joined.FIELDS[name], config.others[name])
   own = {name: opened(name) for name in joined.FIELDS}
-  if own['super_resolution'] is not None:
-    return own['super_resolution'].size
+  larger = own['super_resolution']
   if config.space.kind == 'pixels':
-    return config.space.size
+    return (larger or config.space).size, 0.0
   if own['renderer'] is None:
     raise UserError(
       'this workdir was trained without a renderer, which draws its motion: give --renderer=WORKDIR, a workdir of the '
       'third stage of fd2talk, or train with --config.renderer=WORKDIR'
     )
-  return own['renderer'].size
+  return (larger or own['renderer']).size, own['renderer'].framing
 
 
 def generate(
@@ -142,7 +141,7 @@ def generate(
     UserError: there is no renderer, or another workdir cannot be opened.
   """
   space, config = sampler.space, sampler.config
-  output_size(config)  # there is all that is needed
+  output_frame(config)  # there is all that is needed
   others = {
     name: joined.open_joined(name, params, config, field, config.others[name])
     for name, field in joined.FIELDS.items()
