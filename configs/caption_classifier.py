@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
   # "learning rate decay" (section V.B) is taken to be a cosine.
   c.optimizer.update(learning_rate=1e-3, weight_decay=0.05, schedule='cosine')
   if size in ('tiny', 'puppets'):
-    joint_av.common_motion(c, size)
+    joint_av.common_motion(c)
     c.model.update(width=96, blocks=2)
     c.diffusion = dict(schedule='cosine', steps=1000, start=None, end=None, zero_snr=False)
     c.optimizer.warmup = 20

@@ -51,7 +51,7 @@ def _pixels(c, size: str) -> None:
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.batch_size = 16
     c.ema = 0.99
-    c.steps = 1200
+    c.steps = 900
     c.checkpoint_every = 100
 
 
@@ -78,25 +78,25 @@ def common_pixels(c, size: str) -> None:
 
 
 def _motion(c, size: str) -> None:
-  common_motion(c, size)
+  common_motion(c)
   c.space.ends = True
   # Weights of both modalities, and within the video of who is shown, expression and pose.
   c.loss = dict(video=1.0, audio=1.0, code=0.5, expression=1.0, pose=1.0)
   c.diffusion = dict(schedule='cosine', steps=1000, start=None, end=None, zero_snr=False, target='velocity')
   c.sampler = dict(name='ddim', steps=50, eta=0.0, spacing='trailing', clip=0.0)
-  c.guidance.update(caption=3.0, classifier=100.0, scale=3.0, overlap=12)  # chosen on the validation split
+  c.guidance.update(caption=2.0, classifier=100.0, scale=3.0, overlap=12)  # chosen on the validation split
   c.optimizer.update(learning_rate=1e-3, schedule='cosine', warmup=50)
   c.batch_size = 32
   c.ema = 0.99
   c.steps = 1800
   c.checkpoint_every = 200
   if size == 'puppets':
-    c.steps = 12_000
-    c.ema = 0.999
-    c.checkpoint_every = 500
+    c.steps = 3600
+    c.ema = 0.998
+    c.checkpoint_every = 300
 
 
-def common_motion(c, size: str) -> None:
+def common_motion(c) -> None:
   """Data, space and network of motion and spectrograms, which the caption classifier shares."""
   c.data.update(corpus='puppets', examples_per_record=4, segments='any', coefficients='mesh_pca', mouth='found')
   c.morphable = common.morphable('tiny')
@@ -104,5 +104,3 @@ def common_motion(c, size: str) -> None:
   # renderer crops the face; ends: frames are conditioned on how far the ends of the video are, which are silent.
   c.space = dict(kind='motion', frames=32, fps=25.0, size=128, people=36, code=8, ends=False)
   c.model = dict(width=192, blocks=4, heads=4, coupling='time', windows=(1, 4, 8, 8), dropout=0.0)
-  if size == 'puppets':
-    c.model.update(width=256, blocks=6, windows=(1, 4, 8, 8, 8, 8), dropout=0.1)
