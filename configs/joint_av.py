@@ -47,7 +47,7 @@ def _pixels(c, size: str) -> None:
   c.checkpoint_every = 5000
   if size == 'pixels':
     c.diffusion.update(target='x0')
-    c.sampler.update(name='ddim', steps=25)
+    c.sampler.update(name='ddim', steps=25, clip=0.0)
     c.optimizer.update(learning_rate=5e-4, schedule='cosine', warmup=50)
     c.batch_size = 16
     c.ema = 0.99
@@ -59,7 +59,9 @@ def common_pixels(c, size: str) -> None:
   """Data, space and network of pixels and waveforms, which the caption classifier shares."""
   # GRID as the paper cut it: one-second segments with one digit and one keyword (section V.D).
   c.data.update(corpus='grid/speakers', workers=4, segments='digit')
-  c.space = dict(kind='pixels', frames=16, fps=16.0, size=64, fold_pixels=1, fold_samples=1, ends=False)
+  c.space = dict(
+    kind='pixels', frames=16, fps=16.0, size=64, fold_pixels=1, fold_samples=1, sound_scale=1.0, ends=False
+  )
   c.model = dict(
     width=128, multipliers=(1, 2, 3, 4), num_res_blocks=2, video_attention=(2, 4, 8), audio_attention=(),
     cross_attention=(2, 4, 8), windows=(1, 4, 8), shift=True, middle_window=16, heads=4, head_channels=64, dropout=0.1,
@@ -70,7 +72,7 @@ def common_pixels(c, size: str) -> None:
   if size == 'pixels':
     # Not every sentence of a puppet has a digit.
     c.data.update(corpus='puppets', workers=0, examples_per_record=4, segments='any')
-    c.space.update(size=48, fold_pixels=6, fold_samples=25)
+    c.space.update(size=48, fold_pixels=6, fold_samples=25, sound_scale=10.0)
     c.model.update(
       width=64, multipliers=(1, 2), num_res_blocks=1, video_attention=(2,), cross_attention=(1, 2), windows=(1, 4),
       middle_window=None, head_channels=32, dropout=0.0,

@@ -95,6 +95,7 @@ RANGES: dict[str, _Range] = {
   'expert.*': _COUNT,
   'discriminator.*': _COUNT,
   'space.fps': _POSITIVE,
+  'space.sound_scale': _POSITIVE,
   'space.size': ('8 to 65536', lambda x: 8 <= x <= 2**16),
   'space.*': _COUNT,
   'latents.scaling': _POSITIVE,

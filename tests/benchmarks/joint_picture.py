@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 import talkjax
+from talkjax import systems
 from talkjax.media import picture, vocoder
 from talkjax.training import input_pipeline
 
@@ -38,12 +39,13 @@ def main() -> None:
   pipeline = talkjax.load(args.workdir)
   config, count = pipeline.config, round(SECONDS * pipeline.config.space.fps)
   record = next(r for r in input_pipeline.eval_records(config.data, args.split) if len(r.frames) >= count)
-  frames = [picture.fit_square(record.frame(i), config.space.size) for i in range(count)]
-  rows = rows_of(frames, record.audio[: round(SECONDS * 16_000)].astype(np.float32) / 32768, config.space.size)
+  frames = systems.build(config).from_records([record], num_frames=count).truth[0].frames
+  side = len(frames[0])
+  rows = rows_of(frames, record.audio[: round(SECONDS * 16_000)].astype(np.float32) / 32768, side)
   samples = [{'caption': caption, 'seconds': SECONDS} for caption in config.captions]
   for inputs in (*samples, {'text': SENTENCE, 'caption': config.captions[-1]}):
     made = pipeline.generate(seed=args.seed, **inputs)
-    rows += rows_of(made.frames[:count], made.sound, config.space.size)
+    rows += rows_of(made.frames[:count], made.sound, side)
   gap = np.full((picture.GAP, rows[0].shape[1], 3), 255, np.uint8)
   picture.write(args.output, np.concatenate([part for row in rows for part in (row, gap)][:-1]))
 

@@ -148,6 +148,18 @@ def test_a_segment_of_pixels_holds_a_digit_and_the_word_before_it(pixels):
     data.read(bare, np.random.default_rng(0), config=config)
 
 
+def test_waveforms_are_scaled_in_and_out(pixels):
+  space = spaces.make(pixels.config)
+  assert space.sound_scale == 10
+  waveform = (np.random.default_rng(0).uniform(-0.5, 0.5, 4 * space.samples)).astype(np.float32)
+  rows = space.known_sound(None, waveform, 4)
+  np.testing.assert_allclose(rows.reshape(-1), 10 * waveform, rtol=1e-6)
+  np.testing.assert_allclose(space.sound(None, rows), waveform, rtol=1e-6)
+  images = np.zeros((1, 4, space.config.space.size, space.config.space.size, 3), np.uint8)
+  batch = {'image': images, 'waveform': np.round(waveform * 32768).astype(np.int16)[None]}
+  np.testing.assert_allclose(space.sample_of(None, batch)['audio'][0], rows, atol=1e-3)
+
+
 @pytest.mark.parametrize('kind', ['made', 'pixels'])
 def test_the_loss_depends_on_both_modalities_and_the_caption(kind, request):
   made = request.getfixturevalue(kind)

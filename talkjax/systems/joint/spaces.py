@@ -41,7 +41,10 @@ def make(config) -> 'PixelSpace | MotionSpace':
 
 
 class PixelSpace:
-  """Images in [-1, 1] and waveforms, optionally folded: video [b, f, h, w, c], audio [b, f, n, c]."""
+  """Images in [-1, 1] and waveforms, optionally folded: video [b, f, h, w, c], audio [b, f, n, c].
+
+  Waveforms are in [-1, 1] times `config.space.sound_scale`: speech is so quiet that noise covers it at most levels.
+  """
 
   portrait_everywhere = False  # a portrait is known in the first frame alone
 
@@ -58,6 +61,7 @@ class PixelSpace:
         f'{own.fold_pixels}'
       )
     self.samples = samples // own.frames  # of a frame
+    self.sound_scale = own.get('sound_scale', 1.0)  # earlier workdirs lack it
     side = own.size // own.fold_pixels
     self.shapes = {  # of a frame of each modality
       'video': (side, side, 3 * own.fold_pixels**2),
@@ -90,7 +94,7 @@ class PixelSpace:
     """Training examples as samples: `image` [b, f, h, w, 3] uint8 and `waveform` [b, s] int16."""
     del params
     image = space_to_depth_of_frames(to_float(batch['image']), self.config.space.fold_pixels)
-    waveform = batch['waveform'].astype(jnp.float32) / 32768
+    waveform = batch['waveform'].astype(jnp.float32) * (self.sound_scale / 32768)
     return {'video': image, 'audio': waveform.reshape(*image.shape[:2], *self.shapes['audio'])}
 
   def ends(self, first, length) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class PixelSpace:
     del params
     length = frames * self.samples
     padded = np.pad(waveform[:length].astype(np.float32), (0, max(0, length - len(waveform))))
-    return padded.reshape(frames, *self.shapes['audio'])
+    return self.sound_scale * padded.reshape(frames, *self.shapes['audio'])
 
   def known_portrait(self, params, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(values, mask) of a frame of video that a portrait uint8 [h, w, 3] determines; 0 in the mask where it does.
@@ -126,7 +130,7 @@ class PixelSpace:
   def sound(self, params, rows: np.ndarray) -> np.ndarray:
     """Audio rows [frames, n, c] of a whole video as a waveform [s] float32 in [-1, 1]."""
     del params
-    return np.clip(rows.reshape(-1), -1, 1).astype(np.float32)
+    return np.clip(rows.reshape(-1) / self.sound_scale, -1, 1).astype(np.float32)
 
   def pictures(self, video: np.ndarray) -> np.ndarray:
     """Video [b, f, ...] as uint8 [b, f, h, w, 3]."""
