@@ -125,7 +125,7 @@ class CoupledStreams(nn.Module):
       raise ValueError(f'coupling {self.coupling!r} is not one of {", ".join(COUPLINGS)}')
     for name, given, wanted in (('captions', captions, self.num_captions), ('ends', ends, self.ends)):
       if (given is None) == bool(wanted):
-        raise ValueError(f'{name} are {"missing" if given is None else "given"}, and the network has {wanted}')
+        raise ValueError(f'{name} are missing' if wanted else f'{name} are given, and the network takes none')
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
     time = dense(self.width, 'time_embed_0')(sinusoid(timesteps, self.width).astype(self.dtype))
     embedding = dense(self.width, 'time_embed_2')(nn.silu(time))
