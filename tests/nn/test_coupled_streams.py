@@ -70,7 +70,7 @@ def test_captions_are_needed_exactly_where_there_are_any():
   motion, sound, t = inputs()
   for captions, labels in ((2, ()), (0, (jnp.zeros(2, int),))):
     net = CoupledStreams(5, 6, **SIZES, num_captions=captions)
-    with pytest.raises(ValueError, match='^captions are (missing|given, and the network takes none)$'):
+    with pytest.raises(ValueError, match='^captions are (missing|given, and the network takes none)'):
       net.init(jax.random.key(0), motion, sound, t, jnp.zeros(2, int), *labels)
   with pytest.raises(ValueError, match='^ends are missing'):
     CoupledStreams(5, 6, **SIZES, ends=True).init(jax.random.key(0), motion, sound, t, jnp.zeros(2, int))
