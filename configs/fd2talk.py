@@ -1,4 +1,4 @@
-"""FD2Talk. Sizes `paper`, `tiny`; stages 1 (motion), 2 (decoder), 3 (frames).
+"""FD2Talk. Sizes `paper`, `tiny`, `puppets`; stages 1 (motion), 2 (decoder), 3 (frames).
 
   python -m talkjax.train --config=configs/lip_expert.py:tiny --workdir=runs/lip_expert
   python -m talkjax.train --config=configs/fd2talk.py:tiny,stage=1 --workdir=runs/fd_1 \\
@@ -9,7 +9,8 @@
 Stage 1 learns the coefficients of a morphable model from speech. `paper` has the numbers of section 4.1 and reads those
 of Deep3D (`talkjax.build --coefficients=deep3d:NETWORK,BFM`), of corpora that are split 70/10/20 (`talkjax.build
 --config=fd2talk`); `tiny` learns puppets on two CPU cores, with a model that
-is fitted to their meshes, our own speech encoder and a narrower network of fewer layers.
+is fitted to their meshes, our own speech encoder and a narrower network of fewer layers. `puppets` has finer frames,
+trained for longer; its first two stages are those of `tiny`.
 
 Stage 3 learns to draw a frame from its coefficients and a portrait. Its workdir has all that generation needs. Its
 `tiny` folds pixels into channels in place of an autoencoder, so that it can start from stage 1 too.
@@ -19,7 +20,7 @@ import ml_collections
 
 from configs import common
 
-SIZES = ('paper', 'tiny')
+SIZES = ('paper', 'tiny', 'puppets')
 
 
 def get_config(arg: str | None = None):
@@ -52,7 +53,7 @@ def _motion(c: ml_collections.ConfigDict, size: str) -> None:
   c.batch_size = 1
   c.steps = 500_000
   c.checkpoint_every = 5000
-  if size == 'tiny':
+  if size != 'paper':
     c.model.update(width=96, layers=4, heads=4)
     c.audio.kind = 'speech_encoder'
     c.sampler.update(steps=10, eta=0.0)
@@ -97,7 +98,7 @@ def _decoder(c: ml_collections.ConfigDict, size: str) -> None:
   new = '^decoder/conv_in_reference/'
   c.pretrained = dict(vqgan='', lpips='')
   c.load = (('vqgan', 'autoencoder', '', new), ('lpips', 'lpips', '', ''))
-  if size == 'tiny':
+  if size != 'paper':
     c.size = 64
     c.latents.update(common.packaged_latents('puppets_autoencoder'))
     # Without the weights of LPIPS, the differences of neighbouring pixels stand in for its features.
@@ -144,6 +145,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   # What small networks are helped with (ours), see talkjax/systems/fd2talk/guide.py.
   c.aids = dict(
     overlay=False,  # the portrait is laid over the face that is asked for, and the residual from it is predicted
+    flow=False,  # and the network predicts how it is moved further
     face_map=False,  # a drawing of mouth, eyes, brows, nose and jaw is added to the first features
     modulation=False,  # the coefficients scale and shift the features of residual blocks
     hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
@@ -170,7 +172,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   c.steps = 400_000
   c.checkpoint_every = 5000
   c.sample_every = 10_000
-  if size == 'tiny':
+  if size != 'paper':
     c.size, c.framing = 64, 1.5
     c.clip = 0
     c.motion = 'true'
@@ -179,7 +181,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
     c.model.update(
       widths=(48, 64), attention=(False, True), layers=1, heads=(4, 4), groups=8, context=48, guider=(8, 16, 32)
     )
-    c.aids = dict(overlay=True, face_map=True, modulation=True, hidden_mouth=1.0)
+    c.aids.update(overlay=True, face_map=True, modulation=True, hidden_mouth=1.0)
     c.mouth_weight = 16.0
     c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0)
     c.sampler.update(steps=1, clip=1.0)  # more steps do not change the scores
@@ -191,6 +193,13 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
     c.steps = 2400
     c.checkpoint_every = 100
     c.sample_every = 300
+  if size == 'puppets':
+    c.latents.patch = 2
+    c.model.update(widths=(24, 48, 64), attention=(False, False, True), heads=(4, 4, 4))
+    c.aids.flow = True
+    c.mouth_weight = 8.0
+    c.ema = 0.998
+    c.steps = 4800
 
 
 _STAGES = {1: _motion, 2: _decoder, 3: _frames}

@@ -1,8 +1,8 @@
 """What the configs of portrait systems (emo, vexpress) share.
 
 Sizes: `paper` is 512 x 512 in Stable Diffusion 1.5's latents. `tiny` is 64 x 64 puppets, folded 4 x 4 into channels in
-place of an autoencoder, for two CPU cores; `small` learns 128 x 128 from scratch on one GPU. `config.aids` has what
-these small networks are helped with.
+place of an autoencoder, which two CPU cores train in minutes; `puppets` is the same, folded 2 x 2 and trained for
+longer. `small` learns 128 x 128 from scratch on one GPU. `config.aids` has what these small networks are helped with.
 A later stage starts from the earlier one's workdir: what it adds is initialised, everything else must fit.
 """
 
@@ -10,7 +10,7 @@ import ml_collections
 
 from configs import common
 
-SIZES = ('paper', 'tiny', 'small')
+SIZES = ('paper', 'tiny', 'puppets', 'small')
 
 
 def base(stage: int) -> ml_collections.ConfigDict:
@@ -53,6 +53,7 @@ def base(stage: int) -> ml_collections.ConfigDict:
   c.aids = dict(
     residual_scale=0.0,  # the portrait is concatenated, and the residual from it is diffused, times this; 0: neither
     overlay=False,  # so is the portrait laid over the face that is asked for, which takes its place in the residual
+    flow=False,  # and the network predicts how it is moved further
     prior=0.0,  # preconditioning: variance of x0 for which the posterior mean is added to the prediction of x0
     modulation=False,  # the audio features scale and shift those of residual blocks (FiLM)
     hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
@@ -64,7 +65,9 @@ def base(stage: int) -> ml_collections.ConfigDict:
   # A folder in that of the corpus, or a path, with what `talkjax.build --latents= --speech=` precomputed. Training
   # reads latents there in place of running the autoencoder at every step; generation never does. '': it runs.
   c.data.feature_cache = ''
-  c.data.reference_within = 0  # largest distance in frames of the portrait from its clip; 0: anywhere in the video
+  # Largest distance in frames of the portrait from its clip, or of what it is laid over where a clip has no motion
+  # frames; 0: anywhere in the video.
+  c.data.reference_within = 0
   c.dtype = 'bfloat16'
   c.remat = True
   c.sample_every = 10_000
@@ -87,12 +90,13 @@ LOAD = {
 
 
 def finish(c: ml_collections.ConfigDict, size: str, stage: int, changes: dict) -> ml_collections.ConfigDict:
-  """`common.finish`; with `latents.kind=vae`, `small` and `tiny` diffuse in the latents of puppets_autoencoder."""
+  """`common.finish`; with `latents.kind=vae`, small sizes diffuse in the latents of puppets_autoencoder."""
   c = common.finish(c, changes)
   if size != 'paper' and c.latents.kind == 'vae':
     c.latents.update(common.packaged_latents('puppets_autoencoder'))
-    if 'aids.residual_scale' not in changes:
-      c.aids.residual_scale = 1.5
+    for key, value in (('residual_scale', 1.5), ('flow', False)):  # a flow moves pixels
+      if f'aids.{key}' not in changes:
+        c.aids[key] = value
     if stage == 1:
       c.pretrained = dict(autoencoder='puppets_autoencoder')
       c.load = (('autoencoder', 'autoencoder', '', ''),)
@@ -100,7 +104,7 @@ def finish(c: ml_collections.ConfigDict, size: str, stage: int, changes: dict) -
 
 
 def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
-  """The changes of `small` and `tiny`, which learn from scratch; docs/experiments.md has what each setting gave."""
+  """The changes of the other sizes, which learn from scratch; docs/experiments.md has what each setting gave."""
   c.pretrained, c.load = {}, ()
   c.latents.kind = 'fold'
   c.dtype, c.remat = 'float32', False
@@ -108,13 +112,13 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
     schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', min_snr=0.0, noise_offset=0.0
   )
   # The scale gives the residual a variance of about one.
-  c.aids.update(residual_scale=6.0, prior=0.03, modulation=True, hidden_mouth=1.0)
+  c.aids.update(residual_scale=6.0, overlay=True, flow=True, prior=0.03, modulation=True, hidden_mouth=1.0)
   c.audio.kind = 'mel'
   c.mouth_weight = 20.0
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,
   # as the network is least accurate at low noise levels.
   c.sampler.update(name='ddpm', steps=2)
-  c.optimizer.update(learning_rate=1e-3 if size == 'tiny' else 5e-4, schedule='cosine', warmup=50)
+  c.optimizer.update(learning_rate=5e-4 if size == 'small' else 1e-3, schedule='cosine', warmup=50)
   c.guidance = 1.0
   c.ema = 0.995
   if size == 'small':
@@ -142,3 +146,8 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.steps = {1: 1800, 2: 700, 3: 700}[stage]
   c.sample_every = 200
   c.checkpoint_every = 100
+  if size == 'puppets':
+    c.latents.patch = 2
+    c.model.update(widths=(32, 64, 96), attention=(False, False, True))
+    c.mouth_weight = 10.0
+    c.ema = 0.998

@@ -1,4 +1,4 @@
-"""V-Express. Sizes `paper`, `tiny`, `small`; stages 1 (single frames), 2 (audio and motion), 3 (everything).
+"""V-Express. Sizes `paper`, `tiny`, `puppets`, `small`; stages 1 (single frames), 2 (audio and motion), 3 (everything).
 
   python -m talkjax.train --config=configs/vexpress.py:paper,stage=1 --workdir=runs/vx_1
   python -m talkjax.train --config=configs/vexpress.py:paper,stage=2 --workdir=runs/vx_2 --config.init_from=runs/vx_1
@@ -52,7 +52,6 @@ def get_config(arg: str | None = None):
 
   if size != 'paper':
     portrait.from_scratch(c, size, stage)
-    c.aids.overlay = True
     c.kps_canvas = 256
     c.augment.flip = 0.0
     c.drop.update(all=0.05, kps=0.0, reference=0.0)
@@ -61,8 +60,8 @@ def get_config(arg: str | None = None):
   if size == 'small':
     c.model.update(audio_features=256, audio_layers=2, audio_heads=4)
     c.windows.batch_size *= 4
-  if size == 'tiny':
-    c.steps = {1: 1800, 2: 400, 3: 600}[stage]
+  if size in ('tiny', 'puppets'):
+    c.steps = {1: 1800 if size == 'tiny' else 2800, 2: 400, 3: 600}[stage]
     if stage == 3:  # mouths have been learned, the rest of the picture has not
       c.mouth_weight = 4.0
     c.windows.update(frames=c.frames, overlap=0 if stage == 1 else 2, batch_size=64 if stage == 1 else 8)

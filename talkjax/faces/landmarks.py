@@ -10,8 +10,11 @@ Head pose is three angles in degrees, as seen in the image, all zero for a face 
 """
 
 import dataclasses
+import itertools
+import sys
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 
 from talkjax.errors import UserError
@@ -31,6 +34,7 @@ MESH_TO_68 = np.array([
 ])  # yapf: disable
 
 MIN_FOUND = 0.5  # least fraction of frames with a face
+DETECTED = 256  # least size of frames that `track` detects faces in, pixels
 MAX_GAP = 25  # most consecutive frames without a face, which are interpolated
 
 
@@ -88,6 +92,25 @@ def find_faces(
     pose=head_pose(mesh[:, MESH_TO_68]),
     found=found,
     num_faces=max(1, int(counts[len(counts) // 20])),
+  )
+
+
+def track(frames: Iterable[np.ndarray]) -> FaceTrack | None:
+  """The face in uint8 frames [h, w, 3], in pixels of the frames; None if no face is found in half of them.
+
+  Small frames are enlarged for detection.
+  """
+  frames = iter(frames)
+  first = next(frames)
+  frames = itertools.chain([first], frames)
+  scale = max(1, -(-DETECTED // max(first.shape[:2])))
+  enlarge = lambda f: cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else f
+  try:
+    found = find_faces(map(enlarge, frames), min_found=0.5, max_gap=sys.maxsize)
+  except NoFace:
+    return None
+  return FaceTrack(
+    found.landmarks / scale, found.mesh / scale, found.box / scale, found.pose, found.found, found.num_faces
   )
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from talkjax.errors import UserError
+from talkjax.faces import landmarks
 from talkjax.faces.landmarks import FaceTrack
 from talkjax.media import audio, video
-from talkjax.metrics import portrait
 
 RATE = 16_000  # Hz, of all sound
 SAME_RATE = 0.01  # relative difference of frame rates that count as equal
@@ -68,7 +68,7 @@ class Footage:
     names = [f.name for f in dataclasses.fields(FaceTrack)]
 
     def find() -> Features:
-      found = portrait.track(self.frames())
+      found = landmarks.track(self.frames())
       return {} if found is None else {name: np.asarray(getattr(found, name)) for name in names}
 
     made = self.features('faces', '', find)

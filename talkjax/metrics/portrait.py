@@ -1,11 +1,9 @@
 """Scores of videos generated from a portrait: identity, position of the face, keypoints, and jumps at seams.
 
-Faces are detected in the generated frames, which are enlarged if they are small.
+Faces are detected in the generated frames (`landmarks.track`).
 """
 
-import itertools
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,24 +12,7 @@ from talkjax.errors import UserError
 from talkjax.faces import align, keypoints, landmarks
 from talkjax.metrics.puppet_mouth import puppet_openings
 
-DETECTED = 256  # least size of frames for face detection, pixels
 GRID = 8  # cells of the colour statistics per axis
-
-
-def track(frames: Iterable[np.ndarray]) -> landmarks.FaceTrack | None:
-  """The face in uint8 frames [h, w, 3], in pixels of the frames; None if no face is found in half of them."""
-  frames = iter(frames)
-  first = next(frames)
-  frames = itertools.chain([first], frames)
-  scale = max(1, -(-DETECTED // max(first.shape[:2])))
-  enlarge = lambda f: cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else f
-  try:
-    found = landmarks.find_faces(map(enlarge, frames), min_found=0.5, max_gap=sys.maxsize)
-  except landmarks.NoFace:
-    return None
-  return landmarks.FaceTrack(
-    found.landmarks / scale, found.mesh / scale, found.box / scale, found.pose, found.found, found.num_faces
-  )
 
 
 def drawn_opening(frames: Sequence[np.ndarray], found: landmarks.FaceTrack | None = None) -> np.ndarray:
@@ -41,7 +22,7 @@ def drawn_opening(frames: Sequence[np.ndarray], found: landmarks.FaceTrack | Non
     frames: uint8 [h, w, 3].
     found: the face in them; None: it is looked for.
   """
-  found = found or track(frames)
+  found = found or landmarks.track(frames)
   if found is None:
     return np.full(len(frames), np.nan)
   opening = puppet_openings(frames, align.centred_mean(np.asarray(found.landmarks, np.float64), 3))

@@ -235,11 +235,11 @@ def _start_lips(context: Context):
 
 
 def _start_portrait(context: Context):
-  from talkjax.faces import measures
+  from talkjax.faces import landmarks, measures
   from talkjax.metrics import portrait
 
   def describe(frames):
-    track = portrait.track(frames)
+    track = landmarks.track(frames)
     return portrait.describe(frames, track) if track else None
 
   people: dict[str, Any] = {}

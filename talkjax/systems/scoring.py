@@ -18,10 +18,10 @@ from talkjax import systems
 from talkjax.corpora import feature_cache, perturb
 from talkjax.corpora.perturb import one_by_one
 from talkjax.corpora.records import Record
-from talkjax.faces import measures
+from talkjax.faces import landmarks, measures
 from talkjax.media import picture, video
 from talkjax.media.segments import AUDIO_RATE
-from talkjax.metrics import lips, portrait
+from talkjax.metrics import lips
 from talkjax.metrics.footage import Footage
 from talkjax.metrics.suites import Clip, Context, Generated, Suite, SuiteRun, mouth_opening
 from talkjax.systems import joined
@@ -278,7 +278,7 @@ def sweep(
   for value in values:
     truth, generated = generate_clips(system, params, clips, seeds, **{option: np.full(len(clips), value)})
     true = true or [opening(t.frames, t) for t in truth]
-    tracks = [(portrait.track(g.frames), g.fps) for g in generated]
+    tracks = [(landmarks.track(g.frames), g.fps) for g in generated]
     measured['head_speed'].append([measures.head_speed(t.pose, fps).mean() if t else np.nan for t, fps in tracks])
     openings = [opening(g.frames, t) for g, t in zip(generated, truth)]
     measured['mouth_opening'].append([o[t >= np.quantile(t, 0.75)].mean() for o, t in zip(openings, true)])

@@ -40,6 +40,7 @@ MICRO = {
   'framing': 0.0,
   'aids.residual_scale': 0.0,
   'aids.overlay': False,
+  'aids.flow': False,
   'data.corpus': 'puppets/tiny',
   'data.feature_cache': 'both',
   'load': (('sd_vae', 'autoencoder', '', ''),),

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip('data.puppets')
 from data.puppets import identities  # noqa: E402
 from talkjax.errors import UserError  # noqa: E402
+from talkjax.faces import landmarks  # noqa: E402
 from talkjax.metrics import portrait  # noqa: E402
 from tests.metrics import fit_puppet_mouth as drawn  # noqa: E402
 
@@ -21,11 +22,11 @@ def clips():
     motion = drawn.babble(np.random.default_rng(i), 12)
     shown = drawn.clip(identities.identity(i), motion)[0]
     frames.append([cv2.resize(f, (64, 64), interpolation=cv2.INTER_AREA) for f in shown])
-  return [(f, portrait.track(f)) for f in frames]
+  return [(f, landmarks.track(f)) for f in frames]
 
 
 def test_everyone_is_nearest_to_their_own_portrait(clips):
-  portraits = [portrait.describe(f[:1], portrait.track(f[:1])) for f, _ in clips]
+  portraits = [portrait.describe(f[:1], landmarks.track(f[:1])) for f, _ in clips]
   assert [portrait.nearest(portrait.describe(*clip), portraits) for clip in clips] == list(range(len(clips)))
 
 
@@ -52,7 +53,7 @@ def test_keypoints_are_as_far_as_they_were_moved(clips):
 
 
 def test_no_face_no_track():
-  assert portrait.track([np.full((64, 64, 3), 127, np.uint8)] * 3) is None
+  assert landmarks.track([np.full((64, 64, 3), 127, np.uint8)] * 3) is None
   assert np.isnan(portrait.drawn_opening([np.full((64, 64, 3), 127, np.uint8)] * 3)).all()
 
 

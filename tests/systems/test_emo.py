@@ -21,7 +21,7 @@ from talkjax.systems import audio, portrait, scoring
 from talkjax.systems.emo import OPTIONS, conditions, model
 from talkjax.systems.portrait import conditions as portrait_conditions
 from talkjax.systems.portrait import framing
-from talkjax.systems.portrait.reading import face_region
+from talkjax.systems.portrait.reading import face_points, face_region
 from talkjax.training import checkpoint, input_pipeline, state
 from talkjax.training.sharding import path_name
 from tests.commands import run
@@ -66,7 +66,8 @@ def test_an_example_is_a_clip_with_the_frames_before_it(puppets, record, frames)
 
 
 def test_the_portrait_may_be_kept_near_the_clip_and_the_region_roomy(puppets, record, frames):
-  config = micro(2, puppets, **{'data.reference_within': 2, 'augment.region_frames': 0})
+  plain = {'aids.overlay': False, 'aids.flow': False}
+  config = micro(2, puppets, **plain, **{'data.reference_within': 2, 'augment.region_frames': 0})
   roomy = micro(2, puppets, **{'augment.region_frames': 50})
   distances, small, large = [], 0, 0
   for seed in range(20):
@@ -76,6 +77,24 @@ def test_the_portrait_may_be_kept_near_the_clip_and_the_region_roomy(puppets, re
     small += example['region'].sum()
     large += systems.build(roomy).read(record, np.random.default_rng(seed))['region'].sum()
   assert max(distances) in (1, 2) and large > small
+
+
+def test_a_portrait_is_laid_over_the_face_before_the_clip(puppets, record, frames):
+  """Over that of the last motion frame; without motion frames over one that is near. It comes from anywhere."""
+  config = micro(2, puppets, **{'data.reference_within': 2})
+  points = face_points(record, config) / np.float32(config.size)
+  sources = []
+  for seed in range(30):
+    example = systems.build(config).read(record, np.random.default_rng(seed))
+    start = index_of(example['target'][0, 0], frames)
+    sources.append(abs(index_of(example['reference'][0], frames) - start))
+    np.testing.assert_allclose(example['reference_points'][0], points[index_of(example['reference'][0], frames)])
+    over = example['points'][0, 0]
+    if example['has_motion'][0]:
+      np.testing.assert_allclose(over, points[start - 1])
+    else:
+      assert min(np.abs(over - p).max() for p in points[: start + config.frames + 2]) < 1e-6
+  assert max(sources) > 10
 
 
 def test_the_region_of_the_paper_is_that_of_the_whole_video(puppets, record):
@@ -116,7 +135,8 @@ def test_what_trains_in_the_last_stage(emo):
 
 def test_pretrained_parameters_go_where_they_belong(puppets, tmp_path):
   """Random parameters in the layout of Stable Diffusion: what is loaded, ignored and initialised."""
-  changes = {'model.zero_contexts': True, 'aids.residual_scale': 0.0, 'audio.kind': 'none'}
+  aids = {'aids.residual_scale': 0.0, 'aids.overlay': False, 'aids.flow': False}
+  changes = {'model.zero_contexts': True, 'audio.kind': 'none', **aids}
   config = micro(1, puppets, **changes)
   system = systems.build(config)
   shapes = jax.eval_shape(system.init, jax.random.key(0), training_batch(config, system))

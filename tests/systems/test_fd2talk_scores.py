@@ -56,7 +56,7 @@ def workdir(made, puppets, tmp_path_factory):
 
 
 def enlarged(frame):
-  """A frame of 128 pixels as `portrait.track` sees it."""
+  """A frame of 128 pixels as `landmarks.track` sees it."""
   return cv2.resize(frame, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
 
 

@@ -18,6 +18,15 @@ def points(seed: int = 1) -> np.ndarray:
   return np.random.default_rng(seed).uniform(0.3, 0.7, (1, 68, 2)).astype(np.float32)
 
 
+def follow(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+  """The picture with its points moved, [1, 32, 32, 3]."""
+  return np.asarray(overlay.sample(picture(), overlay.follow(source, target[:, None], SIZE)))[:, 0]
+
+
+def lay_over(images: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+  return np.asarray(overlay.sample(images, overlay.follow_landmarks(source, target, SIZE)))
+
+
 def test_colours_between_pixels_are_those_of_opencv():
   where = np.random.default_rng(2).uniform(-0.1, 1.1, (1, 40, 2)).astype(np.float32)
   x, y = np.moveaxis(where[0] * SIZE - 0.5, -1, 0)
@@ -26,7 +35,7 @@ def test_colours_between_pixels_are_those_of_opencv():
 
 
 def test_a_face_in_its_own_place_stays_as_it_is():
-  np.testing.assert_allclose(overlay.lay_over(picture(), points(), points(), SIZE), picture(), atol=1e-3)
+  np.testing.assert_allclose(lay_over(picture(), points(), points()), picture(), atol=1e-3)
 
 
 def test_a_head_that_moves_takes_the_picture_along():
@@ -36,7 +45,7 @@ def test_a_head_that_moves_takes_the_picture_along():
   pixels = turn.copy()
   pixels[:, 2] = SIZE * turn[:, 2] + turn[:, :2] @ [0.5, 0.5] - 0.5
   expected = cv2.warpAffine(picture()[0], pixels, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
-  made = np.asarray(overlay.lay_over(picture(), points(), target, SIZE)[0])
+  made = lay_over(picture(), points(), target)[0]
   np.testing.assert_allclose(made[4:-4, 4:-4], expected[4:-4, 4:-4], atol=0.08)
 
 
@@ -47,7 +56,7 @@ def test_a_landmark_that_moves_alone_moves_its_surroundings_only():
   target = source.copy()
   target[0, -1] += [0.1, 0]
   ramp = np.broadcast_to(np.linspace(0, 1, SIZE, dtype=np.float32)[:, None], (1, SIZE, SIZE, 1))
-  change = np.abs(np.asarray(overlay.lay_over(ramp, source, target, SIZE)) - ramp)[0, ..., 0]
+  change = np.abs(lay_over(ramp, source, target) - ramp)[0, ..., 0]
   assert abs(change[15:17, 18:20].mean() - 0.1) < 0.03  # the ramp rises by 1 over the picture
   assert change[:, :3].max() < 0.02 and change[:3].max() < 0.02
 
@@ -60,7 +69,7 @@ def test_a_head_is_moved_by_the_similarity_that_fits_its_keypoints_best():
   target = source @ turn.T + shift
   pixels = np.concatenate([turn, (SIZE * shift + turn @ [0.5, 0.5] - 0.5)[:, None]], 1)
   expected = cv2.warpAffine(picture()[0], pixels, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
-  made = np.asarray(overlay.move(picture(), source, target, SIZE)[0])
+  made = follow(source, target)[0]
   np.testing.assert_allclose(made[4:-4, 4:-4], expected[4:-4, 4:-4], atol=0.08)
 
   bent = target + np.array([[[0.02, 0.0], [-0.02, 0.01], [0.0, -0.01]]], np.float32)  # no similarity does that
@@ -69,12 +78,31 @@ def test_a_head_is_moved_by_the_similarity_that_fits_its_keypoints_best():
   (a, b), *_ = np.linalg.lstsq(equations, np.concatenate([offset[0, :, 0], offset[0, :, 1]]), rcond=None)
   where = (np.asarray(overlay.pixel_centres(SIZE)) - bent.mean(1)) @ np.array([[a, b], [-b, a]]) + source.mean(1)
   expected = overlay.sample(picture(), where[None].astype(np.float32))
-  np.testing.assert_allclose(overlay.move(picture(), source, bent, SIZE).reshape(1, -1, 3), expected, atol=1e-4)
+  np.testing.assert_allclose(follow(source, bent).reshape(1, -1, 3), expected, atol=1e-4)
 
 
 def test_keypoints_in_one_place_move_nothing_to_infinity():
-  made = overlay.move(picture(), points()[:, :3], np.full((1, 3, 2), 0.5, np.float32), SIZE)
+  made = follow(points()[:, :3], np.full((1, 3, 2), 0.5, np.float32))
   assert np.isfinite(made).all()
+
+
+def test_a_flow_moves_every_pixel_by_its_own_vector():
+  """Flows of 8 x 8 places, in patches of 2 x 2: where it is constant, the picture is shifted by it, as by indices."""
+  points = np.broadcast_to(overlay.pixel_centres(SIZE).reshape(1, 1, SIZE, SIZE, 2), (1, 1, SIZE, SIZE, 2))
+  right, down = 3 / SIZE / overlay.FLOW_SCALE, -2 / SIZE / overlay.FLOW_SCALE  # in pixels
+  flow = np.tile(np.array([right, down], np.float32), (1, 2, 8, 8, 4))
+  made = np.asarray(overlay.sample(picture(), overlay.add_flow(points, flow)))
+  assert made.shape == (1, 2, SIZE, SIZE, 3)
+  for frame in made[0]:
+    np.testing.assert_allclose(frame[2:, :-3], picture()[0, :-2, 3:], atol=1e-4)
+
+  left = np.zeros((1, 1, 8, 8, 2, 2, 2), np.float32)  # [..., rows of a patch, columns of a patch, x and y]
+  left[:, :, :, :4, ..., 0] = 1
+  left[:, :, :, 4, :, 0, 0] = 1  # the left column of the patches right of the middle
+  moved = np.asarray(overlay.add_flow(points, left.reshape(1, 1, 8, 8, 8)) - points)[0, 0] / overlay.FLOW_SCALE
+  np.testing.assert_allclose(moved[..., 0][:, :17], 1, atol=1e-5)
+  np.testing.assert_allclose(moved[..., 0][:, 19:], 0, atol=1e-5)
+  np.testing.assert_array_equal(moved[..., 1], 0)
 
 
 def test_the_window_is_around_the_face_and_inside_the_picture():

@@ -17,7 +17,9 @@ from talkjax.errors import UserError
 from talkjax.media import picture
 from talkjax.nn.latent_unet import Conditioning
 from talkjax.systems.audio import Sound
-from talkjax.systems.portrait import audio, loss, networks
+from talkjax.systems.portrait import audio, loss, networks, overlay
+from talkjax.systems.portrait.latents import FoldedLatents
+from talkjax.systems.portrait.overlay import Overlay
 from talkjax.training import checkpoint
 from talkjax.training.sharding import path_name
 from tests import micro
@@ -34,7 +36,7 @@ class Constant(nn.Module):
 
 
 def aids(**given):
-  return types.SimpleNamespace(**{'residual_scale': 0.0, 'overlay': False, 'prior': 0.0, **given})
+  return types.SimpleNamespace(**{'residual_scale': 0.0, 'overlay': False, 'flow': False, 'prior': 0.0, **given})
 
 
 def predict(values, x, condition, level=None, **given):
@@ -72,13 +74,39 @@ def test_with_an_overlay_the_video_is_a_blend_of_portraits_and_what_is_added():
   x, laid = rng.normal(size=(2, 2, 3, 4, 4, 2))
   portrait = rng.normal(size=(2, 4, 4, 2))
   added, share, factor = np.array([0.5, -1.0]), np.array([0.0, 2.0]), np.array([2.0, 3.0])
-  condition = networks.PortraitConditioning(Conditioning(), portrait, laid, base=laid)
+  condition = networks.PortraitConditioning(Conditioning(), portrait, Overlay(laid, None), base=laid)
   given = {'residual_scale': 6.0, 'overlay': True}
   assert networks.num_references(aids(**given)) == 3
   residual = predict((*added, *share, *factor), x, condition, **given)
   made = networks.from_residual(residual, laid, types.SimpleNamespace(aids=aids(**given)))
   blend = laid / (1 + np.exp(-share)) + portrait[:, None] / (1 + np.exp(share))
   np.testing.assert_allclose(made, blend + (added + factor * blend) / 6, atol=1e-5)
+
+
+def test_a_flow_moves_the_overlay_that_is_blended():
+  """A network that predicts nothing but an overlay and its flow shows the portrait where the flow takes it from."""
+  patch, size, pixels = 2, 16, 3
+  rng = np.random.default_rng(0)
+  portrait = rng.uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
+  latents = FoldedLatents(patch)
+  encode = lambda images: latents.encode({}, images)
+  grid = np.broadcast_to(overlay.pixel_centres(size).reshape(size, size, 2), (2, 3, size, size, 2))
+  enlarged = overlay.enlarge(portrait)
+  frames = np.repeat(encode(portrait)[:, None], 3, 1)
+  condition = networks.PortraitConditioning(
+    Conditioning(), encode(portrait), Overlay(frames, grid, enlarged), base=frames
+  )
+  given = aids(residual_scale=6.0, overlay=True, flow=True)
+  config = types.SimpleNamespace(aids=given, latents=types.SimpleNamespace(kind='fold', patch=patch))
+  assert networks.flow_channels(config) == 2
+  values = (0.0,) * 12 + (50.0,) * 12 + (0.0,) * 12 + (pixels / size / overlay.FLOW_SCALE, 0.0)
+  nets = types.SimpleNamespace(backbone=Constant(values), aids=given, latents=latents)
+  residual = networks.predict({'backbone': {}}, frames, Level(np.zeros(2), None, None, None), condition, nets=nets)
+  made = latents.decode({}, networks.from_residual(residual, frames, nets).reshape(6, 8, 8, 12))
+  expected = np.repeat(encode(overlay.sample(enlarged, grid + [pixels / size, 0])[:, 0])[:, None], 3, 1)
+  np.testing.assert_allclose(made, latents.decode({}, expected.reshape(6, 8, 8, 12)), atol=1e-5)
+  kept = portrait.repeat(3, 0)[:, :, pixels + 1 : -1]
+  np.testing.assert_allclose(made[:, :, 1 : -1 - pixels], kept, atol=0.5)  # the picture is noise, and sampled smoothly
 
 
 def test_a_residual_is_undone():
@@ -98,6 +126,7 @@ def test_a_residual_is_undone():
   [
     ({'mouth_weight': 1.0}, r'hidden_mouth needs the mouth map that config\.mouth_weight=1 leaves out: set'),
     ({'diffusion.target': 'epsilon'}, r"prior=0\.03 needs a network that predicts x0, .* is 'epsilon': set the prior"),
+    ({'aids.overlay': False}, r"flow moves the pixels of an overlay, .*overlay=False, .*'fold': set"),
     ({'aids.residual_scale': 0.0}, r'overlay blends portraits in the residual x0, and .*residual_scale=0\.0,.*: set'),
   ],
 )

@@ -17,7 +17,9 @@ from talkjax.faces import keypoints
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems.portrait import framing, networks
 from talkjax.systems.portrait.networks import PortraitConditioning
-from talkjax.systems.vexpress import data, model
+from talkjax.systems.portrait.overlay import Overlay, pixel_centres
+from talkjax.systems.portrait.reading import face_points
+from talkjax.systems.vexpress import model
 from talkjax.training import state
 from talkjax.training.sharding import path_name
 from tests.micro import vexpress_config as micro
@@ -30,12 +32,12 @@ def test_an_example_has_the_keypoints_of_its_frames_and_the_audio_around_them(pu
   window = framing.of_record(record, config.framing)
   frames = np.stack([window.picture(record.frame(i), 32) for i in range(len(record.frames))])
   start = next(i for i, f in enumerate(frames) if np.array_equal(f, example['target'][0, 0]))
-  points = data.face_points(record, config)[start : start + 4]
+  points = face_points(record, config)[start : start + 4]
   np.testing.assert_array_equal(example['kps'][0], keypoints.draw_all(points, 32, config.kps_canvas))
   assert example['weight'].shape == (1, 4, 8, 8, 1) and set(np.unique(example['weight'])) == {1, 20}
   np.testing.assert_array_equal(example['points'][0] * 32, points)
   reference = next(i for i, f in enumerate(frames) if np.array_equal(f, example['reference'][0]))
-  np.testing.assert_array_equal(example['reference_points'][0] * 32, data.face_points(record, config)[reference])
+  np.testing.assert_array_equal(example['reference_points'][0] * 32, face_points(record, config)[reference])
 
 
 def test_a_mirrored_example_is_mirrored_whole_and_its_eyes_change_colours(puppets, vexpress):
@@ -81,7 +83,8 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
 
   laid = 2 * jnp.ones((*portrait.shape[:1], 4, *portrait.shape[1:]))
   unet = Conditioning(contexts, guide_features=guide, modulation=jnp.ones((8, 5)))
-  given = PortraitConditioning(unet, portrait, laid, laid)
+  points = jnp.full((2, 4, 32, 32, 2), 0.25)
+  given = PortraitConditioning(unet, portrait, Overlay(laid, points), laid)
 
   def drop(seed=0, **shares):
     shares = type(config.drop)({'all': 0.0, 'kps': 0.0, 'reference': 0.0, **shares})
@@ -98,7 +101,9 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
   # Zero features have zero keys and values.
   zero = precompute_kv(params['backbone'], {'reference': jax.tree.map(jnp.zeros_like, features)})['reference']
   assert not any(np.any(x) for x in jax.tree.leaves(zero))
-  assert not any(np.any(x) for x in jax.tree.leaves(dataclasses.replace(drop(all=1.0), base=None)))
+  nothing = drop(all=1.0)
+  given_network = dataclasses.replace(nothing, base=None, overlay=(nothing.overlay.latents, nothing.overlay.shown))
+  assert not any(np.any(x) for x in jax.tree.leaves(given_network))
   shares = []
   for seed in range(30):
     made = drop(seed, kps=0.5, reference=0.2)
@@ -108,9 +113,12 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
     np.testing.assert_array_equal(np.any(np.asarray(portraits), axis=(2, 3, 4)).reshape(-1), frames[0])
     assert np.all(some['audio'] == 1)
     # The overlay tells where the keypoints are: where these are dropped it is the portrait as it is.
-    has_kps = np.asarray(rest)[:, 0, 0, 0].reshape(made.overlay.shape[:2])[..., None, None, None] > 0
+    has_kps = np.asarray(rest)[:, 0, 0, 0].reshape(laid.shape[:2])[..., None, None, None] > 0
     shown = np.broadcast_to(np.any(np.asarray(portraits), axis=(2, 3, 4), keepdims=True), portraits.shape)
-    np.testing.assert_array_equal(made.overlay, np.where(has_kps, laid, portrait[:, None]) * shown)
+    np.testing.assert_array_equal(made.overlay.latents, np.where(has_kps, laid, portrait[:, None]) * shown)
+    moved = np.where(has_kps, points, pixel_centres(32).reshape(32, 32, 2))
+    np.testing.assert_array_equal(made.overlay.points, moved)
+    np.testing.assert_array_equal(made.overlay.shown, shown[..., 0, 0, 0])
     np.testing.assert_array_equal(made.base, np.where(has_kps, laid, portrait[:, None]))
     shares.append([frames[0].mean(), np.asarray(rest)[:, 0, 0, 0].mean()])
   np.testing.assert_allclose(np.mean(shares, 0), [0.8, 0.5], atol=0.1)

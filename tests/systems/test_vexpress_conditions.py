@@ -11,7 +11,8 @@ import soundfile
 from talkjax import options, systems
 from talkjax.errors import UsageError, UserError
 from talkjax.media import picture, video
-from talkjax.systems.vexpress import OPTIONS, conditions, data
+from talkjax.systems.portrait.reading import face_points
+from talkjax.systems.vexpress import OPTIONS, conditions
 from talkjax.training import checkpoint
 from tests import micro
 from tests.commands import call
@@ -24,7 +25,7 @@ def files(vexpress, tmp_path_factory):
   for i, record in enumerate(vexpress.records):
     picture.write(folder / f'face{i}.png', record.frame(0))
     soundfile.write(folder / f'voice{i}.wav', record.audio[: (9 + 3 * i) * 640], 16_000)
-  np.save(folder / 'kps.npy', data.face_points(vexpress.records[1], types.SimpleNamespace(size=512, framing=0.0)))
+  np.save(folder / 'kps.npy', face_points(vexpress.records[1], types.SimpleNamespace(size=512, framing=0.0)))
   return folder
 
 

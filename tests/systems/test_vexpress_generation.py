@@ -90,7 +90,7 @@ def denoise_workdir(workdir: str, path: str) -> None:
   size = config.size
   points = rng.uniform(0, size, (30, 3, 2)).astype(np.float32)
   given = conditions.Conditions(
-    conditions.Portraits(rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32), {}), points[:1], [points], []
+    conditions.Portraits(rng.uniform(-1, 1, (1, size, size, 3)).astype(np.float32), points[:1], {}), [points], []
   )
   inputs = generation.Inputs(
     sampler.prepare(params, given.portraits.reference),

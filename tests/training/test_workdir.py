@@ -32,7 +32,14 @@ NEW = {
   'context_scales': {'reference': 1.0, 'audio': 3.0},
   'latents': {'kind': 'fold'},
   'framing': 0.0,
-  'aids': {'residual_scale': 6.0, 'prior': 0.03, 'hidden_mouth': 1.0, 'overlay': False, 'modulation': False},
+  'aids': {
+    'residual_scale': 6.0,
+    'prior': 0.03,
+    'hidden_mouth': 1.0,
+    'overlay': False,
+    'flow': False,
+    'modulation': False,
+  },
   'windows': {'frames': 12, 'overlap': 4, 'batch_size': 8, 'cache_mib': 256},
   'data': {'dir': 'datasets', 'feature_cache': 'features'},
   'diffusion': {'start': 1e-6, 'end': 0.01, 'steps': 2000},
@@ -124,7 +131,7 @@ def test_keys_that_earlier_versions_did_not_have_get_what_they_did():
   assert upgrade(copy.deepcopy(kept)) == kept
   second, third = ({'system': 'fd2talk', 'stage': n, 'latents': {}, 'aids': {}} for n in (2, 3))
   assert upgrade(copy.deepcopy(second)) == second
-  upgraded = third | {'framing': 0.0, 'aids': {'hidden_mouth': 0.0}}
+  upgraded = third | {'framing': 0.0, 'aids': {'flow': False, 'hidden_mouth': 0.0}}
   assert upgrade(copy.deepcopy(third)) == upgraded
   joint = {'system': 'joint_av', 'joined': {'renderer': copy.deepcopy(third), 'wav2lip': 'damaged'}}
   assert upgrade(joint) == {'system': 'joint_av', 'joined': {'renderer': upgraded, 'wav2lip': 'damaged'}}

@@ -1,7 +1,8 @@
 """Generation with emo: clips one after the other, each continuing the one before (EMO section 3.2)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,33 @@ import numpy as np
 
 from talkjax.diffusion import guidance, samplers
 from talkjax.diffusion.noise import keyed_normal
-from talkjax.media.picture import to_uint8
+from talkjax.faces import keypoints, landmarks
+from talkjax.media.picture import to_float, to_uint8
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems import Chunk
 from talkjax.systems.emo import model
 from talkjax.systems.emo.conditions import Conditions
-from talkjax.systems.portrait import networks
-from talkjax.systems.portrait.networks import Networks, PortraitConditioning
+from talkjax.systems.portrait import networks, overlay
+from talkjax.systems.portrait.networks import Networks
 from talkjax.training import sharding
+
+
+class Prepared(NamedTuple):
+  """What is computed once per video.
+
+  Attributes:
+    kv: keys and values of the portrait by path.
+    guide: the region's features [b, h', w', c].
+    latents: of the portrait [b, h, w, c].
+    motion: no motion frames, zeros [b, n, h, w, c].
+    enlarged: the enlarged portrait for overlays, or None.
+  """
+
+  kv: Mapping
+  guide: jax.Array
+  latents: jax.Array
+  motion: jax.Array
+  enlarged: jax.Array | None
 
 
 class Sampler:
@@ -27,15 +47,16 @@ class Sampler:
     self.prepare = jax.jit(self._prepare)
     self.clip = jax.jit(self._clip)
 
-  def _prepare(self, params, reference, region):
-    """(keys and values of the portrait by path, the region's features, the portrait's latents, no motion frames)."""
+  def _prepare(self, params, reference, region) -> Prepared:
+    """Of portraits [b, h, w, 3] uint8 and regions [b, h, w, 1]."""
     latents = networks.encode(params, {'reference': reference}, 'reference', self.nets)
     features, _ = networks.reference_features(params, latents, None, self.nets)
     kv = precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference']
     motion = jnp.zeros((latents.shape[0], self.config.motion_frames, *latents.shape[1:]), latents.dtype)
-    return kv, networks.guide_features(params, region, self.nets), latents, motion
+    enlarged = overlay.enlarge(to_float(reference)) if self.nets.aids.overlay else None
+    return Prepared(kv, networks.guide_features(params, region, self.nets), latents, motion, enlarged)
 
-  def _clip(self, params, prepared, motion, has_motion, batch, seeds, number, settings):
+  def _clip(self, params, prepared: Prepared, motion, has_motion, batch, seeds, number, settings):
     """The next clip: (images [b, f, h, w, 3] in [-1, 1], its last latents as the next clip's motion frames).
 
     Args:
@@ -43,13 +64,14 @@ class Sampler:
       prepared: from `prepare`.
       motion: [b, n, h, w, c] latents of the motion frames, which count if `has_motion` is 1.
       has_motion: 0 or 1.
-      batch: `audio` features and `speed` of the clip, with their margins.
+      batch: `audio` features and `speed` of the clip, with their margins; for overlays the keypoints of the portrait,
+        `reference_points` [b, 3, 2], and of the frame before the clip, `points` [b, 1, 3, 2], in sides of the picture.
       seeds: [b].
       number: of the clip in its video.
       settings: values [b] of swept options.
     """
     nets, config = self.nets, self.config
-    kv, guide, latents, _ = prepared
+    latents = prepared.latents
     f, motion_features = config.frames, {}
     if config.motion_frames and nets.backbone.temporal:
       _, motion_features = networks.reference_features(params, latents, motion, nets)
@@ -57,11 +79,11 @@ class Sampler:
     windows = model.audio_windows(batch['audio'], nets)
     contexts = model.audio_contexts(params, windows, nets)
     unet = Conditioning(
-      {'reference': kv, **precompute_kv(params['backbone'], contexts, nets.backbone.dtype)},
+      {'reference': prepared.kv, **precompute_kv(params['backbone'], contexts, nets.backbone.dtype)},
       networks.context_scales(config, settings, latents.shape[0]),
       motion_features,
       model.speed_tokens(params, batch['speed'], nets),
-      jnp.repeat(guide, f, axis=0),
+      jnp.repeat(prepared.guide, f, axis=0),
       networks.modulation(windows, nets),
       networks.modulation(jnp.full_like(windows, nets.audio_features.silence), nets),
     )
@@ -74,12 +96,15 @@ class Sampler:
     def denoise(x, level, condition):
       return networks.predict(params, x, level, condition, nets=nets)
 
-    base = latents[:, None] if nets.aids.residual_scale else None
+    laid = None
+    if nets.aids.overlay:
+      laid = networks.lay_over(params, prepared.enlarged, batch['reference_points'], batch['points'], nets)
+    condition = networks.with_portrait(unet, latents, laid, nets)
     generated = samplers.sample(
       guidance.classifier_free_batched(
         denoise,
-        PortraitConditioning(unet, latents, base=base),
-        PortraitConditioning(null, latents, base=base),
+        condition,
+        dataclasses.replace(condition, unet=null),
         settings.get('guidance', config.guidance),
       ),
       noise(config.sampler.steps),
@@ -88,7 +113,7 @@ class Sampler:
       target=config.diffusion.target,
       clip=config.sampler.clip or None,
     )
-    generated = networks.from_residual(generated, base, nets)
+    generated = networks.from_residual(generated, condition.base, nets)
     images = nets.latents.decode(params, generated.reshape(-1, *generated.shape[2:]))
     motion = generated[:, f - config.motion_frames :] if config.motion_frames else motion
     return images.reshape(*generated.shape[:2], *images.shape[1:]), motion
@@ -117,25 +142,36 @@ def generate(
   features = [audio.of_sound(params, sound) for sound in conditions.sound]
   place = sharding.batch_placement(params)
   prepared = sampler.prepare(params, place(conditions.portraits.reference), place(conditions.region))
-  motion, seeds = prepared[-1], place(np.asarray(seeds, np.uint32))
+  motion, seeds = prepared.motion, place(np.asarray(seeds, np.uint32))
+  points = conditions.portraits.points / np.float32(config.size)
+  # A portrait is laid over the face of the last motion frame. Both faces are found alike: what the detector gets wrong
+  # of small pictures moves nothing then.
+  follows = config.aids.overlay and config.use_motion_frames and sampler.nets.backbone.temporal
+  if follows:
+    points = find_points(conditions.portraits.reference, points)
   settings = {k: place(v) for k, v in conditions.portraits.settings.items()}
 
   def chunk(number: int, images) -> Chunk:
     frames = to_uint8(images)[:, : count - number * f]  # the last clip is cut at the end of the audio
     return Chunk(frames, fps=conditions.sound[0].fps, seams=(((0,) if number else ()),) * len(frames))
 
-  previous = None
+  previous, target = None, points
   for number, start in enumerate(range(0, count, f)):
     # After its end, the audio is silent.
     around = np.arange(start - m, start + f + m)
     clip_audio = np.stack([audio.pad_index(own[:count], around) for own in features])
     speed = conditions.speed[:, np.clip(around, 0, count - 1)]
+    batch = {'audio': clip_audio, 'speed': speed}
+    if config.aids.overlay:
+      if previous is not None and follows:
+        target = find_points(to_uint8(previous[:, -1]), target)
+      batch |= {'reference_points': points, 'points': target[:, None]}
     images, motion = sampler.clip(
       params,
       prepared,
       motion,
       float(number > 0 and config.use_motion_frames),
-      {'audio': place(clip_audio), 'speed': place(speed)},
+      {k: place(v) for k, v in batch.items()},
       seeds,
       number,
       settings,
@@ -144,3 +180,10 @@ def generate(
       yield chunk(number - 1, previous)
     previous = images
   yield chunk(number, previous)
+
+
+def find_points(frames: np.ndarray, expected: np.ndarray) -> np.ndarray:
+  """The keypoints [b, 3, 2] of faces in frames uint8 [b, h, w, 3], in sides of the picture; `expected` without one."""
+  found = [landmarks.track(frame[None]) for frame in frames]
+  sides = lambda track: keypoints.of_landmarks(track.landmarks[0]) / np.float32(frames.shape[1])
+  return np.stack([sides(track) if track else other for track, other in zip(found, expected, strict=True)])

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from talkjax.media.picture import to_float
 from talkjax.nn.audio_projection import AudioProjection, frame_windows
 from talkjax.nn.latent_unet import Conditioning
 from talkjax.nn.speed import SpeedTokens
-from talkjax.systems.portrait import networks
+from talkjax.systems.portrait import networks, overlay
 from talkjax.systems.portrait.networks import Networks, PortraitConditioning
 
 
@@ -83,4 +84,8 @@ def condition(
     guide_features=networks.guide_features(params, batch['region'].astype(jnp.float32), nets),
     modulation=modulation,
   )
-  return PortraitConditioning(unet, portrait, base=portrait[:, None] if nets.aids.residual_scale else None)
+  laid = None
+  if nets.aids.overlay:
+    enlarged = overlay.enlarge(to_float(batch['reference']))
+    laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
+  return networks.with_portrait(unet, portrait, laid, nets)

@@ -18,8 +18,8 @@ from talkjax.nn.transformer import ImageTokens
 from talkjax.systems.fd2talk import guide
 from talkjax.systems.portrait import latents as latent_spaces
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
-from talkjax.systems.portrait.networks import encode, from_references
-from talkjax.systems.portrait.overlay import enlarge, lay_over
+from talkjax.systems.portrait.networks import apply_flow, encode, encode_moved, flow_channels, from_references
+from talkjax.systems.portrait.overlay import Overlay, enlarge, follow_landmarks
 
 BRANCH = 'frames'  # of the parameters
 
@@ -38,6 +38,7 @@ class Networks:
     modulated: the coefficients modulate the residual blocks too.
     overlay: the portrait, laid over the face that is asked for, is concatenated to the noisy latents, and the network
       predicts the residual from a blend of it and the portrait as it is.
+    flow: the network predicts how the overlay is moved further, too.
     widened: the decoder is given the portrait's latents too (eq. 13).
   """
 
@@ -49,6 +50,7 @@ class Networks:
   joint: bool
   modulated: bool
   overlay: bool
+  flow: bool
   widened: bool
 
 
@@ -58,7 +60,7 @@ def make_networks(config) -> Networks:
   latents, dtype = latent_spaces.make(config), jnp.dtype(config.dtype)
   channels = latents.channels
   unet = LatentUNet(
-    3 * channels if aids.overlay else channels,
+    (3 * channels if aids.overlay else channels) + flow_channels(config),
     widths=tuple(m.widths),
     attention=tuple(m.attention),
     layers=m.layers,
@@ -80,6 +82,7 @@ def make_networks(config) -> Networks:
     joint=m.joint,
     modulated=aids.modulation,
     overlay=aids.overlay,
+    flow=aids.flow,
     widened=config.latents.get('decoded', 1) > 1,
   )
 
@@ -92,7 +95,7 @@ class Portrait:
     latents: [b, h, w, c], x of section 3.3.
     appearance: tokens [b, h * w, d], or where precomputed, keys and values by block path.
     rows: [b, k] coefficients of its face.
-    image: [b, 2 size, 2 size, 3] in [-1, 1], enlarged, where it is laid over other faces; else None.
+    image: [b, H, H, 3] in [-1, 1], enlarged, where it is laid over other faces; else None.
   """
 
   latents: jax.Array
@@ -111,12 +114,12 @@ class FrameConditioning:
   Attributes:
     unet: for the U-Net.
     portrait: latents [b, h, w, c].
-    overlay: latents [b, h, w, c] of the portrait laid over the face that is asked for, or None.
+    overlay: the portrait laid over the face that is asked for, or None.
   """
 
   unet: Conditioning
   portrait: jax.Array
-  overlay: jax.Array | None
+  overlay: Overlay | None
 
 
 jax.tree_util.register_dataclass(FrameConditioning, [f.name for f in dataclasses.fields(FrameConditioning)], [])
@@ -212,33 +215,35 @@ def condition(
     config: of the system.
   """
   own, size, motion = params[BRANCH], config.size, motion_of(model, rows, config.framing)
-  overlay = guided = modulation = None
+  laid = guided = modulation = None
   if nets.overlay or nets.guider:
     target = guide.landmarks(model, rows)
   if nets.overlay:
-    laid = lay_over(portrait.image, guide.landmarks(model, portrait.rows), target, size)
-    overlay = nets.latents.encode(params, laid)
+    points = follow_landmarks(guide.landmarks(model, portrait.rows), target, size)
+    laid = Overlay(encode_moved(params, portrait.image, points, nets), points, portrait.image)
   if nets.guider:
     guided = nets.guider.apply({'params': own['guider']}, guide.face_map(target, size))
   if nets.modulated:
     modulation = jnp.concatenate([motion, motion_of(model, portrait.rows, config.framing)], -1)
   contexts = _contexts(own, motion, portrait.appearance, nets)
-  return FrameConditioning(
-    Conditioning(contexts, guide_features=guided, modulation=modulation), portrait.latents, overlay
-  )
+  return FrameConditioning(Conditioning(contexts, guide_features=guided, modulation=modulation), portrait.latents, laid)
 
 
 def predict(params, x: jax.Array, level, given: FrameConditioning, nets: Networks) -> jax.Array:
   """The clean latents J_0 predicted from noisy ones x [b, h, w, c] at levels [b], or at one for all (eq. 16).
 
-  With an overlay the network predicts what is added to a blend of both portraits (`from_references`).
+  With an overlay the network predicts what is added to a blend of both portraits (`from_references`), and maybe how the
+  overlay is moved further (`apply_flow`).
   """
-  inputs = x if given.overlay is None else jnp.concatenate([x, given.overlay, given.portrait], -1)
+  inputs = x if given.overlay is None else jnp.concatenate([x, given.overlay.latents, given.portrait], -1)
   timesteps = jnp.broadcast_to(level.timestep, x.shape[:1])
   y, _ = nets.unet.apply({'params': params[BRANCH]['unet']}, inputs, timesteps, given.unet)
   if given.overlay is None:
     return y
-  added, blend = from_references(y, (given.overlay, given.portrait))
+  moved = given.overlay.latents
+  if nets.flow:
+    y, moved = apply_flow(params, y, given.overlay, nets)
+  added, blend = from_references(y, (moved, given.portrait))
   return added + blend
 
 

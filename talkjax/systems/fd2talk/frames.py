@@ -80,6 +80,7 @@ def _check(config) -> None:
       'pictures: set config.framing to 0'
     )
   reading.check_hidden_mouth(config)
+  reading.check_flow(config)
   if config.aids.overlay and config.data.feature_cache:
     raise UserError(
       f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '

@@ -11,12 +11,12 @@ import numpy as np
 
 from talkjax.corpora.records import Record
 from talkjax.errors import UsageError
-from talkjax.faces import landmarks
+from talkjax.faces import keypoints, landmarks
 from talkjax.media import picture, video
 from talkjax.metrics.suites import Truth
 from talkjax.systems import Request, Video
 from talkjax.systems.portrait import framing
-from talkjax.systems.portrait.reading import face_region
+from talkjax.systems.portrait.reading import face_points, face_region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +25,12 @@ class Portraits:
 
   Attributes:
     reference: [b, h, w, 3] uint8, the portraits.
+    points: [b, 3, 2] float32, their keypoints (V-Kps) in pixels.
     settings: values [b] float32 of swept options by name; the config's where absent.
   """
 
   reference: np.ndarray
+  points: np.ndarray
   settings: Mapping[str, np.ndarray]
 
 
@@ -45,7 +47,8 @@ def from_records(
 ) -> Portraits:
   """Each record's first frame as its portrait."""
   reference = np.stack([framing.of_record(c, crop).picture(c.frame(0), config.size) for c in clips])
-  return Portraits(reference, {k: np.asarray(v, np.float32) for k, v in settings.items()})
+  points = np.stack([face_points(c, config)[0] for c in clips])
+  return Portraits(reference, points, {k: np.asarray(v, np.float32) for k, v in settings.items()})
 
 
 def truth(clip: Record, count: int, size: int, region: np.ndarray | None = None, crop: float = 0) -> Truth:
@@ -103,6 +106,11 @@ class Portrait:
     """[68, 2]"""
     return self.track.landmarks[0]
 
+  @property
+  def points(self) -> np.ndarray:
+    """Its keypoints, [3, 2]."""
+    return keypoints.of_landmarks(self.landmarks)
+
 
 def read_portrait(path: str, size: int, crop: float = 0) -> Portrait:
   """A portrait of any size, cropped to the square around the face that `crop` asks for, or to the largest one.
@@ -139,7 +147,8 @@ def portraits_of(batch: Sequence[Job], images: Mapping[str, Portrait], request: 
   settings = {}
   if request.sweep:
     settings[request.sweep[0]] = np.array([job.value for job in batch], np.float32)
-  return Portraits(np.stack([images[job.image].image for job in batch]), settings)
+  reference, points = (np.stack([getattr(images[job.image], k) for job in batch]) for k in ('image', 'points'))
+  return Portraits(reference, points, settings)
 
 
 def video_of(job: Job, path: str, num_frames: int, fps: float, size: int) -> Video:

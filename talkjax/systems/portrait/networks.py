@@ -23,6 +23,7 @@ from talkjax.systems.portrait import audio as portrait_audio
 from talkjax.systems.portrait import latents as latent_spaces
 from talkjax.systems.portrait import overlay, reading
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
+from talkjax.systems.portrait.overlay import Overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +68,13 @@ class PortraitConditioning:
   Attributes:
     unet: for the backbone.
     portrait: latents [b, h, w, c], or one for each frame [b, f, h, w, c].
-    overlay: latents [b, f, h, w, c] of the portrait laid over the face of each frame, or None.
+    overlay: the portrait laid over the face of each frame, or over one for all of them, or None.
     base: latents [b, f or 1, h, w, c] from which the residual is diffused, or None: the latents are diffused.
   """
 
   unet: Conditioning
   portrait: jax.Array
-  overlay: jax.Array | None = None
+  overlay: Overlay | None = None
   base: jax.Array | None = None
 
 
@@ -118,7 +119,7 @@ def make_networks(
   layers = Temporal(m.temporal_middle, layers=m.temporal_layers, max_frames=m.max_frames, **temporal)
   return Networks(
     backbone=LatentUNet(
-      latents.channels * num_references(aids),
+      latents.channels * num_references(aids) + flow_channels(config),
       contexts=('reference', 'audio') if sound else ('reference',),
       zero_contexts=m.zero_contexts,
       temporal=layers if config.frames > 1 else None,
@@ -141,6 +142,11 @@ def make_networks(
 def num_references(aids) -> int:
   """How many times the channels of the latents a backbone reads and predicts, see `predict`."""
   return 1 + bool(aids.residual_scale) + aids.overlay
+
+
+def flow_channels(config) -> int:
+  """How many channels more a backbone predicts: the flow of the overlay, of every second pixel along each axis."""
+  return 2 * max(1, latent_spaces.factor(config.latents) // 2) ** 2 if config.aids.flow else 0
 
 
 def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> dict[str, Any]:
@@ -206,26 +212,35 @@ def reference_features(params, portrait: jax.Array, motion: jax.Array | None, ne
   return attended, {k: v[:, 1:] for k, v in features.items() if '_layers_' in k} if n else {}
 
 
-def lay_over(params, enlarged: jax.Array, source: jax.Array, target: jax.Array, nets: Networks) -> jax.Array:
+def lay_over(params, enlarged: jax.Array, source: jax.Array, target: jax.Array, nets: Networks) -> Overlay:
   """Portraits moved to where the faces of their frames are.
 
   Args:
     params: from `init`.
-    enlarged: [b, 2 size, 2 size, 3] in [-1, 1], see `overlay.enlarge`.
+    enlarged: [b, H, H, 3] in [-1, 1], see `overlay.enlarge`.
     source: [b, n, 2] points of the portraits, in sides of the picture.
     target: [b, f, n, 2] the same points of the frames.
     nets: the networks.
-
-  Returns:
-    Latents [b, f, h, w, c].
   """
-  b, f = target.shape[:2]
-  repeat = lambda x: jnp.repeat(x, f, axis=0)
-  moved = overlay.move(
-    repeat(enlarged), repeat(source), target.reshape(b * f, *target.shape[2:]), enlarged.shape[1] // 2
-  )
-  latents = nets.latents.encode(params, moved)
-  return latents.reshape(b, f, *latents.shape[1:])
+  points = overlay.follow(source, target, enlarged.shape[1] // overlay.ENLARGED)
+  return Overlay(encode_moved(params, enlarged, points, nets), points, enlarged)
+
+
+def encode_moved(params, enlarged: jax.Array, points: jax.Array, nets) -> jax.Array:
+  """Latents [b, ..., h, w, c] of what enlarged portraits [b, H, H, 3] show at points [b, ..., size, size, 2]."""
+  moved = overlay.sample(enlarged, points)
+  latents = nets.latents.encode(params, moved.reshape(-1, *moved.shape[-3:]))
+  return latents.reshape(*points.shape[:-3], *latents.shape[1:])
+
+
+def with_portrait(
+  unet: Conditioning, portrait: jax.Array, laid: Overlay | None, nets: Networks
+) -> PortraitConditioning:
+  """The conditioning of frames with a portrait [b, h, w, c], and maybe its overlay, as the base of their residual."""
+  base = None
+  if nets.aids.residual_scale:
+    base = portrait[:, None] if laid is None else laid.latents
+  return PortraitConditioning(unet, portrait, laid, base)
 
 
 def guide_features(params, images: jax.Array, nets: Networks) -> jax.Array:
@@ -251,7 +266,8 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitCon
   """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or at one for all.
 
   With `aids.residual_scale` x is the scaled residual from `condition.base`, and the backbone sees the latents of the
-  portrait, and its overlay, see `from_references`. With `aids.prior` the prediction is x0, and the backbone's output is
+  portrait, and its overlay, see `from_references`. With `aids.flow` it predicts how the overlay is moved too, as the
+  points that it follows know nothing of depth. With `aids.prior` the prediction is x0, and the backbone's output is
   added to the posterior mean of x0 given x for a Gaussian x0 of that variance, so that a narrow network need not pass
   all of x through.
   """
@@ -259,7 +275,7 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitCon
   references, aids = (), nets.aids
   if aids.residual_scale:
     frames = lambda y: jnp.broadcast_to(y if y.ndim == x.ndim else y[:, None], x.shape)
-    references = (*((condition.overlay,) if aids.overlay else ()), frames(condition.portrait))
+    references = (*((frames(condition.overlay.latents),) if aids.overlay else ()), frames(condition.portrait))
   inputs = jnp.concatenate([x, *references], axis=-1)
   scales = {k: jnp.repeat(v, f) for k, v in condition.unet.context_scales.items()}
   y, _ = nets.backbone.apply(
@@ -270,6 +286,9 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitCon
     f,
   )
   y = y.reshape(*x.shape[:-1], -1)
+  if aids.flow:
+    y, moved = apply_flow(params, y, condition.overlay, nets)
+    references = (moved, references[1])
   if references:
     y, blend = from_references(y, references)
     if aids.overlay:
@@ -278,6 +297,13 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitCon
     s, n = level.signal_scale, level.noise_scale
     y += x * jnp.reshape(s * aids.prior / (s**2 * aids.prior + n**2), (-1, 1, 1, 1, 1))
   return y
+
+
+def apply_flow(params, y: jax.Array, laid: Overlay, nets) -> tuple[jax.Array, jax.Array]:
+  """The output [..., 3 c + flow] of a network without its flow, and latents [..., c] of the overlay moved by that."""
+  y, flow = jnp.split(y, [3 * laid.latents.shape[-1]], axis=-1)
+  moved = encode_moved(params, laid.images, overlay.add_flow(laid.points, flow), nets)
+  return y, moved if laid.shown is None else moved * laid.shown[..., None, None, None]
 
 
 def from_references(y: jax.Array, references: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -338,6 +364,7 @@ def check(config) -> None:
       'residual blocks: train it again, or use that version'
     )
   reading.check_hidden_mouth(config)
+  reading.check_flow(config)
   if aids.prior and config.diffusion.target != 'x0':
     raise UserError(
       f'config.aids.prior={aids.prior} needs a network that predicts x0, and config.diffusion.target is '

@@ -7,6 +7,7 @@ import numpy as np
 
 from talkjax.corpora.records import Record
 from talkjax.errors import UserError
+from talkjax.faces import keypoints
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait import framing
 from talkjax.systems.portrait.latents import factor
@@ -37,15 +38,20 @@ def read(
     complete: (example, its frames, generator) -> the example with what is the system's own.
 
   Returns:
-    target [k, f, h, w, 3] and reference [k, h, w, 3], uint8: the clip and another frame of the record, no further than
-    `data.reference_within` from it (with cached latents `target_moments` and `reference_moments` instead, float16
-    [..., h', w', 2 c]). `audio` [k, f + 2m, d], the features of the clip with `margin` frames on each side. `weight` of
-    the loss [k, f, h', w', 1] at the latents' resolution where `mouth_weight` is not 1. `id` [k]. And what `complete`
-    adds.
+    target [k, f, h, w, 3] and reference [k, h, w, 3], uint8: the clip and another frame of the record, without an
+    overlay no further than `data.reference_within` from it (with cached latents `target_moments` and
+    `reference_moments` instead, float16 [..., h', w', 2 c]). `audio` [k, f + 2m, d], the features of the clip with
+    `margin` frames on each side. `weight` of the loss [k, f, h', w', 1] at the latents' resolution where
+    `mouth_weight` is not 1. `id` [k]. And what `complete` adds.
 
   Raises:
     UserError: the record is too short, has no sound where it is needed, or its cached features do not fit the config.
   """
+  if config.aids.overlay and len(record.features.get('latents', ())):
+    raise UserError(
+      f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '
+      'does not have: set config.data.feature_cache to nothing, or config.aids.overlay to False'
+    )
   f, count = config.frames, len(record.frames)
   if count < f:
     raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
@@ -53,8 +59,7 @@ def read(
   examples = []
   for _ in range(config.data.examples_per_record):
     start = int(generator.integers(0, count - f + 1))
-    within = config.data.reference_within or count
-    other = int(generator.integers(max(0, start - within), min(count, start + f + within)))
+    other = int(generator.integers(count)) if config.aids.overlay else near(start, f, count, config, generator)
     around = np.arange(start - config.margin, start + f + config.margin)
     example = {
       **images('target', record, range(start, start + f), config, config.framing),
@@ -65,6 +70,12 @@ def read(
     example['audio'] = audio.pad_index(features, around)
     examples.append({**complete(example, Clip(start, other), generator), 'id': record.id})
   return {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+
+
+def near(start: int, frames: int, count: int, config, generator: np.random.Generator) -> int:
+  """A frame of a record of `count` that is no further than `data.reference_within` from a clip."""
+  within = config.data.reference_within or count
+  return int(generator.integers(max(0, start - within), min(count, start + frames + within)))
 
 
 def images(name: str, record: Record, frames: Sequence[int], config, crop: float = 0) -> dict[str, np.ndarray]:
@@ -96,6 +107,12 @@ def images(name: str, record: Record, frames: Sequence[int], config, crop: float
   return {f'{name}_moments': latents[list(frames)]}
 
 
+def face_points(record: Record, config) -> np.ndarray:
+  """The three keypoints of every frame of a record, [f, 3, 2], in pixels of its square images."""
+  window = framing.of_record(record, config.framing)
+  return window.points(keypoints.of_landmarks(record.landmarks), config.size)
+
+
 def face_region(record: Record, frames: Sequence[int], size: int, crop: float = 0) -> np.ndarray:
   """[size, size, 1] float32, 1 in the box around the face's landmarks in all `frames` (M of EMO's section 3.2)."""
   points = framing.of_record(record, crop).points(record.landmarks[list(frames)].reshape(-1, 2), size)
@@ -118,6 +135,15 @@ def check_hidden_mouth(config) -> None:
     raise UserError(
       'config.aids.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
       'to more than 1, or config.aids.hidden_mouth to 0'
+    )
+
+
+def check_flow(config) -> None:
+  """Raises UserError where a flow has no overlay, or none of pixels, to move."""
+  if config.aids.flow and (not config.aids.overlay or config.latents.kind != 'fold'):
+    raise UserError(
+      f'config.aids.flow moves the pixels of an overlay, and config.aids.overlay={config.aids.overlay}, '
+      f"config.latents.kind={config.latents.kind!r}: set them to True and 'fold', or config.aids.flow to False"
     )
 
 

@@ -15,7 +15,7 @@ from talkjax.systems import FileBatch, RecordBatch, Request
 from talkjax.systems.audio import Sound
 from talkjax.systems.portrait import conditions, framing
 from talkjax.systems.portrait.conditions import Job, Portraits
-from talkjax.systems.vexpress.data import face_points
+from talkjax.systems.portrait.reading import face_points
 from talkjax.weights import speech
 
 POINTS_SIZE = 512  # keypoints in arrays are pixels of a square of this size, as the released script writes them
@@ -27,13 +27,11 @@ class Conditions:
 
   Attributes:
     portraits: the portraits and the settings of the batch.
-    reference_points: per video [3, 2] float32, the keypoints of its portrait in pixels of that.
-    keypoints: per video [f, 3, 2] the same for each frame to be generated.
+    keypoints: per video [f, 3, 2] float32, the keypoints of each frame to be generated, in pixels.
     sound: per video its sound, as long as the frames.
   """
 
   portraits: Portraits
-  reference_points: Sequence[np.ndarray]
   keypoints: Sequence[np.ndarray]
   sound: Sequence[Sound]
 
@@ -61,7 +59,6 @@ def from_records(
   return RecordBatch(
     Conditions(
       portraits=conditions.from_records(clips, config, settings or {}, config.framing),
-      reference_points=[p[0] for p in points],
       keypoints=[p[:n] for p, n in zip(points, lengths)],
       sound=[fit_duration(Sound.of_record(v, n, c.fps)) for v, c, n in voices],
     ),
@@ -91,15 +88,12 @@ def from_files(params, request: Request, *, config) -> list[FileBatch]:
   jobs = sorted(paths, key=lambda job: voices[job.voice].num_frames)  # equal lengths together
   size = request.batch_size or (len(request.sweep[1]) if request.sweep else 1)
 
-  own = {path: keypoints.of_landmarks(portrait.landmarks) for path, portrait in images.items()}
-
   def points(job: Job) -> np.ndarray:
-    return keypoints.retarget(driving, own[job.image], voices[job.voice].num_frames, strategy, config.compat)
+    return keypoints.retarget(driving, images[job.image].points, voices[job.voice].num_frames, strategy, config.compat)
 
   def make(batch: list[Job]) -> Conditions:
     return Conditions(
       portraits=conditions.portraits_of(batch, images, request),
-      reference_points=[own[job.image] for job in batch],
       keypoints=[points(job) for job in batch],
       sound=[voices[job.voice] for job in batch],
     )

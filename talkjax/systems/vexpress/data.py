@@ -6,7 +6,7 @@ from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.systems.audio import AudioFeatures
-from talkjax.systems.portrait import framing, reading
+from talkjax.systems.portrait import reading
 
 
 def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
@@ -17,20 +17,15 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
     the picture too: points [k, f, 3, 2] and reference_points [k, 3, 2].
 
   Raises:
-    UserError: as `reading.read`, or cached latents are to be mirrored or laid over a face.
+    UserError: as `reading.read`, or cached latents are to be mirrored.
   """
   flip, latents = config.augment.flip, len(record.features.get('latents', ()))
-  if latents and config.aids.overlay:
-    raise UserError(
-      f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '
-      'does not have: set config.data.feature_cache to nothing, or config.aids.overlay to False'
-    )
   if latents and flip:
     raise UserError(
       f'config.augment.flip={flip} mirrors images, and config.data.feature_cache={config.data.feature_cache} has '
       'latents, which cannot be mirrored: set --config.augment.flip=0, or config.data.feature_cache to nothing'
     )
-  points = face_points(record, config)
+  points = reading.face_points(record, config)
 
   def complete(
     example: dict[str, np.ndarray], clip: reading.Clip, generator: np.random.Generator
@@ -45,9 +40,3 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
     return {**example, 'kps': keypoints.draw_all(own, config.size, config.kps_canvas or config.size)}
 
   return reading.read(record, generator, config=config, audio=audio, complete=complete)
-
-
-def face_points(record: Record, config) -> np.ndarray:
-  """The three keypoints of every frame of a record, [f, 3, 2], in pixels of its square images."""
-  window = framing.of_record(record, config.framing)
-  return window.points(keypoints.of_landmarks(record.landmarks), config.size)

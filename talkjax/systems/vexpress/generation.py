@@ -16,7 +16,7 @@ from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems import Chunk
 from talkjax.systems.audio import AudioFeatures
 from talkjax.systems.portrait import networks, overlay
-from talkjax.systems.portrait.networks import Networks, PortraitConditioning
+from talkjax.systems.portrait.networks import Networks
 from talkjax.systems.vexpress import model
 from talkjax.systems.vexpress.conditions import Conditions
 from talkjax.training import sharding
@@ -49,9 +49,10 @@ class Sampler:
     kv = precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference']
     return Prepared(kv, latents, overlay.enlarge(to_float(reference)) if self.nets.aids.overlay else None)
 
-  def _lay_over(self, params, prepared: Prepared, video, source, target):
-    """Latents [n, f, h, w, c] of the portraits of videos [n], moved from keypoints [n, 3, 2] to [n, f, 3, 2]."""
-    return networks.lay_over(params, prepared.enlarged[video], source, target, self.nets)
+  def _lay_over(self, params, prepared: Prepared, video, source, target) -> overlay.Overlay:
+    """The portraits of videos [n], moved from keypoints [n, 3, 2] to [n, f, 3, 2]; without the enlarged images."""
+    laid = networks.lay_over(params, prepared.enlarged[video], source, target, self.nets)
+    return dataclasses.replace(laid, images=None)
 
   def _encode_windows(self, params, kps, features) -> Conditioning:
     """The conditioning of windows, apart from the portrait.
@@ -80,11 +81,13 @@ class Sampler:
       context_scales=networks.context_scales(self.config, settings, x.shape[0]),
     )
     portraits = prepared.latents[video]
-    base = (portraits[:, None] if laid is None else laid) if self.nets.aids.residual_scale else None
-    condition = PortraitConditioning(unet, portraits, laid, base)
+    if self.nets.aids.flow:
+      laid = dataclasses.replace(laid, images=prepared.enlarged[video])
+    condition = networks.with_portrait(unet, portraits, laid, self.nets)
     # Unconditional: zero features of the portrait and the keypoints, zero audio tokens, as released.
     null = jax.tree.map(jnp.zeros_like, condition)
-    null = dataclasses.replace(null, unet=dataclasses.replace(null.unet, context_scales=unet.context_scales), base=base)
+    unconditional = dataclasses.replace(null.unet, context_scales=unet.context_scales)
+    null = dataclasses.replace(null, unet=unconditional, base=condition.base)
 
     def denoise(x, level, condition):
       return networks.predict(params, x, level, condition, nets=self.nets)
@@ -102,8 +105,8 @@ class Sampler:
     return keyed_normal(seeds, numbers, index, x.shape[1:])
 
   def _decode(self, params, x, prepared: Prepared, video, laid=None):
-    """Images [k, h, w, 3] of frames x [k, h, w, c] of the videos [k]; `laid` [k, 1, h, w, c] of `lay_over`."""
-    base = prepared.latents[video] if laid is None else laid[:, 0]
+    """Images [k, h, w, 3] of frames x [k, h, w, c] of the videos [k]; `laid` of `lay_over`, of one frame each."""
+    base = prepared.latents[video] if laid is None else laid.latents[:, 0]
     latents = networks.from_residual(x, base if self.nets.aids.residual_scale else None, self.nets)
     return self.nets.latents.decode(params, latents)
 
@@ -131,7 +134,7 @@ def generate(
   prepared = sampler.prepare(params, jnp.asarray(conditions.portraits.reference))
   features = [sampler.nets.audio_features.of_sound(params, sound) for sound in conditions.sound]
   draw = lambda video, index: draw_keypoints(conditions.keypoints[video], index, config)
-  points = list(zip(conditions.reference_points, conditions.keypoints))
+  points = list(zip(conditions.portraits.points, conditions.keypoints))
   inputs = Inputs(prepared, draw, features, np.asarray(seeds, np.uint32), settings, points)
   x, plan = denoise(params, inputs, sampler=sampler, progress=progress)
   place = sharding.batch_placement(params)
@@ -172,7 +175,7 @@ class Inputs:
   start: np.ndarray | None = None
 
   def lay_over(self, params, videos: np.ndarray, frames: np.ndarray, sampler: Sampler, place: Callable):
-    """Latents [n, f, h, w, c] of the portraits of videos [n], laid over the faces of frames [n, f]; or None."""
+    """The portraits of videos [n], laid over the faces of frames [n, f]; or None."""
     if not sampler.nets.aids.overlay:
       return None
     given = [(*self.points[video], index) for video, index in zip(videos, frames)]
@@ -223,7 +226,7 @@ class EncodedWindows:
     self._features = [window_features(f, size, config.margin, around) for f, size in zip(inputs.features, plan.sizes)]
     self._cached: dict[int, tuple] = {}
 
-  def __getitem__(self, number: int) -> tuple[Conditioning, jax.Array | None]:
+  def __getitem__(self, number: int) -> tuple[Conditioning, overlay.Overlay | None]:
     """The conditioning of a group, and its portraits laid over the faces."""
     if number in self._cached:
       return self._cached[number]

@@ -73,8 +73,7 @@ def condition(
     enlarged = overlay.enlarge(to_float(batch['reference']))
     laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
   unet = Conditioning(contexts, guide_features=guide, modulation=networks.modulation(windows, nets))
-  base = (portrait[:, None] if laid is None else laid) if nets.aids.residual_scale else None
-  given = PortraitConditioning(unet, portrait, laid, base)
+  given = networks.with_portrait(unet, portrait, laid, nets)
   return drop(params, given, frames, config.drop, rngs[1], nets) if train else given
 
 
@@ -113,8 +112,10 @@ def drop(
   pixels = lambda share: share[:, :, None, None, None]
   laid, base = given.overlay, given.base
   if laid is not None:
-    laid = base = jnp.where(pixels(kps) > 0, laid, portrait[:, None])
-    laid = laid * pixels(reference)
+    base = jnp.where(pixels(kps) > 0, laid.latents, portrait[:, None])
+    size = laid.points.shape[2]
+    points = jnp.where(pixels(kps) > 0, laid.points, overlay.pixel_centres(size).reshape(size, size, 2))
+    laid = dataclasses.replace(laid, latents=base * pixels(reference), points=points, shown=reference)
   portrait = portrait[:, None] * pixels(reference)
   contexts = {'reference': kv, **rest}
   unet = dataclasses.replace(given.unet, contexts=contexts, guide_features=guide, modulation=modulation)
