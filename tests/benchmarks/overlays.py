@@ -48,7 +48,7 @@ def main():
   colours = jax.jit(lambda picture, points: overlay.sample(overlay.enlarge(picture), points))
   generator, scores = np.random.default_rng(0), {}
   for record in input_pipeline.eval_records(config.data, args.split):
-    chosen = np.sort(generator.choice(len(record.frames), args.frames, replace=False))
+    chosen = 1 + generator.choice(len(record.frames) - 1, args.frames, replace=False)
     window = framing.of_record(record, config.framing)
     first, landmarks = window.picture(record.frame(0), size), window.points(record.landmarks, size)
     points = face_points(record, config)[None] / np.float32(size)

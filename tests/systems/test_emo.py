@@ -18,7 +18,7 @@ from talkjax.media import picture, video
 from talkjax.metrics import suites
 from talkjax.nn.latent_unet import Conditioning, LatentUNet
 from talkjax.systems import audio, portrait, scoring
-from talkjax.systems.emo import OPTIONS, conditions, model
+from talkjax.systems.emo import OPTIONS, conditions, generation, model
 from talkjax.systems.portrait import conditions as portrait_conditions
 from talkjax.systems.portrait import framing
 from talkjax.systems.portrait.reading import face_points, face_region
@@ -95,6 +95,16 @@ def test_a_portrait_is_laid_over_the_face_before_the_clip(puppets, record, frame
     else:
       assert min(np.abs(over - p).max() for p in points[: start + config.frames + 2]) < 1e-6
   assert max(sources) > 10
+
+
+def test_faces_of_generated_frames_are_found_or_stay_where_they_were(record):
+  config = micro(2, size=64)
+  window, points = framing.of_record(record, config.framing), face_points(record, config) / np.float32(64)
+  shown = np.stack([window.picture(record.frame(20), 64), np.full((64, 64, 3), 127, np.uint8)])
+  expected = np.stack([points[0], points[5]])
+  found = generation.find_points(shown, expected)
+  assert np.abs(found[0] - points[20]).max() < 0.03
+  np.testing.assert_array_equal(found[1], points[5])
 
 
 def test_the_region_of_the_paper_is_that_of_the_whole_video(puppets, record):
