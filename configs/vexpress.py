@@ -61,7 +61,7 @@ def get_config(arg: str | None = None):
     c.model.update(audio_features=256, audio_layers=2, audio_heads=4)
     c.windows.batch_size *= 4
   if size in ('tiny', 'puppets'):
-    c.steps = {1: 1800 if size == 'tiny' else 2800, 2: 400, 3: 600}[stage]
+    c.steps = {1: 1800 if size == 'tiny' else 2300, 2: 400, 3: 600}[stage]
     if stage == 3:  # mouths have been learned, the rest of the picture has not
       c.mouth_weight = 4.0
     c.windows.update(frames=c.frames, overlap=0 if stage == 1 else 2, batch_size=64 if stage == 1 else 8)

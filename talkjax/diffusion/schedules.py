@@ -218,8 +218,7 @@ def spaced(
 
   Args:
     spacing: 'leading' (multiples of num_train // steps from 0), 'trailing' (ends at the last timestep; the one to use
-      with zero terminal SNR), 'linspace' (both ends), 'noisier' (only the noisier half, from where the last step
-      leads to clean latents: for networks that predict x0 and do not refine it at low noise).
+      with zero terminal SNR), 'linspace' (both ends).
     num_train: timesteps of the schedule.
     steps: timesteps wanted, at most num_train.
     offset: added to leading timesteps (Stable Diffusion uses 1).
@@ -242,9 +241,7 @@ def spaced(
     return np.round(np.linspace(0, last - 1, count))[::-1][selected].astype(np.int64)
   if spacing == 'trailing':
     return np.round(np.arange(last, 0, -num_train / steps)[:steps]).astype(np.int64) - 1
-  if spacing == 'noisier':
-    return np.round(np.linspace(last, last / 2, steps)).astype(np.int64) - 1
-  raise ValueError(f'unknown spacing {spacing!r}: expected leading, trailing, linspace or noisier')
+  raise ValueError(f'unknown spacing {spacing!r}: expected leading, trailing or linspace')
 
 
 def sections(text: str, num_train: int) -> np.ndarray:

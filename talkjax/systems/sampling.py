@@ -9,7 +9,7 @@ from talkjax.errors import UserError
 if TYPE_CHECKING:
   from talkjax.diffusion import samplers
 
-SPACINGS = ('trailing', 'leading', 'linspace', 'noisier')  # of timesteps, see `schedules.spaced`
+SPACINGS = ('trailing', 'leading', 'linspace')  # of timesteps, see `schedules.spaced`
 
 
 def make_schedule(diffusion, steps: int | None = None) -> schedules.Schedule:

@@ -1,10 +1,10 @@
 """An animated GIF of generated videos under the true ones.
 
-  python -m talkjax.evaluate --workdir=runs/vp_3 --batch_size=16 --videos=videos
-  python -m tests.benchmarks.animation --videos=videos --output=docs/vexpress.gif [--people=4] [--seconds=2.5]
+  python -m talkjax.evaluate --workdir=runs/vx_1 --batch_size=16 --videos=videos
+  python -m tests.benchmarks.animation --videos=videos --output=docs/vexpress.gif [--clips=4] [--seconds=2.5]
 
-Of each of the first people (of puppets the name before the clip's number) it shows the first clip, from the folders
-`true` and `generated` that `evaluate --videos` writes, at half the rate and twice the size.
+The clips are the first ones of the folders `true` and `generated` that `evaluate --videos` writes, or those that are
+named; they are shown at half the rate and twice the size.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import PIL.Image
 from talkjax.media import video
 
 ENLARGE = 2
+COLOURS = 96
 
 
 def main():
@@ -24,12 +25,12 @@ def main():
   parser.add_argument('--videos', required=True)
   parser.add_argument('--output', required=True)
   parser.add_argument('--names', help='comma-separated, in place of the first clips')
-  parser.add_argument('--people', type=int, default=4)
+  parser.add_argument('--clips', type=int, default=4)
   parser.add_argument('--seconds', type=float, default=2.5)
   args = parser.parse_args()
   folder = pathlib.Path(args.videos)
   names = sorted(path.stem for path in (folder / 'true').glob('*.mp4'))
-  chosen = args.names.split(',') if args.names else names[:: max(1, len(names) // args.people)][: args.people]
+  chosen = args.names.split(',') if args.names else names[: args.clips]
   fps = video.probe(folder / 'true' / f'{chosen[0]}.mp4').fps
   count = round(args.seconds * fps)
 
@@ -39,6 +40,8 @@ def main():
   columns = [np.concatenate([frames(kind, name) for kind in ('true', 'generated')], axis=1) for name in chosen]
   shown = np.concatenate([c[: min(map(len, columns))] for c in columns], axis=2)
   pictures = [PIL.Image.fromarray(f) for f in shown.repeat(ENLARGE, 1).repeat(ENLARGE, 2)]
+  # Without dithering, whose noise does not compress.
+  pictures = [p.quantize(COLOURS, dither=PIL.Image.Dither.NONE) for p in pictures]
   pictures[0].save(args.output, save_all=True, append_images=pictures[1:], duration=round(2000 / fps), loop=0)
 
 

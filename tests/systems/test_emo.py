@@ -107,6 +107,17 @@ def test_faces_of_generated_frames_are_found_or_stay_where_they_were(record):
   np.testing.assert_array_equal(found[1], points[5])
 
 
+def test_a_portrait_is_laid_over_the_last_face_without_changing_its_size():
+  """A turn and a shift are followed, a head that seems smaller as it turns away is not."""
+  source = np.array([[[0.4, 0.4], [0.6, 0.42], [0.5, 0.55]]], np.float32)
+  turn = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+  moved = source @ turn.T + [0.05, -0.1]
+  np.testing.assert_allclose(generation.keep_size(source, moved), moved, atol=1e-6)
+  smaller = moved.mean(1) + 0.8 * (moved - moved.mean(1))
+  np.testing.assert_allclose(generation.keep_size(source, smaller), moved, atol=1e-6)
+  assert np.isfinite(generation.keep_size(source, np.full_like(source, 0.5))).all()
+
+
 def test_the_region_of_the_paper_is_that_of_the_whole_video(puppets, record):
   """As at generation, where one region is given for the video."""
   assert all(config_file.get_config(f'paper,stage={stage}').augment.region_frames == -1 for stage in (1, 2, 3))

@@ -164,7 +164,7 @@ def generate(
     batch = {'audio': clip_audio, 'speed': speed}
     if config.aids.overlay:
       if previous is not None and follows:
-        target = find_points(to_uint8(previous[:, -1]), target)
+        target = keep_size(points, find_points(to_uint8(previous[:, -1]), target))
       batch |= {'reference_points': points, 'points': target[:, None]}
     images, motion = sampler.clip(
       params,
@@ -187,3 +187,15 @@ def find_points(frames: np.ndarray, expected: np.ndarray) -> np.ndarray:
   found = [landmarks.track(frame[None]) for frame in frames]
   sides = lambda track: keypoints.of_landmarks(track.landmarks[0]) / np.float32(frames.shape[1])
   return np.stack([sides(track) if track else other for track, other in zip(found, expected, strict=True)])
+
+
+def keep_size(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+  """Keypoints [b, 3, 2] that are only turned and shifted, to those of `target`.
+
+  Eyes come closer when a head turns: laid over them at their distance, it would shrink from clip to clip.
+  """
+  source, target = (p[..., 0] + 1j * p[..., 1] for p in (source, target))
+  offset, middle = source - source.mean(-1, keepdims=True), target.mean(-1, keepdims=True)
+  turn = np.sum((target - middle) * np.conj(offset), -1, keepdims=True)
+  moved = middle + offset * turn / np.maximum(np.abs(turn), 1e-12)
+  return np.stack([moved.real, moved.imag], -1).astype(np.float32)
