@@ -144,8 +144,9 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   )
   # What small networks are helped with (ours), see talkjax/systems/fd2talk/guide.py.
   c.aids = dict(
-    overlay=False,  # the portrait is laid over the face that is asked for, and the residual from it is predicted
-    flow=False,  # and the network predicts how it is moved further
+    # 'overlay': the portrait is laid over the face that is asked for, and the residual from it is predicted; 'flow':
+    # the network predicts how it is moved further, too; 'none': neither.
+    reference='none',
     face_map=False,  # a drawing of mouth, eyes, brows, nose and jaw is added to the first features
     modulation=False,  # the coefficients scale and shift the features of residual blocks
     hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
@@ -181,7 +182,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
     c.model.update(
       widths=(48, 64), attention=(False, True), layers=1, heads=(4, 4), groups=8, context=48, guider=(8, 16, 32)
     )
-    c.aids.update(overlay=True, face_map=True, modulation=True, hidden_mouth=1.0)
+    c.aids.update(reference='overlay', face_map=True, modulation=True, hidden_mouth=1.0)
     c.mouth_weight = 16.0
     c.diffusion.update(schedule='log_snr', start=4.0, end=-8.0)
     c.sampler.update(steps=1, clip=1.0)  # more steps do not change the scores
@@ -196,7 +197,7 @@ def _frames(c: ml_collections.ConfigDict, size: str) -> None:
   if size == 'puppets':
     c.latents.patch = 2
     c.model.update(widths=(24, 48, 64), attention=(False, False, True), heads=(4, 4, 4))
-    c.aids.flow = True
+    c.aids.reference = 'flow'
     c.mouth_weight = 8.0
     c.ema = 0.998
     c.steps = 4800

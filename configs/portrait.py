@@ -51,9 +51,10 @@ def base(stage: int) -> ml_collections.ConfigDict:
   c.augment = dict()
   # What small networks are helped with (ours); docs/experiments.md has what each brings.
   c.aids = dict(
-    residual_scale=0.0,  # the portrait is concatenated, and the residual from it is diffused, times this; 0: neither
-    overlay=False,  # so is the portrait laid over the face that is asked for, which takes its place in the residual
-    flow=False,  # and the network predicts how it is moved further
+    # How the portrait is shown, besides by attention ('none'): 'concatenated', and the residual from it is diffused; so
+    # is an 'overlay', the portrait laid over the face that is asked for, whose residual it is then; and with 'flow'
+    # the network predicts how that is moved further.
+    reference='none',
     prior=0.0,  # preconditioning: variance of x0 for which the posterior mean is added to the prediction of x0
     modulation=False,  # the audio features scale and shift those of residual blocks (FiLM)
     hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
@@ -94,9 +95,8 @@ def finish(c: ml_collections.ConfigDict, size: str, stage: int, changes: dict) -
   c = common.finish(c, changes)
   if size != 'paper' and c.latents.kind == 'vae':
     c.latents.update(common.packaged_latents('puppets_autoencoder'))
-    for key, value in (('residual_scale', 1.5), ('flow', False)):  # a flow moves pixels
-      if f'aids.{key}' not in changes:
-        c.aids[key] = value
+    if 'aids.reference' not in changes:  # a flow moves pixels
+      c.aids.reference = 'overlay'
     if stage == 1:
       c.pretrained = dict(autoencoder='puppets_autoencoder')
       c.load = (('autoencoder', 'autoencoder', '', ''),)
@@ -111,8 +111,7 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.diffusion.update(
     schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', min_snr=0.0, noise_offset=0.0
   )
-  # The scale gives the residual a variance of about one.
-  c.aids.update(residual_scale=6.0, overlay=True, flow=True, prior=0.03, modulation=True, hidden_mouth=1.0)
+  c.aids.update(reference='flow', prior=0.03, modulation=True, hidden_mouth=1.0)
   c.audio.kind = 'mel'
   c.mouth_weight = 20.0
   # Fresh noise at every step: what a small network gets wrong in one is not taken for signal in the next. Few steps,

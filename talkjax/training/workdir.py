@@ -27,20 +27,20 @@ _RENAMED = {
   'pretrained.wav2vec2': 'audio.weights',
   'augment.hidden_mouth': 'aids.hidden_mouth',
   'diffusion.prior': 'aids.prior',
-  'latents.change': 'aids.residual_scale',
+  'latents.change': 'aids.residual_scale',  # which is no key any more, see _upgrade_reference
   'latents.residual_scale': 'aids.residual_scale',
   'weights': 'context_scales',
   'windows.budget': 'windows.batch_size',
   'windows.kept': 'windows.cache_mib',
 }
 _AUDIO = {'audio.weights': '', 'audio.wav2vec2': {}, 'audio.speech_encoder': {}}
-_PORTRAIT = {'framing': 0.0, 'aids.overlay': False, 'aids.flow': False, 'aids.modulation': False, **_AUDIO}
+_PORTRAIT = {'framing': 0.0, 'aids.reference': 'none', 'aids.modulation': False, **_AUDIO}
 _ADDED = {
   'emo': {'diffusion.noise_offset': 0.0, **_PORTRAIT},
   'vexpress': _PORTRAIT,
   'joint_av': {'space.ends': False},
   'caption_classifier': {'space.ends': False},
-  ('fd2talk', 3): {'framing': 0.0, 'aids.flow': False, 'aids.hidden_mouth': 0.0},
+  ('fd2talk', 3): {'framing': 0.0, 'aids.reference': 'none', 'aids.hidden_mouth': 0.0},
   'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing', 'audio.kind': 'mel', **_AUDIO},
 }
 # Keys of earlier versions, and entries of lists, that are gone: encoders need not be listed to be frozen or loaded.
@@ -135,6 +135,7 @@ def upgrade(config: dict) -> dict:
   for key, gone in _GONE.items():
     if key in config:
       config[key] = [entry for entry in config[key] if (entry if isinstance(entry, str) else entry[0]) not in gone]
+  _upgrade_reference(config)
   system, stage = config.get('system'), config.get('stage')
   for path, value in {**_ADDED.get(system, {}), **_ADDED.get((system, stage), {})}.items():
     parent = path.rpartition('.')[0]
@@ -146,6 +147,23 @@ def upgrade(config: dict) -> dict:
     if isinstance(own, dict):
       upgrade(own)
   return config
+
+
+def _upgrade_reference(config: dict) -> None:
+  """`aids.reference` in place of the keys that earlier versions had for it."""
+  aids = config.get('aids')
+  keys = ('residual_scale', 'overlay', 'flow')
+  if not isinstance(aids, dict) or not any(key in aids for key in keys):
+    return
+  scale, overlay, flow = (aids.pop(key, 0) for key in keys)
+  kind = config['latents'].get('kind') if isinstance(config.get('latents'), dict) else None
+  known = 1.5 if kind == 'vae' else 6.0
+  if scale not in (0, known):
+    raise UserError(
+      f'config.aids.residual_scale={scale}: it is {known} now in these latents, so train this network again, or use '
+      'the earlier version that trained it'
+    )
+  aids['reference'] = 'flow' if flow else 'overlay' if overlay else 'concatenated' if scale else 'none'
 
 
 def _has(config: dict, path: str) -> bool:

@@ -66,7 +66,7 @@ def test_an_example_is_a_clip_with_the_frames_before_it(puppets, record, frames)
 
 
 def test_the_portrait_may_be_kept_near_the_clip_and_the_region_roomy(puppets, record, frames):
-  plain = {'aids.overlay': False, 'aids.flow': False}
+  plain = {'aids.reference': 'concatenated'}
   config = micro(2, puppets, **plain, **{'data.reference_within': 2, 'augment.region_frames': 0})
   roomy = micro(2, puppets, **{'augment.region_frames': 50})
   distances, small, large = [], 0, 0
@@ -156,8 +156,7 @@ def test_what_trains_in_the_last_stage(emo):
 
 def test_pretrained_parameters_go_where_they_belong(puppets, tmp_path):
   """Random parameters in the layout of Stable Diffusion: what is loaded, ignored and initialised."""
-  aids = {'aids.residual_scale': 0.0, 'aids.overlay': False, 'aids.flow': False}
-  changes = {'model.zero_contexts': True, 'audio.kind': 'none', **aids}
+  changes = {'model.zero_contexts': True, 'audio.kind': 'none', 'aids.reference': 'none'}
   config = micro(1, puppets, **changes)
   system = systems.build(config)
   shapes = jax.eval_shape(system.init, jax.random.key(0), training_batch(config, system))

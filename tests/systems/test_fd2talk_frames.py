@@ -119,7 +119,7 @@ def test_mouths_are_hidden_in_training_alone(made):
 @pytest.mark.parametrize('joint', [False, True])
 def test_without_aids_the_network_is_that_of_the_paper(made, joint):
   """Noisy latents alone go in, and each block attends to the motion and then to the portrait, or to both at once."""
-  aids = {f'aids.{k}': False for k in ('overlay', 'flow', 'face_map', 'modulation')}
+  aids = {'aids.reference': 'none', 'aids.face_map': False, 'aids.modulation': False}
   config = made.change(**aids, **{'model.joint': joint})
   params, nets = params_of(config, made.records, made.model), frame_networks.make_networks(config)
   block = params['frames']['unet']['mid_block_attentions_0']['transformer_blocks_0']

@@ -36,11 +36,11 @@ class Constant(nn.Module):
 
 
 def aids(**given):
-  return types.SimpleNamespace(**{'residual_scale': 0.0, 'overlay': False, 'flow': False, 'prior': 0.0, **given})
+  return types.SimpleNamespace(**{'reference': 'none', 'prior': 0.0, **given})
 
 
 def predict(values, x, condition, level=None, **given):
-  nets = types.SimpleNamespace(backbone=Constant(values), aids=aids(**given))
+  nets = types.SimpleNamespace(backbone=Constant(values), aids=aids(**given), latents=FoldedLatents(2))
   level = level or Level(np.array([3, 7]), None, None, None)
   return networks.predict({'backbone': {}}, x, level, condition, nets=nets)
 
@@ -51,17 +51,17 @@ def test_a_residual_is_a_part_of_its_own_and_a_multiple_of_the_portrait(framewis
   x = rng.normal(size=(2, 3, 4, 4, 2))
   portrait = rng.normal(size=(2, 3, 4, 4, 2) if framewise else (2, 4, 4, 2))
   values = (0.5, -1.0, 2.0, 3.0)
-  assert networks.num_references(aids(residual_scale=6.0)) == 2 and networks.num_references(aids()) == 1
+  assert networks.num_references(aids(reference='concatenated')) == 2 and networks.num_references(aids()) == 1
   condition = networks.PortraitConditioning(Conditioning(), portrait)
   per_frame = portrait if framewise else portrait[:, None]
   expected = np.broadcast_to(np.array([0.5, -1.0]) + np.array([2.0, 3.0]) * per_frame, x.shape)
-  np.testing.assert_allclose(predict(values, x, condition, residual_scale=6.0), expected, atol=1e-6)
+  np.testing.assert_allclose(predict(values, x, condition, reference='concatenated'), expected, atol=1e-6)
 
   # With a prior, the mean of a Gaussian of that variance given x.
   signal, noise = np.array([0.8, 0.6]), np.array([0.6, 0.8])
   level = Level(np.array([3, 7]), signal**2, signal, noise)
   gain = signal * 0.03 / (signal**2 * 0.03 + noise**2)
-  prediction = predict(values, x, condition, level, residual_scale=6.0, prior=0.03)
+  prediction = predict(values, x, condition, level, reference='concatenated', prior=0.03)
   np.testing.assert_allclose(prediction, expected + x * gain.reshape(2, 1, 1, 1, 1), atol=1e-6)
 
   prediction = predict(values[:2], x, condition)  # without a residual
@@ -75,10 +75,10 @@ def test_with_an_overlay_the_video_is_a_blend_of_portraits_and_what_is_added():
   portrait = rng.normal(size=(2, 4, 4, 2))
   added, share, factor = np.array([0.5, -1.0]), np.array([0.0, 2.0]), np.array([2.0, 3.0])
   condition = networks.PortraitConditioning(Conditioning(), portrait, Overlay(laid, None), base=laid)
-  given = {'residual_scale': 6.0, 'overlay': True}
+  given = {'reference': 'overlay'}
   assert networks.num_references(aids(**given)) == 3
   residual = predict((*added, *share, *factor), x, condition, **given)
-  made = networks.from_residual(residual, laid, types.SimpleNamespace(aids=aids(**given)))
+  made = networks.from_residual(residual, laid, types.SimpleNamespace(latents=FoldedLatents(2)))
   blend = laid / (1 + np.exp(-share)) + portrait[:, None] / (1 + np.exp(share))
   np.testing.assert_allclose(made, blend + (added + factor * blend) / 6, atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_a_flow_moves_the_overlay_that_is_blended():
   condition = networks.PortraitConditioning(
     Conditioning(), encode(portrait), Overlay(frames, grid, enlarged), base=frames
   )
-  given = aids(residual_scale=6.0, overlay=True, flow=True)
+  given = aids(reference='flow')
   config = types.SimpleNamespace(aids=given, latents=types.SimpleNamespace(kind='fold', patch=patch))
   assert networks.flow_channels(config) == 2
   values = (0.0,) * 12 + (50.0,) * 12 + (0.0,) * 12 + (pixels / size / overlay.FLOW_SCALE, 0.0)
@@ -111,7 +111,7 @@ def test_a_flow_moves_the_overlay_that_is_blended():
 
 def test_a_residual_is_undone():
   latents, base = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 4, 2))
-  nets = types.SimpleNamespace(aids=aids(residual_scale=6.0))
+  nets = types.SimpleNamespace(latents=FoldedLatents(2))
   condition = networks.PortraitConditioning(Conditioning(), base[:, 0], base=base)
   residual = networks.to_residual(latents, condition, nets)
   np.testing.assert_allclose(residual, 6 * (latents - base))
@@ -126,8 +126,9 @@ def test_a_residual_is_undone():
   [
     ({'mouth_weight': 1.0}, r'hidden_mouth needs the mouth map that config\.mouth_weight=1 leaves out: set'),
     ({'diffusion.target': 'epsilon'}, r"prior=0\.03 needs a network that predicts x0, .* is 'epsilon': set the prior"),
-    ({'aids.overlay': False}, r"flow moves the pixels of an overlay, .*overlay=False, .*'fold': set"),
-    ({'aids.residual_scale': 0.0}, r'overlay blends portraits in the residual x0, and .*residual_scale=0\.0,.*: set'),
+    ({'aids.prior': 0.0, 'diffusion.target': 'epsilon'}, r"flow blends portraits in .* x0, .* is 'epsilon': set that"),
+    ({'latents.kind': 'vae'}, r"flow moves pixels, and config\.latents\.kind is 'vae': set that to 'fold', or"),
+    ({'aids.reference': 'near'}, r"reference='near' is not one of none, concatenated, overlay, flow"),
   ],
 )
 def test_contradicting_aids_are_refused(changes, said, puppets):

@@ -32,14 +32,7 @@ NEW = {
   'context_scales': {'reference': 1.0, 'audio': 3.0},
   'latents': {'kind': 'fold'},
   'framing': 0.0,
-  'aids': {
-    'residual_scale': 6.0,
-    'prior': 0.03,
-    'hidden_mouth': 1.0,
-    'overlay': False,
-    'flow': False,
-    'modulation': False,
-  },
+  'aids': {'reference': 'concatenated', 'prior': 0.03, 'hidden_mouth': 1.0, 'modulation': False},
   'windows': {'frames': 12, 'overlap': 4, 'batch_size': 8, 'cache_mib': 256},
   'data': {'dir': 'datasets', 'feature_cache': 'features'},
   'diffusion': {'start': 1e-6, 'end': 0.01, 'steps': 2000},
@@ -89,7 +82,7 @@ def test_an_old_config_has_todays_keys():
   assert upgrade(copy.deepcopy(NEW)) == NEW
 
 
-@pytest.mark.parametrize('key', sorted(flatten(OLD).keys() - flatten(NEW).keys() - {'audio.context'}))
+@pytest.mark.parametrize('key', sorted(flatten(OLD).keys() - flatten(NEW).keys() - {'audio.context', 'latents.change'}))
 def test_each_key_is_renamed_alone(key):
   """Nothing else changes, so that a config of any age is read."""
   old = ml_collections.ConfigDict()
@@ -131,10 +124,29 @@ def test_keys_that_earlier_versions_did_not_have_get_what_they_did():
   assert upgrade(copy.deepcopy(kept)) == kept
   second, third = ({'system': 'fd2talk', 'stage': n, 'latents': {}, 'aids': {}} for n in (2, 3))
   assert upgrade(copy.deepcopy(second)) == second
-  upgraded = third | {'framing': 0.0, 'aids': {'flow': False, 'hidden_mouth': 0.0}}
+  upgraded = third | {'framing': 0.0, 'aids': {'reference': 'none', 'hidden_mouth': 0.0}}
   assert upgrade(copy.deepcopy(third)) == upgraded
   joint = {'system': 'joint_av', 'joined': {'renderer': copy.deepcopy(third), 'wav2lip': 'damaged'}}
   assert upgrade(joint) == {'system': 'joint_av', 'joined': {'renderer': upgraded, 'wav2lip': 'damaged'}}
+
+
+@pytest.mark.parametrize(
+  'old, reference',
+  [
+    ({'residual_scale': 0.0, 'overlay': False, 'flow': False}, 'none'),
+    ({'residual_scale': 1.5}, 'concatenated'),
+    ({'residual_scale': 1.5, 'overlay': True, 'flow': False}, 'overlay'),
+    ({'overlay': True, 'flow': True}, 'flow'),  # of fd2talk
+  ],
+)
+def test_three_keys_of_earlier_versions_are_one(old, reference):
+  config = {'system': 'speech_edit', 'latents': {'kind': 'vae'}, 'aids': {**old, 'prior': 0.03}}
+  assert upgrade(config)['aids'] == {'reference': reference, 'prior': 0.03}
+
+
+def test_a_residual_of_another_scale_is_refused():
+  with pytest.raises(UserError, match=r'residual_scale=2\.0: it is 6\.0 now in these latents, so train .* again'):
+    upgrade({'latents': {'kind': 'fold'}, 'aids': {'residual_scale': 2.0}})
 
 
 def test_a_key_that_is_gone_is_dropped():

@@ -5,7 +5,7 @@ import numpy as np
 from talkjax.corpora.records import Record
 from talkjax.faces import measures
 from talkjax.systems.audio import AudioFeatures
-from talkjax.systems.portrait import reading
+from talkjax.systems.portrait import overlay, reading
 
 
 def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
@@ -15,7 +15,7 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
     As `reading.read`, and: motion [k, n, h, w, 3] uint8, the frames before the clip (or
     `motion_moments`); has_motion [k] float32, 0 where the clip begins before frame n (and motion is zero); region
     [k, h, w, 1] uint8, 1 where the face may be, see `region_frames`; speed [k, f + 2m] degrees/s, with `margin` frames
-    on each side. With `aids.overlay` keypoints in sides of the picture too: reference_points [k, 3, 2], and points
+    on each side. With an overlay keypoints in sides of the picture too: reference_points [k, 3, 2], and points
     [k, 1, 3, 2] of the frame before the clip, or where it has no motion frames, of one that is near.
 
   Raises:
@@ -24,7 +24,7 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
   n, f, m = config.motion_frames if config.frames > 1 else 0, config.frames, config.margin
   count = len(record.frames)
   speeds = measures.head_speed(record.pose, record.fps)
-  points = reading.face_points(record, config) / config.size if config.aids.overlay else None
+  points = reading.face_points(record, config) / config.size if overlay.used(config.aids) else None
 
   def complete(
     example: dict[str, np.ndarray], clip: reading.Clip, generator: np.random.Generator
@@ -38,7 +38,7 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
     roomy = region_frames(start, start + f, count, generator, config)
     region = reading.face_region(record, roomy, config.size, config.framing).astype(np.uint8)
     around = np.clip(np.arange(start - m, start + f + m), 0, count - 1)
-    if config.aids.overlay:
+    if overlay.used(config.aids):
       before = start - 1 if has_motion else reading.near(start, f, count, config, generator)
       example = {**example, 'reference_points': points[clip.reference], 'points': points[before, None]}
     return {**example, **motion, 'has_motion': np.float32(has_motion), 'region': region, 'speed': speeds[around]}

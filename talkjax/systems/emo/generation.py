@@ -53,7 +53,7 @@ class Sampler:
     features, _ = networks.reference_features(params, latents, None, self.nets)
     kv = precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference']
     motion = jnp.zeros((latents.shape[0], self.config.motion_frames, *latents.shape[1:]), latents.dtype)
-    enlarged = overlay.enlarge(to_float(reference)) if self.nets.aids.overlay else None
+    enlarged = overlay.enlarge(to_float(reference)) if overlay.used(self.nets.aids) else None
     return Prepared(kv, networks.guide_features(params, region, self.nets), latents, motion, enlarged)
 
   def _clip(self, params, prepared: Prepared, motion, has_motion, batch, seeds, number, settings):
@@ -97,7 +97,7 @@ class Sampler:
       return networks.predict(params, x, level, condition, nets=nets)
 
     laid = None
-    if nets.aids.overlay:
+    if overlay.used(nets.aids):
       laid = networks.lay_over(params, prepared.enlarged, batch['reference_points'], batch['points'], nets)
     condition = networks.with_portrait(unet, latents, laid, nets)
     generated = samplers.sample(
@@ -146,7 +146,7 @@ def generate(
   points = conditions.portraits.points / np.float32(config.size)
   # A portrait is laid over the face of the last motion frame. Both faces are found alike: what the detector gets wrong
   # of small pictures moves nothing then.
-  follows = config.aids.overlay and config.use_motion_frames and sampler.nets.backbone.temporal
+  follows = overlay.used(config.aids) and config.use_motion_frames and sampler.nets.backbone.temporal
   if follows:
     points = find_points(conditions.portraits.reference, points)
   settings = {k: place(v) for k, v in conditions.portraits.settings.items()}
@@ -162,7 +162,7 @@ def generate(
     clip_audio = np.stack([audio.pad_index(own[:count], around) for own in features])
     speed = conditions.speed[:, np.clip(around, 0, count - 1)]
     batch = {'audio': clip_audio, 'speed': speed}
-    if config.aids.overlay:
+    if overlay.used(config.aids):
       if previous is not None and follows:
         target = keep_size(points, find_points(to_uint8(previous[:, -1]), target))
       batch |= {'reference_points': points, 'points': target[:, None]}

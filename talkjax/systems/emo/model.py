@@ -85,7 +85,7 @@ def condition(
     modulation=modulation,
   )
   laid = None
-  if nets.aids.overlay:
+  if overlay.used(nets.aids):
     enlarged = overlay.enlarge(to_float(batch['reference']))
     laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
   return networks.with_portrait(unet, portrait, laid, nets)

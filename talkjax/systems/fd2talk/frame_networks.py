@@ -17,6 +17,7 @@ from talkjax.nn.latent_unet import Conditioning, LatentUNet, precompute_kv
 from talkjax.nn.transformer import ImageTokens
 from talkjax.systems.fd2talk import guide
 from talkjax.systems.portrait import latents as latent_spaces
+from talkjax.systems.portrait import overlay
 from talkjax.systems.portrait.latents import AutoencoderLatents, FoldedLatents
 from talkjax.systems.portrait.networks import apply_flow, encode, encode_moved, flow_channels, from_references
 from talkjax.systems.portrait.overlay import Overlay, enlarge, follow_landmarks
@@ -60,7 +61,7 @@ def make_networks(config) -> Networks:
   latents, dtype = latent_spaces.make(config), jnp.dtype(config.dtype)
   channels = latents.channels
   unet = LatentUNet(
-    (3 * channels if aids.overlay else channels) + flow_channels(config),
+    (3 * channels if overlay.used(aids) else channels) + flow_channels(config),
     widths=tuple(m.widths),
     attention=tuple(m.attention),
     layers=m.layers,
@@ -81,8 +82,8 @@ def make_networks(config) -> Networks:
     latents=latents,
     joint=m.joint,
     modulated=aids.modulation,
-    overlay=aids.overlay,
-    flow=aids.flow,
+    overlay=overlay.used(aids),
+    flow=aids.reference == 'flow',
     widened=config.latents.get('decoded', 1) > 1,
   )
 

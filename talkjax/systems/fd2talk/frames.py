@@ -79,13 +79,7 @@ def _check(config) -> None:
       f'config.framing={config.framing} cuts out the face, and coefficients of {config.morphable.name} are of whole '
       'pictures: set config.framing to 0'
     )
-  reading.check_hidden_mouth(config)
-  reading.check_flow(config)
-  if config.aids.overlay and config.data.feature_cache:
-    raise UserError(
-      f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '
-      'does not have: set config.data.feature_cache to nothing, or config.aids.overlay to False'
-    )
+  reading.check_aids(config, ('none', 'overlay', 'flow'))
 
 
 def read(record: Record, generator: np.random.Generator, *, config) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ class FoldedLatents:
   """Patches of pixels as channels, without parameters."""
 
   patch: int
+  residual_scale = 6.0  # gives the residual from a portrait a variance of about one
 
   @property
   def channels(self) -> int:
@@ -43,6 +44,7 @@ class AutoencoderLatents:
   """
 
   net: nn.Module
+  residual_scale = 1.5
 
   @property
   def channels(self) -> int:

@@ -141,12 +141,12 @@ def make_networks(
 
 def num_references(aids) -> int:
   """How many times the channels of the latents a backbone reads and predicts, see `predict`."""
-  return 1 + bool(aids.residual_scale) + aids.overlay
+  return 1 + (aids.reference != 'none') + overlay.used(aids)
 
 
 def flow_channels(config) -> int:
   """How many channels more a backbone predicts: the flow of the overlay, of every second pixel along each axis."""
-  return 2 * max(1, latent_spaces.factor(config.latents) // 2) ** 2 if config.aids.flow else 0
+  return 2 * max(1, latent_spaces.factor(config.latents) // 2) ** 2 if config.aids.reference == 'flow' else 0
 
 
 def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def with_portrait(
 ) -> PortraitConditioning:
   """The conditioning of frames with a portrait [b, h, w, c], and maybe its overlay, as the base of their residual."""
   base = None
-  if nets.aids.residual_scale:
+  if nets.aids.reference != 'none':
     base = portrait[:, None] if laid is None else laid.latents
   return PortraitConditioning(unet, portrait, laid, base)
 
@@ -265,17 +265,17 @@ def modulation(windows: jax.Array, nets: Networks) -> jax.Array | None:
 def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitConditioning, *, nets: Networks):
   """The prediction for noisy latents x [b, f, h, w, c] at levels [b], or at one for all.
 
-  With `aids.residual_scale` x is the scaled residual from `condition.base`, and the backbone sees the latents of the
-  portrait, and its overlay, see `from_references`. With `aids.flow` it predicts how the overlay is moved too, as the
-  points that it follows know nothing of depth. With `aids.prior` the prediction is x0, and the backbone's output is
+  With an `aids.reference` x is the scaled residual from `condition.base`, and the backbone sees the latents of the
+  portrait, and its overlay, see `from_references`. With 'flow' it predicts how the overlay is moved too, as the points
+  that it follows know nothing of depth. With `aids.prior` the prediction is x0, and the backbone's output is
   added to the posterior mean of x0 given x for a Gaussian x0 of that variance, so that a narrow network need not pass
   all of x through.
   """
   b, f = x.shape[:2]
   references, aids = (), nets.aids
-  if aids.residual_scale:
+  if aids.reference != 'none':
     frames = lambda y: jnp.broadcast_to(y if y.ndim == x.ndim else y[:, None], x.shape)
-    references = (*((frames(condition.overlay.latents),) if aids.overlay else ()), frames(condition.portrait))
+    references = (*((frames(condition.overlay.latents),) if overlay.used(aids) else ()), frames(condition.portrait))
   inputs = jnp.concatenate([x, *references], axis=-1)
   scales = {k: jnp.repeat(v, f) for k, v in condition.unet.context_scales.items()}
   y, _ = nets.backbone.apply(
@@ -286,13 +286,13 @@ def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitCon
     f,
   )
   y = y.reshape(*x.shape[:-1], -1)
-  if aids.flow:
+  if aids.reference == 'flow':
     y, moved = apply_flow(params, y, condition.overlay, nets)
     references = (moved, references[1])
   if references:
     y, blend = from_references(y, references)
-    if aids.overlay:
-      y += aids.residual_scale * (blend - condition.base)
+    if overlay.used(aids):
+      y += nets.latents.residual_scale * (blend - condition.base)
   if aids.prior:
     s, n = level.signal_scale, level.noise_scale
     y += x * jnp.reshape(s * aids.prior / (s**2 * aids.prior + n**2), (-1, 1, 1, 1, 1))
@@ -330,12 +330,12 @@ def from_references(y: jax.Array, references: Sequence[jax.Array]) -> tuple[jax.
 
 def to_residual(latents: jax.Array, condition: PortraitConditioning, nets: Networks) -> jax.Array:
   """What is diffused for latents [b, f, h, w, c]: these, or their scaled difference from `condition.base`."""
-  return latents if condition.base is None else (latents - condition.base) * nets.aids.residual_scale
+  return latents if condition.base is None else (latents - condition.base) * nets.latents.residual_scale
 
 
 def from_residual(residual: jax.Array, base: jax.Array | None, nets: Networks) -> jax.Array:
   """The inverse of `to_residual`."""
-  return residual if base is None else residual / nets.aids.residual_scale + base
+  return residual if base is None else residual / nets.latents.residual_scale + base
 
 
 def scale_examples(tree, scale: jax.Array):
@@ -363,15 +363,14 @@ def check(config) -> None:
       'config.model.modulated=True: an earlier version trained this small network, whose audio tokens modulated the '
       'residual blocks: train it again, or use that version'
     )
-  reading.check_hidden_mouth(config)
-  reading.check_flow(config)
+  reading.check_aids(config, ('none', 'concatenated', 'overlay', 'flow'))
   if aids.prior and config.diffusion.target != 'x0':
     raise UserError(
       f'config.aids.prior={aids.prior} needs a network that predicts x0, and config.diffusion.target is '
       f'{config.diffusion.target!r}: set the prior to 0 or the target to x0'
     )
-  if aids.overlay and (not aids.residual_scale or config.diffusion.target != 'x0'):
+  if overlay.used(aids) and config.diffusion.target != 'x0':
     raise UserError(
-      f'config.aids.overlay blends portraits in the residual x0, and config.aids.residual_scale={aids.residual_scale}, '
-      f'config.diffusion.target={config.diffusion.target!r}: set them to 6 and x0, or config.aids.overlay to False'
+      f'config.aids.reference={aids.reference} blends portraits in the residual x0, and config.diffusion.target is '
+      f"{config.diffusion.target!r}: set that to x0, or config.aids.reference to 'none'"
     )

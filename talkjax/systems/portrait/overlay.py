@@ -36,6 +36,11 @@ class Overlay:
 jax.tree_util.register_dataclass(Overlay, ['latents', 'points', 'images', 'shown'], [])
 
 
+def used(aids) -> bool:
+  """Whether portraits are laid over faces, with these `config.aids`."""
+  return aids.reference in ('overlay', 'flow')
+
+
 def pixel_centres(size: int) -> jax.Array:
   """[size * size, 2]."""
   centres = (np.arange(size, dtype=np.float32) + 0.5) / size

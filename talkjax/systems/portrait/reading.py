@@ -9,7 +9,7 @@ from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.systems.audio import AudioFeatures
-from talkjax.systems.portrait import framing
+from talkjax.systems.portrait import framing, overlay
 from talkjax.systems.portrait.latents import factor
 
 
@@ -47,11 +47,6 @@ def read(
   Raises:
     UserError: the record is too short, has no sound where it is needed, or its cached features do not fit the config.
   """
-  if config.aids.overlay and len(record.features.get('latents', ())):
-    raise UserError(
-      f'config.aids.overlay moves the pixels of portraits, which config.data.feature_cache={config.data.feature_cache} '
-      'does not have: set config.data.feature_cache to nothing, or config.aids.overlay to False'
-    )
   f, count = config.frames, len(record.frames)
   if count < f:
     raise UserError(f'clip {record.id} has {count} frames, fewer than config.frames={f}: rebuild the corpus without it')
@@ -59,7 +54,7 @@ def read(
   examples = []
   for _ in range(config.data.examples_per_record):
     start = int(generator.integers(0, count - f + 1))
-    other = int(generator.integers(count)) if config.aids.overlay else near(start, f, count, config, generator)
+    other = int(generator.integers(count)) if overlay.used(config.aids) else near(start, f, count, config, generator)
     around = np.arange(start - config.margin, start + f + config.margin)
     example = {
       **images('target', record, range(start, start + f), config, config.framing),
@@ -89,6 +84,11 @@ def images(name: str, record: Record, frames: Sequence[int], config, crop: float
     return {name: np.stack([window.picture(record.frame(i), config.size) for i in frames])}
   where = f'config.data.feature_cache={config.data.feature_cache}'
   latents = record.features['latents']
+  if overlay.used(config.aids):
+    raise UserError(
+      f'{where} has no pixels, which config.aids.reference={config.aids.reference} moves: set '
+      "config.data.feature_cache to nothing, or config.aids.reference to 'none'"
+    )
   if crop:
     raise UserError(
       f'{where} has latents of whole frames, and config.framing={crop} cuts out the face: set config.framing to 0, or '
@@ -129,21 +129,25 @@ def mouth_weights(record: Record, frames: Sequence[int], config, crop: float = 0
   return 1 + (config.mouth_weight - 1) * np.stack([box_region(box, size) for box in boxes])
 
 
-def check_hidden_mouth(config) -> None:
-  """Raises UserError where mouths are to be hidden that `mouth_weights` does not mark."""
-  if config.aids.hidden_mouth and config.mouth_weight == 1:
+def check_aids(config, references: Sequence[str]) -> None:
+  """Raises UserError for `config.aids` that contradict the rest of a config.
+
+  Args:
+    config: of a system whose portraits may be laid over faces.
+    references: the values of `aids.reference` that the system has.
+  """
+  aids = config.aids
+  if aids.reference not in references:
+    raise UserError(f'config.aids.reference={aids.reference!r} is not one of {", ".join(references)}')
+  if aids.hidden_mouth and config.mouth_weight == 1:
     raise UserError(
       'config.aids.hidden_mouth needs the mouth map that config.mouth_weight=1 leaves out: set config.mouth_weight '
       'to more than 1, or config.aids.hidden_mouth to 0'
     )
-
-
-def check_flow(config) -> None:
-  """Raises UserError where a flow has no overlay, or none of pixels, to move."""
-  if config.aids.flow and (not config.aids.overlay or config.latents.kind != 'fold'):
+  if aids.reference == 'flow' and config.latents.kind != 'fold':
     raise UserError(
-      f'config.aids.flow moves the pixels of an overlay, and config.aids.overlay={config.aids.overlay}, '
-      f"config.latents.kind={config.latents.kind!r}: set them to True and 'fold', or config.aids.flow to False"
+      f'config.aids.reference=flow moves pixels, and config.latents.kind is {config.latents.kind!r}: set that to '
+      "'fold', or config.aids.reference to 'overlay'"
     )
 
 

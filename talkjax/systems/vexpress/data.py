@@ -6,14 +6,14 @@ from talkjax.corpora.records import Record
 from talkjax.errors import UserError
 from talkjax.faces import keypoints
 from talkjax.systems.audio import AudioFeatures
-from talkjax.systems.portrait import reading
+from talkjax.systems.portrait import overlay, reading
 
 
 def read(record: Record, generator: np.random.Generator, *, config, audio: AudioFeatures) -> dict[str, np.ndarray]:
   """Random clips of a record as training examples, a share of `augment.flip` mirrored.
 
   Returns:
-    As `reading.read`, and kps [k, f, h, w, 3] uint8, the V-Kps images. With `aids.overlay` the keypoints in sides of
+    As `reading.read`, and kps [k, f, h, w, 3] uint8, the V-Kps images. With an overlay the keypoints in sides of
     the picture too: points [k, f, 3, 2] and reference_points [k, 3, 2].
 
   Raises:
@@ -35,7 +35,7 @@ def read(record: Record, generator: np.random.Generator, *, config, audio: Audio
       own, reference = (keypoints.mirrored(p, config.size) for p in (own, reference))
       mirrored = [k for k in ('target', 'reference', 'weight') if k in example]
       example = {**example, **{k: np.ascontiguousarray(example[k][..., ::-1, :]) for k in mirrored}}
-    if config.aids.overlay:
+    if overlay.used(config.aids):
       example = {**example, 'points': own / config.size, 'reference_points': reference / config.size}
     return {**example, 'kps': keypoints.draw_all(own, config.size, config.kps_canvas or config.size)}
 

@@ -47,7 +47,7 @@ class Sampler:
     latents = networks.encode(params, {'reference': reference}, 'reference', self.nets)
     features, _ = networks.reference_features(params, latents, None, self.nets)
     kv = precompute_kv(params['backbone'], {'reference': features}, self.nets.backbone.dtype)['reference']
-    return Prepared(kv, latents, overlay.enlarge(to_float(reference)) if self.nets.aids.overlay else None)
+    return Prepared(kv, latents, overlay.enlarge(to_float(reference)) if overlay.used(self.nets.aids) else None)
 
   def _lay_over(self, params, prepared: Prepared, video, source, target) -> overlay.Overlay:
     """The portraits of videos [n], moved from keypoints [n, 3, 2] to [n, f, 3, 2]; without the enlarged images."""
@@ -81,7 +81,7 @@ class Sampler:
       context_scales=networks.context_scales(self.config, settings, x.shape[0]),
     )
     portraits = prepared.latents[video]
-    if self.nets.aids.flow:
+    if self.nets.aids.reference == 'flow':
       laid = dataclasses.replace(laid, images=prepared.enlarged[video])
     condition = networks.with_portrait(unet, portraits, laid, self.nets)
     # Unconditional: zero features of the portrait and the keypoints, zero audio tokens, as released.
@@ -107,7 +107,7 @@ class Sampler:
   def _decode(self, params, x, prepared: Prepared, video, laid=None):
     """Images [k, h, w, 3] of frames x [k, h, w, c] of the videos [k]; `laid` of `lay_over`, of one frame each."""
     base = prepared.latents[video] if laid is None else laid.latents[:, 0]
-    latents = networks.from_residual(x, base if self.nets.aids.residual_scale else None, self.nets)
+    latents = networks.from_residual(x, base if self.nets.aids.reference != 'none' else None, self.nets)
     return self.nets.latents.decode(params, latents)
 
 
@@ -176,7 +176,7 @@ class Inputs:
 
   def lay_over(self, params, videos: np.ndarray, frames: np.ndarray, sampler: Sampler, place: Callable):
     """The portraits of videos [n], laid over the faces of frames [n, f]; or None."""
-    if not sampler.nets.aids.overlay:
+    if not overlay.used(sampler.nets.aids):
       return None
     given = [(*self.points[video], index) for video, index in zip(videos, frames)]
     source = np.stack([portrait for portrait, _, _ in given])

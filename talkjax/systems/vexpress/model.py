@@ -69,7 +69,7 @@ def condition(
   contexts = {'reference': reference, **audio_contexts(params, windows, nets)}
   guide = guide_features(params, batch['kps'], nets)
   laid = None
-  if nets.aids.overlay:
+  if overlay.used(nets.aids):
     enlarged = overlay.enlarge(to_float(batch['reference']))
     laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
   unet = Conditioning(contexts, guide_features=guide, modulation=networks.modulation(windows, nets))
