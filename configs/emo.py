@@ -1,4 +1,4 @@
-"""EMO. Sizes `paper`, `tiny`, `puppets`, `small`; stages 1 (images), 2 (video and audio), 3 (speed).
+"""EMO. Sizes `paper`, `tiny`, `puppets`, `grid_small`, `small`; stages 1 (images), 2 (video and audio), 3 (speed).
 
   python -m talkjax.train --config=configs/emo.py:paper,stage=1 --workdir=runs/emo_1
   python -m talkjax.train --config=configs/emo.py:paper,stage=2 --workdir=runs/emo_2 --config.init_from=runs/emo_1
@@ -49,9 +49,9 @@ def get_config(arg: str | None = None):
   if size == 'small':
     c.model.update(audio_tokens=8, speed_features=128)
     c.steps = 100_000
-  if size in ('tiny', 'puppets'):
-    if size == 'puppets':
-      c.steps = {1: 2000, 2: 300, 3: 300}[stage]
+  if size in ('tiny', 'puppets', 'grid_small'):
+    if size != 'tiny':
+      c.steps = {1: 2000 if size == 'puppets' else 1400, 2: 300, 3: 300}[stage]
     c.motion_frames = 2
     c.data.reference_within = 8  # frames, as far as a clip's last one is from its motion frames
     c.context_scales.audio = 1.5  # mouths open too little otherwise

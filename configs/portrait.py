@@ -2,7 +2,9 @@
 
 Sizes: `paper` is 512 x 512 in Stable Diffusion 1.5's latents. `tiny` is 64 x 64 puppets, folded 4 x 4 into channels in
 place of an autoencoder, which two CPU cores train in minutes; `puppets` is the same, folded 2 x 2 and trained for
-longer. `small` learns 128 x 128 from scratch on one GPU. `config.aids` has what these small networks are helped with.
+longer. `grid_small` is `puppets` on real faces, those of GRID's speaker 1, conditioned on a speech encoder that learns
+from the same clips (configs/speech_encoder.py:landmarks). `small` learns 128 x 128 from scratch on one GPU.
+`config.aids` has what these small networks are helped with.
 A later stage starts from the earlier one's workdir: what it adds is initialised, everything else must fit.
 """
 
@@ -10,7 +12,7 @@ import ml_collections
 
 from configs import common
 
-SIZES = ('paper', 'tiny', 'puppets', 'small')
+SIZES = ('paper', 'tiny', 'puppets', 'grid_small', 'small')
 
 
 def base(stage: int) -> ml_collections.ConfigDict:
@@ -145,8 +147,12 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.steps = {1: 1800, 2: 700, 3: 700}[stage]
   c.sample_every = 200
   c.checkpoint_every = 100
-  if size == 'puppets':
+  if size != 'tiny':
     c.latents.patch = 2
     c.model.update(widths=(32, 64, 96), attention=(False, False, True))
     c.mouth_weight = 10.0
     c.ema = 0.998
+  if size == 'grid_small':
+    c.data.update(corpus='grid/s1', mouth='landmarks')
+    if stage == 1:
+      c.audio.weights = 'runs/speech_encoder_grid'  # that of the package knows synthetic voices only

@@ -1,4 +1,6 @@
-"""V-Express. Sizes `paper`, `tiny`, `puppets`, `small`; stages 1 (single frames), 2 (audio and motion), 3 (everything).
+"""V-Express. Sizes `paper`, `tiny`, `puppets`, `grid_small`, `small`.
+
+Stages 1 (single frames), 2 (audio and motion), 3 (everything).
 
   python -m talkjax.train --config=configs/vexpress.py:paper,stage=1 --workdir=runs/vx_1
   python -m talkjax.train --config=configs/vexpress.py:paper,stage=2 --workdir=runs/vx_2 --config.init_from=runs/vx_1
@@ -60,8 +62,8 @@ def get_config(arg: str | None = None):
   if size == 'small':
     c.model.update(audio_features=256, audio_layers=2, audio_heads=4)
     c.windows.batch_size *= 4
-  if size in ('tiny', 'puppets'):
-    c.steps = {1: 1800 if size == 'tiny' else 2300, 2: 400, 3: 600}[stage]
+  if size in ('tiny', 'puppets', 'grid_small'):
+    c.steps = {1: {'tiny': 1800, 'puppets': 2300, 'grid_small': 1400}[size], 2: 400, 3: 600}[stage]
     if stage == 3:  # mouths have been learned, the rest of the picture has not
       c.mouth_weight = 4.0
     c.windows.update(frames=c.frames, overlap=0 if stage == 1 else 2, batch_size=64 if stage == 1 else 8)

@@ -42,6 +42,7 @@ def portrait_config(system, size, stage, puppets):
   config.optimizer.warmup = 0
   config.update_from_flattened_dict(NARROW | NARROW_AUDIO[system])
   config.data.update({**SMALL, 'dir': str(puppets)})
+  config.audio.weights = ''
   if size == 'paper':  # its pretrained networks are not available
     config.init_from = 'random' if stage > 1 else ''
     config.pretrained.update(dict.fromkeys(config.pretrained, 'random'))
