@@ -45,6 +45,7 @@ def base(stage: int) -> ml_collections.ConfigDict:
     target='epsilon',
     min_snr=0.0,
     noise_offset=0.0,
+    huber=0.0,  # c of the pseudo-Huber loss in place of the squared one, which blurs (ours); 0: the squared error
   )
   c.sampler = dict(name='ddim', steps=40, eta=0.0, spacing='trailing', clip=0.0)
   c.guidance = 3.5
@@ -111,7 +112,14 @@ def from_scratch(c: ml_collections.ConfigDict, size: str, stage: int) -> None:
   c.latents.kind = 'fold'
   c.dtype, c.remat = 'float32', False
   c.diffusion.update(
-    schedule='log_snr', start=4.0, end=-8.0, zero_snr=False, target='x0', min_snr=0.0, noise_offset=0.0
+    schedule='log_snr',
+    start=4.0,
+    end=-8.0,
+    zero_snr=False,
+    target='x0',
+    min_snr=0.0,
+    noise_offset=0.0,
+    huber=0.05,
   )
   c.aids.update(reference='flow', prior=0.03, modulation=True, hidden_mouth=1.0)
   c.audio.kind = 'mel'

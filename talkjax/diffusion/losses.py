@@ -33,8 +33,10 @@ def min_snr_weight(ratio: jax.Array, target: str, gamma: float = 5.0, velocity_o
   return jnp.minimum(ratio + velocity_offset, gamma) / (ratio + 1.0)
 
 
-def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, normalize: bool = True) -> jax.Array:
-  """Mean squared error per example, [b] float32.
+def mean_error(
+  prediction: jax.Array, target: jax.Array, weight: Any = None, normalize: bool = True, huber: float = 0.0
+) -> jax.Array:
+  """Mean error per example, [b] float32: the squared one, or the pseudo-Huber one.
 
   Args:
     prediction, target: [b, ...], any float type.
@@ -42,8 +44,13 @@ def squared_error(prediction: jax.Array, target: jax.Array, weight: Any = None, 
     normalize: True divides by the sum of the weights: a masked loss is then the mean over the mask, whatever its size.
       False divides by the number of elements (the published masked loss, and maps whose absolute weights matter). An
       example whose weights are all 0 has loss 0.
+    huber: c of the pseudo-Huber error of each value, sqrt(error^2 + c^2) - c, which grows as the error where that is
+      larger than c. Its minimum is nearer to the median of what is possible than to the mean, which is blurred.
+      0: the squared error.
   """
   error = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32))
+  if huber:
+    error = jnp.sqrt(error + huber**2) - huber
   axes = tuple(range(1, error.ndim))
   if weight is None:
     return jnp.mean(error, axes)
@@ -100,19 +107,26 @@ def variational_bound(
 
 
 def loss(
-  prediction: Any, target: Any, *, weight: Any = None, example_weight: jax.Array | None = None, normalize: bool = True
+  prediction: Any,
+  target: Any,
+  *,
+  weight: Any = None,
+  example_weight: jax.Array | None = None,
+  normalize: bool = True,
+  huber: float = 0.0,
 ) -> jax.Array:
-  """The loss, a float32 scalar: `squared_error` per leaf, summed over leaves (modalities) and averaged over examples.
+  """The loss, a float32 scalar: `mean_error` per leaf, summed over leaves (modalities) and averaged over examples.
 
   Args:
     prediction, target: trees of [b, ...].
     weight: None, one weight map for all leaves, or a tree like prediction.
     example_weight: [b], such as min-SNR weights; the loss is the plain mean of weight * error.
-    normalize: see `squared_error`.
+    normalize, huber: see `mean_error`.
   """
   leaves, structure = jax.tree.flatten(prediction)
   same = weight is not None and jax.tree.structure(weight) == structure
   weights = structure.flatten_up_to(weight) if same else [weight] * len(leaves)
-  errors = [squared_error(p, t, w, normalize) for p, t, w in zip(leaves, structure.flatten_up_to(target), weights)]
+  targets_of = structure.flatten_up_to(target)
+  errors = [mean_error(p, t, w, normalize, huber) for p, t, w in zip(leaves, targets_of, weights)]
   error = sum(errors)
   return jnp.mean(error if example_weight is None else error * example_weight)

@@ -34,13 +34,13 @@ _RENAMED = {
   'windows.kept': 'windows.cache_mib',
 }
 _AUDIO = {'audio.weights': '', 'audio.wav2vec2': {}, 'audio.speech_encoder': {}}
-_PORTRAIT = {'framing': 0.0, 'aids.reference': 'none', 'aids.modulation': False, **_AUDIO}
+_PORTRAIT = {'framing': 0.0, 'diffusion.huber': 0.0, 'aids.reference': 'none', 'aids.modulation': False, **_AUDIO}
 _ADDED = {
   'emo': {'diffusion.noise_offset': 0.0, **_PORTRAIT},
   'vexpress': _PORTRAIT,
   'joint_av': {'space.ends': False},
   'caption_classifier': {'space.ends': False},
-  ('fd2talk', 3): {'framing': 0.0, 'aids.reference': 'none', 'aids.hidden_mouth': 0.0},
+  ('fd2talk', 3): {'framing': 0.0, 'diffusion.huber': 0.0, 'aids.reference': 'none', 'aids.hidden_mouth': 0.0},
   'speech_edit': {'diffusion.zero_snr': False, 'sampler.spacing': 'trailing', 'audio.kind': 'mel', **_AUDIO},
 }
 # Keys of earlier versions, and entries of lists, that are gone: encoders need not be listed to be frozen or loaded.

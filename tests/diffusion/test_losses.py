@@ -9,23 +9,35 @@ import scipy.stats
 from talkjax.diffusion import losses, schedules
 
 
-def test_squared_error_of_each_example():
+def test_mean_error_of_each_example():
   prediction, target = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[0.0, 0.0], [0.0, 4.0]])
-  np.testing.assert_allclose(losses.squared_error(prediction, target), [2.5, 8.0])
+  np.testing.assert_allclose(losses.mean_error(prediction, target), [2.5, 8.0])
+
+
+def test_the_pseudo_huber_error_is_quadratic_near_zero_and_then_linear():
+  target = jnp.zeros((3, 1))
+  errors = losses.mean_error(jnp.array([[3.0], [1e-2], [40.0]]), target, huber=4.0)
+  np.testing.assert_allclose(errors, [5 - 4, 1e-4 / 8, 36.2], rtol=1e-3, atol=1e-6)
+  slope = jax.grad(lambda x: losses.loss(x, jnp.zeros((1, 1)), huber=0.01))(jnp.array([[-7.0]]))
+  np.testing.assert_allclose(slope, [[-1.0]], rtol=1e-4)
+  # Of what is possible, the one in the middle is predicted, not the mean.
+  possible = jnp.array([[0.0], [0.0], [3.0]])
+  costs = [float(losses.loss(jnp.full((3, 1), x), possible, huber=0.01)) for x in (0.0, 1.0)]
+  assert costs[0] < costs[1] and losses.loss(possible * 0 + 1, possible) < losses.loss(possible * 0, possible)
 
 
 def test_a_mask_counts_its_region_alone():
   prediction = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(2.0).at[0, 1, 1].set(100.0)
   mask = jnp.zeros((1, 2, 2, 1)).at[0, 0].set(1.0)  # two of four positions, six of twelve values
   target = jnp.zeros_like(prediction)
-  np.testing.assert_allclose(losses.squared_error(prediction, target, mask), [3 * 4 / 6])
-  np.testing.assert_allclose(losses.squared_error(prediction, target, mask, normalize=False), [3 * 4 / 12])
+  np.testing.assert_allclose(losses.mean_error(prediction, target, mask), [3 * 4 / 6])
+  np.testing.assert_allclose(losses.mean_error(prediction, target, mask, normalize=False), [3 * 4 / 12])
 
 
 def test_an_empty_mask_is_no_loss_and_no_nan():
   prediction = jnp.ones((2, 2, 2, 1))
   mask = jnp.zeros((2, 2, 2, 1)).at[1].set(1.0)
-  np.testing.assert_allclose(losses.squared_error(prediction, 0 * prediction, mask), [0.0, 1.0])
+  np.testing.assert_allclose(losses.mean_error(prediction, 0 * prediction, mask), [0.0, 1.0])
 
 
 def test_modalities_are_summed_and_examples_weighted():

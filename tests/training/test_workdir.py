@@ -35,7 +35,7 @@ NEW = {
   'aids': {'reference': 'concatenated', 'prior': 0.03, 'hidden_mouth': 1.0, 'modulation': False},
   'windows': {'frames': 12, 'overlap': 4, 'batch_size': 8, 'cache_mib': 256},
   'data': {'dir': 'datasets', 'feature_cache': 'features'},
-  'diffusion': {'start': 1e-6, 'end': 0.01, 'steps': 2000},
+  'diffusion': {'start': 1e-6, 'end': 0.01, 'steps': 2000, 'huber': 0.0},
   'augment': {},
   'pretrained_network': 'sd15',
   'load': [['sd15', 'backbone', '', '']],
@@ -113,14 +113,14 @@ def test_a_config_without_these_keys_is_untouched(config):
 
 def test_keys_that_earlier_versions_did_not_have_get_what_they_did():
   emo = {'system': 'emo', 'diffusion': {'steps': 1000}}
-  assert upgrade(emo) == {'system': 'emo', 'diffusion': {'steps': 1000, 'noise_offset': 0.0}}
+  assert upgrade(emo) == {'system': 'emo', 'diffusion': {'steps': 1000, 'noise_offset': 0.0, 'huber': 0.0}}
   edit = {'system': 'speech_edit', 'diffusion': {'linear_start': 1e-6}, 'sampler': {'name': 'ddim'}}
   assert upgrade(edit) == {
     'system': 'speech_edit',
     'diffusion': {'start': 1e-6, 'zero_snr': False},
     'sampler': {'name': 'ddim', 'spacing': 'trailing'},
   }
-  kept = {'system': 'emo', 'diffusion': {'noise_offset': 0.1}}
+  kept = {'system': 'emo', 'diffusion': {'noise_offset': 0.1, 'huber': 0.05}}
   assert upgrade(copy.deepcopy(kept)) == kept
   second, third = ({'system': 'fd2talk', 'stage': n, 'latents': {}, 'aids': {}} for n in (2, 3))
   assert upgrade(copy.deepcopy(second)) == second

@@ -160,7 +160,7 @@ def loss(
   schedule: schedules.Schedule,
   config,
 ) -> tuple[jax.Array, dict]:
-  """L_second, eq. 16: the squared error of the predicted latents.
+  """L_second, eq. 16: the error of the predicted latents, squared or pseudo-Huber.
 
   Args:
     params: from `init`.

@@ -23,7 +23,7 @@ def loss(
   schedule: schedules.Schedule,
   config,
 ) -> tuple[jax.Array, dict]:
-  """The squared error of the backbone's prediction over clips of latents (EMO eq. 1, V-Express section 2.1).
+  """The error of the backbone's prediction over clips of latents (EMO eq. 1, V-Express section 2.1).
 
   Args:
     params: from `networks.init`.
@@ -70,14 +70,14 @@ def denoising_loss(
   weight: jax.Array | None = None,
   corrupt: Callable | None = None,
 ) -> jax.Array:
-  """The squared error of what a network predicts from noisy latents.
+  """The error of what a network predicts from noisy latents, squared or pseudo-Huber.
 
   Args:
     predict: (noisy latents, level) -> the prediction of `settings.target`.
     latents: [b, ..., h, w, c], clean.
     rngs: of the level and of the noise.
     schedule: of the noise.
-    settings: `config.diffusion`: target, noise_offset, min_snr and zero_snr.
+    settings: `config.diffusion`: target, noise_offset, min_snr, zero_snr and huber.
     weight: of the error, broadcast against the latents.
     corrupt: (noisy latents, noise, level) -> what the network is given in place of the noisy latents.
   """
@@ -96,7 +96,7 @@ def denoising_loss(
     ratio, offset = losses.snr(level), float(settings.zero_snr)
     example_weight = losses.min_snr_weight(ratio, settings.target, settings.min_snr, offset)
   target = targets.make(settings.target, latents, noise, level)
-  return losses.loss(output, target, weight=weight, example_weight=example_weight)
+  return losses.loss(output, target, weight=weight, example_weight=example_weight, huber=settings.huber)
 
 
 def hide_mouths(x: jax.Array, noise: jax.Array, level, mouth: jax.Array, share: float, rng: jax.Array) -> jax.Array:
