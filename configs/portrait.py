@@ -59,7 +59,9 @@ def base(stage: int) -> ml_collections.ConfigDict:
     # the network predicts how that is moved further.
     reference='none',
     prior=0.0,  # preconditioning: variance of x0 for which the posterior mean is added to the prediction of x0
-    modulation=False,  # the audio features scale and shift those of residual blocks (FiLM)
+    # The audio features scale and shift those of residual blocks (FiLM), and so does how a face has turned that the
+    # portrait is laid over.
+    modulation=False,
     hidden_mouth=0.0,  # share of noisier training examples whose mouth is replaced by noise
   )
   c.optimizer.learning_rate = 1e-5

@@ -163,6 +163,11 @@ def _upgrade_reference(config: dict) -> None:
       f'config.aids.residual_scale={scale}: it is {known} now in these latents, so train this network again, or use '
       'the earlier version that trained it'
     )
+  if overlay and aids.get('modulation') and config.get('system') != 'fd2talk':
+    raise UserError(
+      f'config.aids.overlay={overlay}: an earlier version trained this small network, whose modulation did not know '
+      'how faces have turned: train it again, or use that version'
+    )
   aids['reference'] = 'flow' if flow else 'overlay' if overlay else 'concatenated' if scale else 'none'
 
 

@@ -61,6 +61,24 @@ def test_a_landmark_that_moves_alone_moves_its_surroundings_only():
   assert change[:, :3].max() < 0.02 and change[:3].max() < 0.02
 
 
+def test_the_turn_of_a_face_is_what_the_similarity_leaves_of_its_keypoints():
+  angle, scale, shift = 0.2, 1.15, np.array([0.06, -0.04], np.float32)
+  rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
+  source = points()[:, :3]
+  moved = source @ rotation.T + shift
+  shape, rest, similarity = np.split(np.asarray(overlay.turn(source, moved[:, None]))[0, 0], [6, 12])
+  spread = np.sqrt(np.mean(np.sum(np.square(source - source.mean(1)), -1)))
+  np.testing.assert_allclose(shape, ((source - source.mean(1))[0] / spread).T.reshape(-1), rtol=1e-4)
+  np.testing.assert_allclose(rest, 0, atol=1e-4)
+  np.testing.assert_allclose(similarity / overlay.TURN_SCALE, [-angle, -np.log(scale)], rtol=1e-4)
+
+  # A nose that moves to the right, as that of a head that turns, is seen there, whatever the similarity.
+  nose = source + np.array([[0, 0], [0, 0], [0.02, 0]], np.float32)
+  turned = [np.asarray(overlay.turn(source, p[:, None]))[0, 0] for p in (nose, nose @ rotation.T + shift)]
+  np.testing.assert_allclose(turned[0][:12], turned[1][:12], atol=1e-3)
+  assert turned[0].shape == (overlay.TURN,) and turned[0][8] > 0 > turned[0][6:8].max()
+
+
 def test_a_head_is_moved_by_the_similarity_that_fits_its_keypoints_best():
   """Turned, enlarged and shifted keypoints move every pixel so, as OpenCV warps it."""
   angle, scale, shift = 0.2, 1.15, np.array([0.06, -0.04], np.float32)

@@ -17,7 +17,7 @@ from talkjax.faces import keypoints
 from talkjax.nn.latent_unet import Conditioning, precompute_kv
 from talkjax.systems.portrait import framing, networks
 from talkjax.systems.portrait.networks import PortraitConditioning
-from talkjax.systems.portrait.overlay import Overlay, pixel_centres
+from talkjax.systems.portrait.overlay import TURN, Overlay, pixel_centres
 from talkjax.systems.portrait.reading import face_points
 from talkjax.systems.vexpress import model
 from talkjax.training import state
@@ -82,7 +82,7 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
   kv = precompute_kv(params['backbone'], {'reference': features})['reference']
 
   laid = 2 * jnp.ones((*portrait.shape[:1], 4, *portrait.shape[1:]))
-  unet = Conditioning(contexts, guide_features=guide, modulation=jnp.ones((8, 5)))
+  unet = Conditioning(contexts, guide_features=guide, modulation=jnp.ones((8, 5 + TURN)))
   points = jnp.full((2, 4, 32, 32, 2), 0.25)
   given = PortraitConditioning(unet, portrait, Overlay(laid, points), laid)
 
@@ -112,6 +112,10 @@ def test_dropped_conditions_are_zero_and_dropped_by_frame(vexpress):
     assert all(np.array_equal(f, frames[0]) for f in frames)  # the same frames in every block
     np.testing.assert_array_equal(np.any(np.asarray(portraits), axis=(2, 3, 4)).reshape(-1), frames[0])
     assert np.all(some['audio'] == 1)
+    # How the face has turned goes with the keypoints, the sound does not.
+    np.testing.assert_array_equal(made.unet.modulation[:, :5], 1)
+    turned = np.broadcast_to(np.asarray(rest)[:, :1, 0, 0], (8, TURN))
+    np.testing.assert_array_equal(made.unet.modulation[:, 5:], turned)
     # The overlay tells where the keypoints are: where these are dropped it is the portrait as it is.
     has_kps = np.asarray(rest)[:, 0, 0, 0].reshape(laid.shape[:2])[..., None, None, None] > 0
     shown = np.broadcast_to(np.any(np.asarray(portraits), axis=(2, 3, 4), keepdims=True), portraits.shape)

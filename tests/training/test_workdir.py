@@ -149,6 +149,13 @@ def test_a_residual_of_another_scale_is_refused():
     upgrade({'latents': {'kind': 'fold'}, 'aids': {'residual_scale': 2.0}})
 
 
+def test_a_modulation_without_keypoints_is_refused():
+  old = {'system': 'emo', 'latents': {'kind': 'fold'}, 'aids': {'residual_scale': 6.0, 'overlay': True}}
+  assert upgrade(copy.deepcopy(old))['aids']['reference'] == 'overlay'
+  with pytest.raises(UserError, match=r'overlay=True: an earlier version trained .*: train it again, or use that'):
+    upgrade(old | {'aids': old['aids'] | {'modulation': True}})
+
+
 def test_a_key_that_is_gone_is_dropped():
   assert upgrade({'audio': {'context': 12}}) == {'audio': {}}
 

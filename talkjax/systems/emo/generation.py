@@ -77,15 +77,15 @@ class Sampler:
       _, motion_features = networks.reference_features(params, latents, motion, nets)
       motion_features = networks.scale_examples(motion_features, jnp.full(latents.shape[:1], has_motion))
     windows = model.audio_windows(batch['audio'], nets)
-    contexts = model.audio_contexts(params, windows, nets)
+    contexts, faces = model.audio_contexts(params, windows, nets), networks.faces(batch, nets)
     unet = Conditioning(
       {'reference': prepared.kv, **precompute_kv(params['backbone'], contexts, nets.backbone.dtype)},
       networks.context_scales(config, settings, latents.shape[0]),
       motion_features,
       model.speed_tokens(params, batch['speed'], nets),
       jnp.repeat(prepared.guide, f, axis=0),
-      networks.modulation(windows, nets),
-      networks.modulation(jnp.full_like(windows, nets.audio_features.silence), nets),
+      networks.modulation(windows, faces, nets),
+      networks.modulation(jnp.full_like(windows, nets.audio_features.silence), faces, nets),
     )
     # Unconditional: the same without portrait and audio (zero keys and values).
     dropped = ('contexts', 'modulation', 'silent_modulation')
@@ -97,8 +97,8 @@ class Sampler:
       return networks.predict(params, x, level, condition, nets=nets)
 
     laid = None
-    if overlay.used(nets.aids):
-      laid = networks.lay_over(params, prepared.enlarged, batch['reference_points'], batch['points'], nets)
+    if faces:
+      laid = networks.lay_over(params, prepared.enlarged, *faces, nets)
     condition = networks.with_portrait(unet, latents, laid, nets)
     generated = samplers.sample(
       guidance.classifier_free_batched(

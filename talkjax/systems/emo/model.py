@@ -72,7 +72,8 @@ def condition(
       has_motion *= jax.random.bernoulli(keep_rng, 1 - drop.motion, (b,))
   reference, motion_features = networks.reference_features(params, portrait, motion, nets)
   windows = audio_windows(batch['audio'], nets)
-  contexts, modulation = audio_contexts(params, windows, nets), networks.modulation(windows, nets)
+  faces = networks.faces(batch, nets)
+  contexts, modulation = audio_contexts(params, windows, nets), networks.modulation(windows, faces, nets)
   if train and drop.all:
     keep = jax.random.bernoulli(drop_rng, 1 - drop.all, (b,)).astype(jnp.float32)
     reference = networks.scale_examples(reference, keep)
@@ -85,7 +86,6 @@ def condition(
     modulation=modulation,
   )
   laid = None
-  if overlay.used(nets.aids):
-    enlarged = overlay.enlarge(to_float(batch['reference']))
-    laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
+  if faces:
+    laid = networks.lay_over(params, overlay.enlarge(to_float(batch['reference'])), *faces, nets)
   return networks.with_portrait(unet, portrait, laid, nets)

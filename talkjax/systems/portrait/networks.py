@@ -168,7 +168,8 @@ def init(rng: jax.Array, batch: Mapping[str, jax.Array], *, nets: Networks) -> d
     windows = frame_windows(example['audio'].astype(jnp.float32), nets.margin)[:, 0]
     params['audio'] = nets.audio.init(keys['audio'], _audio_input(windows, nets))['params']
     contexts['audio'] = audio_tokens(params, windows, nets)
-    modulated = modulation(windows, nets)
+    given = faces({k: v[:, :1] if k == 'points' else v for k, v in example.items()}, nets)
+    modulated = modulation(windows, given, nets)
   speed = None
   if nets.speed:
     params['speed'] = nets.speed.init(keys['speed'], example['speed'])['params']
@@ -257,9 +258,25 @@ def _audio_input(windows: jax.Array, nets: Networks) -> jax.Array:
   return windows.reshape(windows.shape[0], nets.audio_window, -1) if nets.audio_window else windows
 
 
-def modulation(windows: jax.Array, nets: Networks) -> jax.Array | None:
-  """The windows of audio features [n, (2 margin + 1) d] as the modulation of residual blocks, where it is an aid."""
-  return windows if nets.aids.modulation and nets.audio else None
+def faces(batch: Mapping[str, jax.Array], nets: Networks) -> tuple[jax.Array, jax.Array] | None:
+  """With an overlay the keypoints of portraits [b, 3, 2] and of what they are laid over [b, f or 1, 3, 2]."""
+  return (batch['reference_points'], batch['points']) if overlay.used(nets.aids) else None
+
+
+def modulation(windows: jax.Array, given: tuple[jax.Array, jax.Array] | None, nets: Networks) -> jax.Array | None:
+  """The modulation [b f, d'] of residual blocks, where it is an aid.
+
+  Args:
+    windows: [b f, (2 margin + 1) d] of audio features.
+    given: of `faces`; how they have turned is a part of the modulation.
+    nets: the networks.
+  """
+  if not nets.aids.modulation or not nets.audio:
+    return None
+  if given is None:
+    return windows
+  turned = overlay.turn(*given).reshape(-1, overlay.TURN)
+  return jnp.concatenate([windows, jnp.repeat(turned, len(windows) // len(turned), axis=0)], axis=-1)
 
 
 def predict(params, x: jax.Array, level: schedules.Level, condition: PortraitConditioning, *, nets: Networks):

@@ -54,13 +54,14 @@ class Sampler:
     laid = networks.lay_over(params, prepared.enlarged[video], source, target, self.nets)
     return dataclasses.replace(laid, images=None)
 
-  def _encode_windows(self, params, kps, features) -> Conditioning:
+  def _encode_windows(self, params, kps, features, faces=None) -> Conditioning:
     """The conditioning of windows, apart from the portrait.
 
     Args:
       params: from training.
       kps: [n, f, h, w, 3] uint8, V-Kps images.
       features: [n, f, d], the audio features around each frame.
+      faces: with an overlay the keypoints [n, 3, 2] of the portraits and [n, f, 3, 2] of the frames, in sides.
     """
     features = features.reshape(-1, features.shape[-1])
     contexts = model.audio_contexts(params, features, self.nets)
@@ -68,8 +69,8 @@ class Sampler:
     return Conditioning(
       precompute_kv(params['backbone'], contexts, self.nets.backbone.dtype),
       guide_features=model.guide_features(params, kps, self.nets),
-      modulation=networks.modulation(features, self.nets),
-      silent_modulation=networks.modulation(silence, self.nets),
+      modulation=networks.modulation(features, faces, self.nets),
+      silent_modulation=networks.modulation(silence, faces, self.nets),
     )
 
   def _predict(self, params, prepared: Prepared, encoded: Conditioning, x, video, level, settings, laid=None):
@@ -144,7 +145,8 @@ def generate(
     numbers = np.arange(first, first + chunk)
     frames = [offset + np.minimum(numbers, length - 1) for offset, length in zip(plan.offsets, lengths)]
     videos = np.repeat(np.arange(b), chunk)
-    laid = inputs.lay_over(params, videos, np.tile(numbers, b)[:, None], sampler, place)
+    faces = inputs.faces(videos, np.tile(numbers, b)[:, None], sampler, place)
+    laid = sampler.lay_over(params, prepared, place(videos), *faces) if faces else None
     images = sampler.decode(params, place(x[np.concatenate(frames)]), prepared, place(videos), laid)
     images = to_uint8(images).reshape(b, chunk, *images.shape[1:])[:, : longest - first]
     last = first + images.shape[1]
@@ -174,15 +176,14 @@ class Inputs:
   points: Sequence[tuple[np.ndarray, np.ndarray]] = ()
   start: np.ndarray | None = None
 
-  def lay_over(self, params, videos: np.ndarray, frames: np.ndarray, sampler: Sampler, place: Callable):
-    """The portraits of videos [n], laid over the faces of frames [n, f]; or None."""
+  def faces(self, videos: np.ndarray, frames: np.ndarray, sampler: Sampler, place: Callable):
+    """Keypoints of the portraits of videos [n], and of their frames [n, f], in sides of the picture; or None."""
     if not overlay.used(sampler.nets.aids):
       return None
     given = [(*self.points[video], index) for video, index in zip(videos, frames)]
     source = np.stack([portrait for portrait, _, _ in given])
     target = np.stack([points[np.minimum(index, len(points) - 1)] for _, points, index in given])
-    points = (place(x / np.float32(sampler.config.size)) for x in (source, target))
-    return sampler.lay_over(params, self.prepared, place(videos), *points)
+    return tuple(place(x / np.float32(sampler.config.size)) for x in (source, target))
 
 
 def denoise(
@@ -233,8 +234,10 @@ class EncodedWindows:
     plan, group = self._plan, self.groups[number]
     images = np.stack([self._inputs.draw(plan.videos[w], plan.local[w]) for w in group])
     features = np.stack([self._features[plan.videos[w]][plan.local[w]] for w in group])
-    encoded = self._sampler.encode_windows(self._params, self.place(images), self.place(features))
-    laid = self._inputs.lay_over(self._params, plan.videos[group], plan.local[group], self._sampler, self.place)
+    videos, sampler = plan.videos[group], self._sampler
+    faces = self._inputs.faces(videos, plan.local[group], sampler, self.place)
+    encoded = sampler.encode_windows(self._params, self.place(images), self.place(features), faces)
+    laid = sampler.lay_over(self._params, self._inputs.prepared, self.place(videos), *faces) if faces else None
     encoded = encoded, laid
     size = sum(a.nbytes for a in jax.tree.leaves(encoded))
     if size * len(self.groups) <= self._sampler.config.windows.cache_mib * 2**20:

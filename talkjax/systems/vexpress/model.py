@@ -68,11 +68,10 @@ def condition(
   windows = windows.reshape(-1, windows.shape[-1])
   contexts = {'reference': reference, **audio_contexts(params, windows, nets)}
   guide = guide_features(params, batch['kps'], nets)
-  laid = None
-  if overlay.used(nets.aids):
-    enlarged = overlay.enlarge(to_float(batch['reference']))
-    laid = networks.lay_over(params, enlarged, batch['reference_points'], batch['points'], nets)
-  unet = Conditioning(contexts, guide_features=guide, modulation=networks.modulation(windows, nets))
+  laid, faces = None, networks.faces(batch, nets)
+  if faces:
+    laid = networks.lay_over(params, overlay.enlarge(to_float(batch['reference'])), *faces, nets)
+  unet = Conditioning(contexts, guide_features=guide, modulation=networks.modulation(windows, faces, nets))
   given = networks.with_portrait(unet, portrait, laid, nets)
   return drop(params, given, frames, config.drop, rngs[1], nets) if train else given
 
@@ -87,7 +86,7 @@ def drop(
     given: its contexts are reference features by path, [b, n, c] each, and audio tokens [b * f, n, c], with which the
       modulation goes; its guide features, of the keypoints, are [b * f, h, w, c]. The latents of the portrait are
       dropped with its features, and the overlay, which tells where the keypoints are, with either; without them its
-      base is the portrait as it is.
+      base is the portrait as it is. How the face has turned is dropped with the keypoints.
     frames: f.
     shares: `reference` and `kps` of frames, `all` of examples that lose everything (for guidance).
     rng: of all.
@@ -112,6 +111,8 @@ def drop(
   pixels = lambda share: share[:, :, None, None, None]
   laid, base = given.overlay, given.base
   if laid is not None:
+    if modulation is not None:
+      modulation = modulation.at[:, -overlay.TURN :].multiply(kps.reshape(-1, 1))
     base = jnp.where(pixels(kps) > 0, laid.latents, portrait[:, None])
     size = laid.points.shape[2]
     points = jnp.where(pixels(kps) > 0, laid.points, overlay.pixel_centres(size).reshape(size, size, 2))
