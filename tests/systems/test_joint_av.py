@@ -1,53 +1,20 @@
-"""joint_av on drawn puppets: examples, loss, what is known while sampling, windows, and videos from files."""
+"""joint_av on drawn puppets: examples, loss, what is known while sampling, and windows."""
 
 import dataclasses
-import types
 
 import jax
 import numpy as np
 import pytest
-import soundfile
 
 from configs import caption_classifier, joint_av
-from talkjax import systems
-from talkjax.errors import UsageError, UserError
-from talkjax.media import audio, picture, video, vocoder
-from talkjax.systems import joined
+from talkjax.errors import UserError
+from talkjax.media import picture, vocoder
 from talkjax.systems.joint import data, spaces
 from talkjax.systems.joint_av import generation
 from talkjax.systems.joint_av.conditions import Conditions
 from talkjax.training import checkpoint
 from tests import micro, renderer
-from tests.commands import call
-
-MAN, WOMAN = joint_av.CAPTIONS
-SMALL = {
-  'space.frames': 8,
-  'space.size': 40,
-  'space.people': 3,
-  'space.code': 2,
-  'model.width': 16,
-  'model.blocks': 1,
-  'model.heads': 2,
-  'sampler.steps': 3,
-  'guidance.overlap': 2,
-  'data.corpus': 'puppets/tiny',
-  'data.examples_per_record': 2,
-}
-PIXELS = {
-  'space.frames': 4,
-  'space.size': 12,
-  'space.fold_samples': 20,
-  'model.width': 32,
-  'model.multipliers': (1,),
-  'model.video_attention': (),
-  'model.cross_attention': (1,),
-  'model.windows': (1,),
-  'sampler.steps': 2,
-  'guidance.overlap': 1,
-  'data.corpus': 'puppets/tiny',
-  'data.examples_per_record': 2,
-}
+from tests.joint import make, make_pixels, make_with_renderer
 
 
 @pytest.fixture(scope='module')
@@ -55,41 +22,14 @@ def drawn(puppets):
   return renderer.make(puppets)
 
 
-def make(drawn, file=joint_av, workdir=None, **changes) -> types.SimpleNamespace:
-  """A system of `motion` with random weights, on the records of `drawn`; `workdir` is its renderer."""
-  config = file.get_config('tiny')
-  sizes = {f'morphable.{k}': v for k, v in dataclasses.asdict(drawn.model.sizes).items()}
-  known = {k: v for k, v in SMALL.items() if k.partition('.')[0] in config}
-  config.update_from_flattened_dict(known | sizes | changes)
-  config.data.dir = drawn.config.data.dir
-  if workdir:
-    config.renderer = str(workdir)
-    config = joined.with_configs(config)
-  system = systems.build(config)
-  batch = system.read(drawn.records[0], np.random.default_rng(0))
-  batch = {k: v for k, v in batch.items() if k != 'id'}
-  params = dict(micro.random_params(jax.eval_shape(system.init, jax.random.key(0), batch)))
-  params['morphable'] = drawn.model.arrays()
-  measured = system.collect(drawn.records)
-  params[spaces.CORPUS] = {path.partition('/')[2]: value for path, value in measured.items()}
-  if workdir:
-    params[joined.BRANCH] = {'renderer': checkpoint.load_params(workdir)[1]}
-  return types.SimpleNamespace(config=config, system=system, params=params, batch=batch, records=drawn.records)
-
-
 @pytest.fixture(scope='module')
 def made(drawn, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('renderer') / 'workdir'
-  checkpoint.save_params(workdir, drawn.config, drawn.params, 1)
-  return make(drawn, workdir=workdir)
+  return make_with_renderer(drawn, tmp_path_factory.mktemp('renderer'))
 
 
 @pytest.fixture(scope='module')
 def pixels(puppets):
-  config = joint_av.get_config('pixels')
-  config.update_from_flattened_dict(PIXELS)
-  config.data.dir = str(puppets)
-  return micro.setup(config)
+  return make_pixels(puppets)
 
 
 def sampler_of(made, **changes) -> generation.Sampler:
@@ -311,108 +251,3 @@ def test_true_frames_are_framed_as_generated_ones(made):
   given = made.system.from_records(made.records[:1], num_frames=3)
   chunk = next(iter(made.system.generate(made.params, given.conditions, np.zeros(1, np.uint32))))
   assert {f.shape for f in given.truth[0].frames} == {chunk.frames.shape[2:]} == {(32, 32, 3)}
-
-
-# From files.
-
-
-@pytest.fixture(scope='module')
-def files(made, tmp_path_factory):
-  folder = tmp_path_factory.mktemp('files')
-  picture.write(folder / 'portrait.png', made.records[0].frame(0))
-  soundfile.write(folder / 'voice.wav', made.records[0].audio[: 9 * 640 - 100], 16_000)
-  return types.SimpleNamespace(image=str(folder / 'portrait.png'), audio=str(folder / 'voice.wav'))
-
-
-def read(path):
-  return np.stack(list(video.read_frames(path))).astype(int)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ('given', 'frames'),
-  [
-    ((), 8),
-    (('caption',), 8),
-    (('seconds',), 13),
-    (('image',), 8),
-    (('audio',), 9),
-    (('audio', 'image', 'caption'), 9),
-    (('image', 'caption'), 8),
-    (('text',), None),
-    (('text', 'caption'), None),
-    (('text', 'image', 'caption'), None),
-  ],
-  ids=lambda value: '+'.join(value) if isinstance(value, tuple) else '',
-)
-def test_every_combination_of_inputs_makes_a_video_with_sound(made, files, tmp_path, given, frames):
-  values = {'caption': WOMAN, 'seconds': 0.52, 'text': 'now', 'image': files.image, 'audio': files.audio}
-  path = str(tmp_path / 'out.mp4')
-  (count,) = micro.render(made, path, **{name: values[name] for name in given}).values()
-  assert frames is None or count == frames
-  assert read(path).shape == (count, 32, 32, 3)
-  sound = audio.read_audio(path)
-  assert abs(len(sound) - count * 640) <= 640 and np.abs(sound).max() > 1e-4
-  if 'audio' in given:
-    speech = audio.read_audio(files.audio)
-    assert np.corrcoef(sound[: len(speech)], speech)[0, 1] > 0.9
-
-
-def test_a_portrait_is_who_is_shown(made, files, tmp_path):
-  micro.render(made, tmp_path / 'a.mp4', image=files.image)
-  micro.render(made, tmp_path / 'b.mp4')
-  assert np.abs(read(tmp_path / 'a.mp4') - read(tmp_path / 'b.mp4')).mean() > 5
-
-
-@pytest.mark.slow
-def test_pixels_make_a_video_too(pixels, tmp_path):
-  (count,) = micro.render(pixels, tmp_path / 'out.mp4', caption=MAN, seconds=0.5).values()
-  assert count == 8 and read(tmp_path / 'out.mp4').shape == (8, 12, 12, 3)
-  assert video.probe(tmp_path / 'out.mp4').fps == 16
-
-
-def test_inputs_that_cannot_be(made, drawn, files, tmp_path):
-  render = lambda **inputs: micro.render(made, tmp_path / 'x.mp4', **inputs)
-  with pytest.raises(UserError, match="--caption=A dog: the caption 'A dog' is not known .* 'A man is talking'"):
-    render(caption='A dog')
-  for text, sentence in (
-    ('', '--text is empty'),
-    ('?!', 'the text .* has no words'),
-    ('a' * 10_000, 'has 10000 characters, and at most 2000'),
-    ('привет', 'cannot speak .*: write it in Latin letters'),
-  ):
-    with pytest.raises(UserError, match=sentence):
-      render(text=text)
-  with pytest.raises(UsageError, match='^--text and --audio: both say what is heard'):
-    render(text='hello', audio=files.audio)
-  with pytest.raises(UsageError, match='^--seconds is the length of a video without speech'):
-    render(seconds=2.0, audio=files.audio)
-  picture.write(tmp_path / 'grey.png', np.full((64, 64, 3), 128, np.uint8))
-  with pytest.raises(UserError, match='grey.png'):
-    render(image=str(tmp_path / 'grey.png'))
-  with pytest.raises(UserError, match='without a renderer, .* give --renderer=WORKDIR'):
-    micro.render(make(drawn), tmp_path / 'x.mp4')
-  with pytest.raises(UserError, match='nowhere is not a workdir'):
-    micro.render(make(drawn, **{'others.renderer': 'nowhere'}), tmp_path / 'x.mp4')
-  checkpoint.save_params(tmp_path / 'other', made.config, made.params, 1)
-  with pytest.raises(UserError, match='is of joint_av, which has no renderer: give another workdir'):
-    micro.render(make(drawn, **{'others.renderer': str(tmp_path / 'other')}), tmp_path / 'x.mp4')
-  assert not (tmp_path / 'x.mp4').exists()
-
-
-def test_a_message_makes_the_same_video(made, tmp_path):
-  checkpoint.save_params(tmp_path / 'workdir', made.config, made.params, 1)
-  arguments = ('talkjax.generate', f'--workdir={tmp_path}/workdir')
-  message, sent, received = (f'{tmp_path}/{name}' for name in ('message.json', 'sent.mp4', 'received.mp4'))
-  done = call(*arguments, f'--caption={MAN}', '--seed=3', '--steps=2', f'--output={sent}', f'--save_request={message}')
-  assert 'bits per second of video' in done.stdout
-  done = call(*arguments, f'--request={message}', f'--output={received}')
-  assert 'other weights' not in done.stderr
-  assert np.abs(read(sent) - read(received)).mean() < 0.5
-  done = call(*arguments, f'--request={message}', f'--caption={MAN}', f'--output={received}', check=False)
-  assert done.returncode == 2 and f'--request={message} says what is generated: leave out --caption' in done.stderr
-  changed = {**made.params, 'network': jax.tree.map(lambda x: 1.01 * x, made.params['network'])}
-  checkpoint.save_params(tmp_path / 'changed', made.config, changed, 1)
-  done = call('talkjax.generate', f'--workdir={tmp_path}/changed', f'--request={message}', f'--output={received}')
-  assert 'the message was made with other weights' in done.stderr
-  assert np.abs(read(sent) - read(received)).mean() > 0.5
