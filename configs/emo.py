@@ -51,7 +51,7 @@ def get_config(arg: str | None = None):
     c.steps = 100_000
   if size in ('tiny', 'puppets', 'grid_small'):
     if size != 'tiny':
-      c.steps = {1: 2000 if size == 'puppets' else 1400, 2: 300, 3: 300}[stage]
+      c.steps = {1: 2000 if size == 'puppets' else 1000, 2: 300, 3: 300}[stage]
     c.motion_frames = 2
     c.data.reference_within = 8  # frames, as far as a clip's last one is from its motion frames
     c.context_scales.audio = 1.5  # mouths open too little otherwise

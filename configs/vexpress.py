@@ -63,7 +63,7 @@ def get_config(arg: str | None = None):
     c.model.update(audio_features=256, audio_layers=2, audio_heads=4)
     c.windows.batch_size *= 4
   if size in ('tiny', 'puppets', 'grid_small'):
-    c.steps = {1: {'tiny': 1800, 'puppets': 2300, 'grid_small': 1400}[size], 2: 400, 3: 600}[stage]
+    c.steps = {1: {'tiny': 1800, 'puppets': 2300, 'grid_small': 1000}[size], 2: 400, 3: 600}[stage]
     if stage == 3:  # mouths have been learned, the rest of the picture has not
       c.mouth_weight = 4.0
     c.windows.update(frames=c.frames, overlap=0 if stage == 1 else 2, batch_size=64 if stage == 1 else 8)
